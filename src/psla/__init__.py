@@ -1,0 +1,1 @@
+"""psla: train, evaluate and use audio taggers with the PSLA recipe."""
