@@ -1,0 +1,349 @@
+"""Clips: the table of clips, one row a clip, and what may be done with it.
+
+Columns: `clip_id` (unique), `source` (what must not be split between training and validation: video or recording),
+`path` (a file, or `soundscape://seed/index`), `start_s` and `end_s` (seconds in that file; null: its start, its end),
+`split` (train, validation or evaluation), `labels` (class ids). Optional: `true_labels` (class ids; what really sounds,
+where a corpus knows it) and `events` (class id, onset_s, offset_s, in seconds from the clip's start). Other columns are
+carried along untouched. Nothing here opens a sound file; see `source.py`, and `inventory.py` for what is on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from psla.data.labels import Labels
+from psla.data.vocabulary import Vocabulary
+from psla.files import atomic_write
+
+SPLITS = ("train", "validation", "evaluation")
+FORMAT_VERSION = 1
+_TIMES = {"start_s": pl.Float64(), "end_s": pl.Float64()}
+_REQUIRED: dict[str, pl.DataType] = {
+    "clip_id": pl.String(),
+    "source": pl.String(),
+    "path": pl.String(),
+    **_TIMES,
+    "split": pl.String(),
+    "labels": pl.List(pl.String()),
+}
+_EVENT = pl.Struct({"class_id": pl.String(), "onset_s": pl.Float64(), "offset_s": pl.Float64()})
+_OPTIONAL: dict[str, pl.DataType] = {"true_labels": pl.List(pl.String()), "events": pl.List(_EVENT)}
+
+
+class ClipsError(ValueError):
+    """A table of clips that breaks a rule; the sentence names the clip, the rule and the mend."""
+
+
+class Clips:
+    """A table of clips with its vocabulary.
+
+    Args:
+        frame: the columns that the module's head lists; checked and cast here, available as `.frame`.
+        vocabulary: what the class ids mean.
+        name: what to call the table in reports.
+
+    Raises:
+        ClipsError: a column is missing or of another type, a clip id is given twice, a split is unknown, a class id is
+            not in the vocabulary, or a clip or an event ends before it starts.
+
+    Example:
+        >>> row = {"clip_id": "a", "source": "tape 1", "path": "a.wav", "split": "train", "labels": ["rain"]}
+        >>> clips = Clips.from_rows([row], Vocabulary(["dog", "rain"]), name="tapes")
+        >>> clips
+        Clips('tapes': 1 clips (train 1), 2 classes)
+        >>> clips.labels().matrix().astype(int).tolist()
+        [[0, 1]]
+    """
+
+    def __init__(self, frame: pl.DataFrame, vocabulary: Vocabulary, name: str = "") -> None:
+        self.vocabulary = vocabulary
+        self.name = name
+        self.frame = _cast(frame)
+        _check(self.frame, vocabulary)
+
+    @staticmethod
+    def from_rows(rows: Iterable[Mapping[str, Any]], vocabulary: Vocabulary, name: str = "") -> Clips:
+        """A table from one mapping a clip; `start_s` and `end_s` may be left out (the whole file).
+
+        Raises:
+            ClipsError: as the constructor.
+        """
+        rows = list(rows)
+        known = {**_REQUIRED, **_OPTIONAL}
+        keys = list(dict.fromkeys([*_REQUIRED, *(key for row in rows for key in row)]))
+        given = set(_REQUIRED) if not rows else set().union(*rows) | set(_TIMES)
+        try:
+            columns = [pl.Series(k, [row.get(k) for row in rows], dtype=known.get(k)) for k in keys if k in given]
+        except (TypeError, pl.exceptions.PolarsError) as error:
+            raise ClipsError(f"clips: a row holds a value of another type than its column: {error}") from error
+        return Clips(pl.DataFrame(columns), vocabulary, name)
+
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> Clips:
+        """Read a file that `write` wrote. Relative paths in the table stay as they are: relative to where you work.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ClipsError: not a table of clips, one of another format version, or one that breaks a rule.
+        """
+        try:
+            stored = pl.read_parquet_metadata(Path(path)).get("psla_clips")
+            frame = pl.read_parquet(Path(path)) if stored is not None else pl.DataFrame()
+        except pl.exceptions.PolarsError as error:
+            raise ClipsError(f"{path} is not a readable Parquet file ({error}); write it again") from error
+        if stored is None:
+            raise ClipsError(f"{path} was not written by Clips.write: give its frame and a vocabulary to Clips")
+        header = json.loads(stored)
+        if header.get("version") != FORMAT_VERSION:
+            raise ClipsError(
+                f"{path} has clips format version {header.get('version')}, this psla reads {FORMAT_VERSION}; "
+                "write the table again with this psla, or read it with the one that wrote it"
+            )
+        return Clips(frame, Vocabulary.from_dict(header["vocabulary"]), header["name"])
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as Parquet, vocabulary, name and format version in its metadata; all or nothing."""
+        header = {"version": FORMAT_VERSION, "name": self.name, "vocabulary": self.vocabulary.to_dict()}
+        with atomic_write(path) as temporary:
+            self.frame.write_parquet(temporary, metadata={"psla_clips": json.dumps(header)})
+
+    def labels(self, column: str = "labels") -> Labels:
+        """The labels of all clips, in the order of the table; `column` is `labels` or `true_labels`.
+
+        Raises:
+            ClipsError: the table has no such column, or not for every clip.
+        """
+        if column not in ("labels", "true_labels") or column not in self.frame.columns:
+            have = [c for c in ("labels", "true_labels") if c in self.frame.columns]
+            raise ClipsError(f"clips: no labels in column {column!r}; this table has {', '.join(have)}")
+        if (row := _first(self.frame, pl.col(column).is_null())) is not None:
+            raise ClipsError(f"clip {row['clip_id']!r} has no {column}; filter such clips out first")
+        index = pl.DataFrame({"id": self.vocabulary.ids, "index": np.arange(len(self.vocabulary), dtype=np.int32)})
+        entries = self.frame.select(pl.int_range(pl.len()).alias("row"), pl.col(column).alias("id"))
+        entries = entries.filter(pl.col("id").list.len() > 0).explode("id").join(index, on="id")
+        entries = entries.select("row", "index").unique().sort("row", "index")
+        lengths = np.bincount(entries["row"].to_numpy(), minlength=len(self))
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        return Labels(self.clip_ids, offsets, entries["index"].to_numpy(), self.vocabulary)
+
+    def split(self, name: str) -> Clips:
+        """The clips of one split: train, validation or evaluation.
+
+        Raises:
+            ClipsError: an unknown split.
+        """
+        if name not in SPLITS:
+            raise ClipsError(f"clips: split {name!r} must be one of {', '.join(SPLITS)}")
+        return self.filter(pl.col("split") == name)
+
+    def filter(self, expression: pl.Expr | pl.Series) -> Clips:
+        """The clips for which a polars expression over the columns (or a boolean series) is true, in the same order."""
+        return self._with(self.frame.filter(expression))
+
+    def select(self, clip_ids: Sequence[str]) -> Clips:
+        """These clips, in this order.
+
+        Raises:
+            ClipsError: an id that the table does not have, or one given twice.
+        """
+        wanted = pl.DataFrame({"clip_id": pl.Series(list(clip_ids), dtype=pl.String())})
+        missing = wanted.join(self.frame, on="clip_id", how="anti")
+        if len(missing):
+            raise ClipsError(
+                f"clips: {len(missing)} of {len(wanted)} ids are not in this table, first: {missing['clip_id'][0]!r}"
+            )
+        _check_unique(wanted)
+        found = wanted.join(self.frame, on="clip_id", how="left", maintain_order="left")
+        return self._with(found.select(self.frame.columns))
+
+    def join(self, other: Clips) -> Clips:
+        """Both tables, one after the other.
+
+        Raises:
+            ClipsError: other vocabularies, or a clip that is in both.
+        """
+        if self.vocabulary != other.vocabulary:
+            raise ClipsError(f"clips: cannot join tables of different vocabularies: {self!r} and {other!r}")
+        frame = pl.concat([self.frame, other.frame], how="diagonal_relaxed")
+        return Clips(frame, self.vocabulary, self.name or other.name)
+
+    def hold_out(self, share: float, seed: int) -> Clips:
+        """Move about this share of the train clips to the split validation: whole sources, every class in proportion.
+
+        A class with two or more train sources keeps one in train and gets one in validation wherever the other classes
+        allow it. The same seed gives the same split.
+
+        Args:
+            share: share of each class's train clips that is held out, above 0 and below 1.
+            seed: orders the sources before the choice.
+
+        Raises:
+            ClipsError: a share out of range, or fewer than two train sources.
+        """
+        if not 0 < share < 1:
+            raise ClipsError(f"clips: the held-out share {share} must lie above 0 and below 1")
+        train = self.split("train")
+        sources = train.frame["source"].unique(maintain_order=True)
+        if len(sources) < 2:
+            raise ClipsError(f"clips: holding out needs two train sources or more; this table has {len(sources)}")
+        order = {source: row for row, source in enumerate(sources)}
+        labels = train.labels()
+        source_of_clip = np.array([order[s] for s in train.frame["source"]], dtype=np.int64)
+        source_of_label = np.repeat(source_of_clip, np.diff(labels.offsets))
+        unlabelled = np.diff(labels.offsets) == 0  # a class of their own: they are held out in proportion, too
+        held = choose_sources(
+            np.concatenate([source_of_label, source_of_clip[unlabelled]]),
+            np.concatenate([labels.indices, np.full(unlabelled.sum(), len(self.vocabulary))]),
+            share,
+            np.random.default_rng(seed),
+        )
+        moved = (pl.col("split") == "train") & pl.col("source").is_in(sources.gather(np.flatnonzero(held)).to_list())
+        split = pl.when(moved).then(pl.lit("validation")).otherwise(pl.col("split")).alias("split")
+        return self._with(self.frame.with_columns(split))
+
+    def counts(self) -> dict[str, int]:
+        """How many clips each split has; splits without clips are left out."""
+        counted = dict(self.frame.group_by("split").len().iter_rows())
+        return {name: counted[name] for name in SPLITS if name in counted}
+
+    @property
+    def clip_ids(self) -> list[str]:
+        """The clip ids in the order of the table."""
+        return self.frame["clip_id"].to_list()
+
+    @property
+    def is_single_label(self) -> bool:
+        """Whether every clip has exactly one label (and there is a clip)."""
+        return len(self) > 0 and bool((self.frame["labels"].list.n_unique() == 1).all())
+
+    def _with(self, frame: pl.DataFrame) -> Clips:
+        """A table of rows that have been checked already."""
+        clips = object.__new__(Clips)
+        clips.frame, clips.vocabulary, clips.name = frame, self.vocabulary, self.name
+        return clips
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Clips):
+            return NotImplemented
+        same = self.vocabulary.to_dict() == other.vocabulary.to_dict() and self.name == other.name
+        return same and self.frame.equals(other.frame)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {n}" for name, n in self.counts().items()) or "none"
+        return f"Clips({self.name!r}: {len(self)} clips ({counts}), {len(self.vocabulary)} classes)"
+
+
+def choose_sources(source: np.ndarray, label: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:
+    """Which sources to hold out so that each class loses `share` of its clips: (sources,) bool; rarest class first.
+
+    Greedy, as in Sechidis, Tsoumakas and Vlahavas, On the Stratification of Multi-Label Data (2011), but over sources.
+    `source` and `label` are (entries,) ints: one entry for each label of each clip.
+    """
+    entries = pl.DataFrame({"source": source, "label": label}).group_by("source", "label").len()
+    entries = entries.sort("source", "label")
+    of_source: dict[int, list[tuple[int, int]]] = {}  # source -> [(class, clips)]
+    for s, c, n in entries.iter_rows():
+        of_source.setdefault(s, []).append((c, n))
+    total = np.bincount(label)
+    held, left = np.zeros(len(total)), np.bincount(entries["label"].to_numpy(), minlength=len(total))  # left: sources
+    chosen = np.zeros(int(source.max()) + 1, dtype=bool)
+    decided = np.zeros_like(chosen)
+    rank = generator.permutation(len(chosen))
+    entries = entries.with_columns(pl.Series("rank", rank[entries["source"].to_numpy()])).sort("label", "rank")
+    by_class = {k[0]: part["source"].to_list() for k, part in entries.partition_by("label", as_dict=True).items()}
+
+    def spare(s: int) -> bool:
+        # A class must stay in train: a source that is the last of any class may not go.
+        return all(left[c] > 1 for c, _ in of_source[s])
+
+    def take(s: int) -> None:
+        chosen[s] = True
+        for c, n in of_source[s]:
+            held[c] += n
+            left[c] -= 1
+
+    for c in sorted(by_class, key=lambda c: (total[c], c)):
+        target = share * total[c]
+        free = [s for s in by_class[c] if not decided[s]]
+        size = {s: dict(of_source[s])[c] for s in free}
+        for s in free:
+            if held[c] + size[s] - target <= target - held[c] and spare(s):  # comes nearer to the target
+                take(s)
+        if not held[c]:
+            smallest = min((s for s in free if spare(s)), key=size.__getitem__, default=None)
+            if smallest is not None:
+                take(smallest)
+        decided[by_class[c]] = True
+    return chosen
+
+
+def _cast(frame: pl.DataFrame) -> pl.DataFrame:
+    missing = [c for c in _REQUIRED if c not in frame.columns]
+    if missing:
+        raise ClipsError(f"clips: column {missing[0]!r} is missing; a table of clips has {', '.join(_REQUIRED)}")
+    types = _REQUIRED | {c: t for c, t in _OPTIONAL.items() if c in frame.columns}
+    try:
+        frame = frame.with_columns(pl.col(c).cast(t) for c, t in types.items())
+    except pl.exceptions.PolarsError as error:
+        wanted = ", ".join(f"{c} {t}" for c, t in types.items())
+        raise ClipsError(f"clips: a column cannot be read as its type ({error}); wanted: {wanted}") from error
+    return frame.select(*types, *(c for c in frame.columns if c not in types))
+
+
+def _first(frame: pl.DataFrame, broken: pl.Expr) -> dict[str, Any] | None:
+    """The first row that breaks a rule; a comparison with null breaks none."""
+    rows = frame.filter(broken.fill_null(False)).head(1)
+    return rows.row(0, named=True) if len(rows) else None
+
+
+def _check_unique(frame: pl.DataFrame) -> None:
+    if frame["clip_id"].n_unique() != len(frame):
+        row = _first(frame, pl.col("clip_id").is_duplicated())
+        assert row is not None
+        raise ClipsError(f"clip {row['clip_id']!r} is given more than once; ids must be unique: drop or rename one")
+
+
+def _check(frame: pl.DataFrame, vocabulary: Vocabulary) -> None:
+    for column in ("clip_id", "source", "path", "split", "labels"):
+        if (row := _first(frame.with_row_index("_row"), pl.col(column).is_null())) is not None:
+            raise ClipsError(f"clip {row['clip_id']!r} (row {row['_row']}) has no {column}; give one")
+    _check_unique(frame)
+    if (row := _first(frame, ~pl.col("split").is_in(SPLITS))) is not None:
+        raise ClipsError(f"clip {row['clip_id']!r} has split {row['split']!r}; use one of {', '.join(SPLITS)}")
+    start, end = pl.col("start_s").fill_null(0.0), pl.col("end_s")
+    if (row := _first(frame, (start < 0) | (end <= start) | ~start.is_finite() | ~end.is_finite())) is not None:
+        raise ClipsError(
+            f"clip {row['clip_id']!r} runs from {row['start_s'] or 0.0} s to {row['end_s']} s; "
+            "times must be finite, from 0 s on, and the end after the start: "
+            "correct start_s or end_s, or give null for the file's start and end"
+        )
+    for column in [c for c in ("labels", "true_labels", "events") if c in frame.columns]:
+        items = frame.select("clip_id", pl.col(column).alias("item"))
+        items = items.filter(pl.col("item").list.len() > 0).explode("item")
+        if column == "events":
+            items = items.unnest("item")
+            wrong = (pl.col("onset_s") < 0) | (pl.col("offset_s") < pl.col("onset_s"))
+            wrong = wrong | pl.col("onset_s").is_null() | pl.col("offset_s").is_null()
+            if (row := _first(items, wrong)) is not None:
+                raise ClipsError(
+                    f"clip {row['clip_id']!r} has an event from {row['onset_s']} s to {row['offset_s']} s; "
+                    "an event must start at 0 s or later and not end before it starts: correct the event"
+                )
+        id = pl.col("class_id" if column == "events" else "item")
+        if (row := _first(items, ~id.is_in(vocabulary.ids) | id.is_null())) is not None:
+            raise ClipsError(
+                f"clip {row['clip_id']!r} has in {column} the class id {row[id.meta.output_name()]!r}, which is not in "
+                f"the vocabulary of {len(vocabulary)} classes; add it to the vocabulary or leave the label out"
+            )

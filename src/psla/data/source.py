@@ -1,0 +1,197 @@
+"""Where waveforms come from: a ClipSource hands out the int16 waveform of the i-th clip, whatever stores it.
+
+Files and synthesised soundscapes are here, and a cache over either. All sources give mono int16 at 16 kHz.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from psla.data import audio
+from psla.data.audio import AudioError
+from psla.data.clips import Clips, ClipsError
+
+SOUNDSCAPE_PREFIX = "soundscape://"
+
+
+class ClipSource(Protocol):
+    """What hands out waveforms: `read(index)` gives clip `clip_ids[index]`, index from 0 to len(source) - 1."""
+
+    @property
+    def clip_ids(self) -> list[str]:
+        """The clip ids, in the order of the indices."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> np.ndarray:
+        """The waveform of one clip.
+
+        Shape: (samples,) int16, mono, 16 kHz.
+
+        Raises:
+            AudioError: the clip cannot be read; the error says which file and why.
+            IndexError: no such index.
+        """
+        ...
+
+
+class ArraySource:
+    """Waveforms that are in memory already.
+
+    Raises:
+        ValueError: another number of arrays than clip ids, or an array that is not (samples,) int16.
+
+    Example:
+        >>> source = ArraySource(["a"], [np.zeros(16000, dtype=np.int16)])
+        >>> len(source), source.clip_ids, source.read(0).shape
+        (1, ['a'], (16000,))
+    """
+
+    def __init__(self, clip_ids: Sequence[str], arrays: Sequence[np.ndarray]) -> None:
+        if len(clip_ids) != len(arrays):
+            raise ValueError(f"array source: {len(clip_ids)} clip ids but {len(arrays)} arrays")
+        for id, array in zip(clip_ids, arrays, strict=True):
+            if array.ndim != 1 or array.dtype != np.int16:
+                raise ValueError(f"array source: clip {id!r} is {array.dtype} {array.shape}, must be int16 (samples,)")
+        self.clip_ids = list(clip_ids)
+        self._arrays = list(arrays)
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    def read(self, index: int) -> np.ndarray:
+        """See `ClipSource.read`."""
+        return self._arrays[_checked(index, len(self))]
+
+
+class FileSource:
+    """Clips that are sound files, or spans of sound files from `start_s` to `end_s` seconds.
+
+    Raises:
+        ClipsError: a row is a soundscape, not a file.
+    """
+
+    _serves: tuple[bool, ...] = (False,)  # of rows that are soundscapes: no, yes
+
+    def __init__(self, clips: Clips) -> None:
+        self.clip_ids = clips.clip_ids
+        columns = clips.frame.select("path", "start_s", "end_s").get_columns()
+        self._paths, self._starts, self._ends = (column.to_list() for column in columns)
+        for id, path in zip(self.clip_ids, self._paths, strict=True):
+            if path.startswith(SOUNDSCAPE_PREFIX) not in self._serves:
+                raise ClipsError(f"clip {id!r} at {path} is not for {type(self).__name__}; open_source reads any table")
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    def read(self, index: int) -> np.ndarray:
+        """See `ClipSource.read`; a malformed soundscape address is an AudioError, too."""
+        index = _checked(index, len(self))
+        path, start_s, end_s = self._paths[index], self._starts[index], self._ends[index]
+        return (read_soundscape if path.startswith(SOUNDSCAPE_PREFIX) else audio.read)(path, start_s, end_s)
+
+
+class SoundscapeSource(FileSource):
+    """Clips that are synthesised when they are read, from paths such as `soundscape://seed/index`.
+
+    Raises:
+        ClipsError: a row is a file, not a soundscape.
+    """
+
+    _serves = (True,)
+
+
+class _AnySource(FileSource):
+    """Files and soundscapes in one table: each row is read as its path says."""
+
+    _serves = (False, True)
+
+
+class CachedSource:
+    """A source whose waveforms stay in memory as long as they fit: the first ones read are kept, the rest read anew.
+
+    Every clip is needed once an epoch, so throwing out the oldest would throw out each clip just before it is needed.
+    Threads may share it. Waveforms come back read-only, so that no reader changes what the next one gets.
+
+    Args:
+        source: what to read from.
+        limit_bytes: bytes of waveforms to keep, 0 or more.
+
+    Example:
+        >>> cached = CachedSource(ArraySource(["a"], [np.zeros(8, dtype=np.int16)]), limit_bytes=16)
+        >>> cached.read(0) is cached.read(0), cached.used_bytes
+        (True, 16)
+    """
+
+    def __init__(self, source: ClipSource, limit_bytes: int = 2**30) -> None:
+        if limit_bytes < 0:
+            raise ValueError(f"cache: limit_bytes is {limit_bytes}, must be 0 or more")
+        self.source = source
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self._kept: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def clip_ids(self) -> list[str]:
+        """The clip ids, in the order of the indices."""
+        return self.source.clip_ids
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int) -> np.ndarray:
+        """See `ClipSource.read`."""
+        with self._lock:
+            kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        # Read outside the lock: two threads may read the same clip at once, but none waits for another's file.
+        waveform = np.array(self.source.read(index))  # its own copy: a view would keep a larger array alive
+        waveform.flags.writeable = False
+        with self._lock:
+            if index not in self._kept and self.used_bytes + waveform.nbytes <= self.limit_bytes:
+                self._kept[index] = waveform
+                self.used_bytes += waveform.nbytes
+            return self._kept.get(index, waveform)
+
+    def __getstate__(self) -> dict[str, object]:
+        # A worker process starts with an empty cache: locks cannot be sent, and waveforms should not.
+        return {"source": self.source, "limit_bytes": self.limit_bytes}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__init__(state["source"], state["limit_bytes"])  # type: ignore[misc]
+
+
+def open_source(clips: Clips, cache_bytes: int = 0) -> ClipSource:
+    """The source of a table's waveforms: files, soundscapes or both; `cache_bytes` are kept in memory."""
+    source = _AnySource(clips)
+    return CachedSource(source, cache_bytes) if cache_bytes else source
+
+
+def read_soundscape(uri: str, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
+    """Synthesise the soundscape at an address, and cut the span from `start_s` to `end_s` seconds out of it.
+
+    Raises:
+        AudioError: a malformed address.
+    """
+    from psla.data.corpora import soundscape
+
+    try:
+        config, index = soundscape.from_uri(uri)
+    except ValueError as error:
+        raise AudioError(uri, str(error)) from error
+    waveform = soundscape.synthesise(config, index)
+    start = round((start_s or 0.0) * audio.SAMPLE_RATE)
+    return waveform[start : None if end_s is None else round(end_s * audio.SAMPLE_RATE)]
+
+
+def _checked(index: int, length: int) -> int:
+    if not 0 <= index < length:
+        raise IndexError(f"clip {index} of a source with clips 0 .. {length - 1}")
+    return index

