@@ -3,7 +3,9 @@
 The table restates facts only (class ids, names, parent edges, restrictions, the order of the 527 classes); the
 ontology's descriptions, examples and links are left out.
 
-    python scripts/make_audioset_table.py class_labels_indices.csv ontology.json src/psla/data/tables/audioset_classes.csv
+    python scripts/make_audioset_table.py class_labels_indices.csv ontology.json OUT.csv
+
+with OUT.csv standing for `src/psla/data/tables/audioset_classes.csv`.
 
 Both inputs are published at https://research.google.com/audioset/ (class list CC BY 4.0, ontology CC BY-SA 4.0).
 """

@@ -249,6 +249,7 @@ def test_non_finite_samples_are_refused(value: float, rate: int) -> None:
         (np.zeros(0), 16000),
         (np.zeros((2, 2, 2)), 16000),
         (np.zeros((2, 100)), 16000),
+        (np.zeros((1, 100)), 16000),
         (np.zeros(100, np.uint8), 16000),
         (np.zeros(100), 0),
         (np.full(100, 1e300), 16000),

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psla.data.corpora import soundscape
-from psla.data.corpora.sound_events import EVENTS, RATE, event
+from psla.data.corpora.signals import RATE
+from psla.data.corpora.sound_events import EVENTS, event
 from psla.data.corpora.soundscape import SoundscapeConfig, ancestors, describe, from_uri, synthesise, table, uri
 from psla.data.vocabulary import Vocabulary
 

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from psla.tagging.tagger import Tagger as Tagger
     from psla.tagging.tagger import load as load
 
-__all__ = [*_NAMES, *_MODULES]  # noqa: PLE0604  (names are listed once, above)
+__all__ = [*_NAMES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

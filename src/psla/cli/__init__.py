@@ -1,0 +1,48 @@
+"""The command line: parse, call one function, print.
+
+What takes long to import (torch, polars) is imported inside the commands, so that `psla --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from psla.cli import corpus, training, use
+
+app = typer.Typer(
+    name="psla",
+    help="Train, evaluate and use audio taggers with the PSLA recipe.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(corpus.app, name="corpus")
+app.command()(training.train)
+app.command()(use.predict)
+app.command()(use.evaluate)
+app.command()(use.tag)
+app.command()(use.info)
+app.command()(training.demo)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"psla {version('psla')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _psla(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script `psla`."""
+    app(prog_name="psla")

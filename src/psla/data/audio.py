@@ -6,15 +6,13 @@ Rounding stands last because resampling int16 turns silence into +-1. There is o
 file read whole, the same file streamed in blocks of any size and the same samples given as an array agree to the bit
 (soxr's output does not depend on how its input is cut; the tests hold it to that).
 
-A file that holds less than its header declares is refused, not shortened. Not covered: headers that declare no length,
-or whose length libsndfile does not compare with the file (Ogg, MP3 without a Xing header, AVR, MPC2K, PAF, PVF, IRCAM,
-NIST, MAT5), and headerless files. Of an MP3 of variable bit rate without a Xing header libsndfile decodes only the
-length it guesses.
+A file that holds less than its header declares is refused, not shortened. Not covered: headerless files; headers whose
+length libsndfile does not compare with the file (Ogg, AVR, MPC2K, PAF, PVF, IRCAM, NIST, MAT5); MP3 without a Xing
+header, of which libsndfile decodes the length it guesses.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import os
@@ -108,17 +106,12 @@ class AudioStream:
             raise ValueError(f"block_s must be greater than 0 seconds, not {block_s}")
         self.name = _name_of(source)
         self._file = _open(source, self.name)
-        try:
-            self.source_rate = int(self._file.samplerate)
-            self.source_channels = int(self._file.channels)
-            most = max(1, _MOST_VALUES // self.source_channels)
-            self._block_frames = max(1, int(min(block_s * self.source_rate, most)))
-            self._can_seek = soundfile.SoundFile.seekable(self._file)
-            self._begin, self._end = self._part(start_s, end_s)
-            self._blocks = _convert(self._decode(), self.source_rate, self.name)
-        except BaseException:
-            self._file.close()
-            raise
+        self.source_rate = int(self._file.samplerate)
+        self.source_channels = int(self._file.channels)
+        most = max(1, _MOST_VALUES // self.source_channels)
+        self._block_frames = max(1, int(min(block_s * self.source_rate, most)))
+        self._begin, self._end = self._part(start_s, end_s)
+        self._blocks = _convert(self._decode(), self.source_rate, self.name)
 
     def __iter__(self) -> AudioStream:
         return self
@@ -146,16 +139,15 @@ class AudioStream:
         frames = int(self._file.frames)
         begin = round(min(start * self.source_rate, _UNKNOWN_LENGTH))
         if begin >= frames:
-            raise AudioError(
-                self.name, f"the part asked for begins at {start} s, but there are {frames / self.source_rate:g} s"
-            )
+            held = f"{frames / self.source_rate:g} s"
+            raise AudioError(self.name, f"the part asked for begins at {start} s, but there are {held}")
         return begin, min(frames, round(min(end * self.source_rate, _UNKNOWN_LENGTH)))
 
     def _decode(self) -> Iterator[np.ndarray]:
         """Blocks (frames, channels) float32 of the chosen part; refuses a source that stops before its end."""
         position = 0
         try:
-            if self._begin and self._can_seek:
+            if self._begin and self._file.can_seek():
                 position = int(self._file.seek(self._begin))
             while position < self._end:
                 # A decoder that cannot seek gets to the beginning of the part by decoding what stands before it.
@@ -167,12 +159,10 @@ class AudioStream:
                     yield block
                 position += len(block)
         except soundfile.SoundFileError as error:
-            raise AudioError(self.name, f"truncated or damaged, {self._progress(position)}") from error
+            raise AudioError(self.name, f"truncated or damaged: decoding stops after {position} frames") from error
         if position < self._end and self._end < _UNKNOWN_LENGTH:
-            raise AudioError(self.name, f"truncated, {self._progress(position)}")
-
-    def _progress(self, position: int) -> str:
-        return f"decoding stops after {position} of the {self._file.frames} frames that its header declares"
+            frames = f"{position} of the {self._file.frames} frames that its header declares"
+            raise AudioError(self.name, f"truncated: decoding stops after {frames}")
 
 
 def read(source: Source, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
@@ -197,12 +187,9 @@ def read(source: Source, start_s: float | None = None, end_s: float | None = Non
 def from_array(array: np.ndarray, sample_rate: int) -> np.ndarray:
     """Samples in memory, by the path that files take: an array and the lossless file written from it agree to the bit.
 
-    Args:
-        array: (samples,) or (samples, channels); float in [-1, 1] (what lies beyond is clipped), int16 or int32.
-        sample_rate: of the array, in Hz, >= 1.
-
     Shape:
-        (samples at 16 kHz,) int16.
+        array: (samples,) or (samples, channels), not more channels than samples; int16, int32, or float in [-1, 1],
+            clipped beyond. Result: (samples at 16 kHz,) int16. `sample_rate` is in Hz, >= 1.
 
     Raises:
         AudioError: another shape or type, no samples, NaN or infinity, or a rate below 1 Hz.
@@ -215,8 +202,7 @@ def from_array(array: np.ndarray, sample_rate: int) -> np.ndarray:
     array = np.asarray(array)
     if array.ndim not in (1, 2) or not array.size:
         raise AudioError(name, f"the shape must be (samples,) or (samples, channels), not empty; it is {array.shape}")
-    if array.ndim == 2 and array.shape[1] > array.shape[0] > 1:
-        # No recording has fewer samples than channels; (channels, samples) would pass as noise.
+    if array.ndim == 2 and array.shape[1] > array.shape[0]:  # (channels, samples) would pass as noise
         raise AudioError(name, f"the shape {array.shape} looks like (channels, samples); give (samples, channels)")
     if not sample_rate >= 1:
         raise AudioError(name, f"the sample rate must be 1 Hz or more, not {sample_rate}")
@@ -274,6 +260,9 @@ class _ForwardFile(soundfile.SoundFile):
     def seekable(self) -> bool:
         return False
 
+    def can_seek(self) -> bool:
+        return bool(super().seekable())
+
 
 def _name_of(source: Source) -> str:
     if isinstance(source, bytes):
@@ -296,25 +285,23 @@ def _open(source: Source, name: str) -> _ForwardFile:
     except soundfile.LibsndfileError as error:
         reason = "not audio" if error.code == 1 else "damaged or truncated audio"
         raise AudioError(name, f"{reason}, libsndfile says: {error.error_string}") from error
-    with contextlib.ExitStack() as on_error:
-        on_error.callback(file.close)
-        note = _SHORTENED.search(file.extra_info)
-        if note and (note[1] is None or int(note[2]) < int(note[1]) < _STREAMED_BYTES):
-            raise AudioError(name, f"truncated, its header declares more than the file holds: {note[0].strip()}")
-        if file.frames <= 0:
-            raise AudioError(name, "holds no samples")
-        on_error.pop_all()
+    note = _SHORTENED.search(file.extra_info)
+    reason = "holds no samples" if file.frames <= 0 else ""
+    if note and (note[1] is None or int(note[2]) < int(note[1]) < _STREAMED_BYTES):
+        reason = f"truncated: its header declares more than the file holds ({note[0].strip()})"
+    if reason:
+        file.close()
+        raise AudioError(name, reason)
     return file
 
 
 def _check_path(name: str) -> None:
     try:
         with open(name, "rb") as file:
-            empty = not file.read(1)
+            if not file.read(1):
+                raise AudioError(name, "an empty file")
     except OSError as error:
         raise AudioError(name, f"cannot be opened: {error.strerror}") from error
-    if empty:
-        raise AudioError(name, "an empty file")
     if name.lower().endswith(".raw"):
         raise AudioError(name, "a headerless file does not say what its samples are")
 
@@ -326,8 +313,7 @@ def _file_object(source: bytes | BinaryIO, name: str) -> BinaryIO:
         raise AudioError(name, "a file object must be opened in binary mode")
     if not file.seekable():
         file = io.BytesIO(file.read())
-    file.seek(0)
-    if not file.read(1):
+    if not file.seek(0, os.SEEK_END):
         raise AudioError(name, "an empty file")
     file.seek(0)
     return file

@@ -41,7 +41,7 @@ class Labels:
         self.vocabulary = vocabulary
         if len(self.offsets) != len(self.clip_ids) + 1 or self.offsets[0] != 0 or self.offsets[-1] != len(self.indices):
             raise ValueError(
-                f"labels: {len(self.clip_ids)} clips need {len(self.clip_ids) + 1} offsets from 0 to {len(self.indices)}"
+                f"labels: {len(self.clip_ids)} clips need {len(self.clip_ids) + 1} offsets, 0 to {len(self.indices)}"
             )
         if np.any(np.diff(self.offsets) < 0):
             raise ValueError("labels: offsets must ascend")

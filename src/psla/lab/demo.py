@@ -1,8 +1,8 @@
 """The whole recipe on the embedded corpus, in minutes on two cores.
 
-Two taggers see the same number of clips: the baseline has neither pretraining nor sampling, masking and mixup; the other
-has all of them and is then averaged. Both are scored on the same fresh clips with their true labels, and a clip that
-neither has seen is tagged at the end.
+Two taggers see the same number of clips: the baseline has neither pretraining nor sampling, masking and mixup; the
+other has all of them and is then averaged. Both are scored on the same fresh clips, and a clip that neither has seen is
+tagged at the end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run: the folder that a training leaves behind (DESIGN: recipe, environment, log, checkpoints, predictions, scores)."""
+"""Run: the folder that a training leaves behind: recipe, environment, log, checkpoints, predictions, scores, models."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def positional_uniforms(seed: int, epoch: int, stream: str, start: int, stop: in
         >>> bool((whole[2:5] == positional_uniforms(0, 1, "masks", 2, 5, width=4)).all())
         True
     """
-    # Philox is a counter: four 64-bit numbers a count, so a position that starts at a multiple of four is one jump away.
+    # Philox is a counter, four 64-bit numbers a count: a position that starts at a multiple of four is one jump away.
     counts = -(-width // 4)
     key = np.random.SeedSequence([seed, epoch, STREAMS[stream]]).generate_state(2, np.uint64)
     philox = np.random.Philox(key=key)

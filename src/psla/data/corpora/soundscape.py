@@ -20,7 +20,8 @@ from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 
-from psla.data.corpora.sound_events import EVENTS, RATE, band, colour, fast_length, frequencies, noise
+from psla.data.corpora.signals import RATE, band, colour, fast_length, frequencies, noise
+from psla.data.corpora.sound_events import EVENTS
 from psla.data.ontology import Ontology
 from psla.data.vocabulary import Vocabulary
 
