@@ -39,12 +39,13 @@ def by_hand(features: Tensor, layer: Pooling) -> tuple[np.ndarray, np.ndarray]:
 
     def unit(linear: torch.nn.Linear, head: int, c: int, x: np.ndarray) -> float:
         row = head * CLASSES + c
-        z = float(linear.bias[row]) + sum(float(linear.weight[row, k]) * x[k] for k in range(CHANNELS))
+        weight, bias = linear.weight.tolist(), linear.bias.tolist()
+        z = bias[row] + sum(weight[row][k] * x[k] for k in range(CHANNELS))
         return 1 / (1 + math.exp(-z))
 
     batch, _, rows, steps = features.shape
     heads = max(layer.heads, 1)
-    weights = [1.0] if layer.head_weight is None else [float(w) for w in layer.head_weight]
+    weights = [1.0] if layer.head_weight is None else layer.head_weight.tolist()
     clip, frame = np.zeros((batch, CLASSES)), np.zeros((batch, steps, CLASSES))
     for b in range(batch):
         step = [features[b, :, :, t].double().numpy().sum(1) / rows for t in range(steps)]
@@ -180,10 +181,9 @@ def from_original(path: Path, heads: int) -> TaggingNetwork:
     for theirs, ours in (("cla", "classification"), ("att", "attention")):
         for leaf in ("weight", "bias"):
             names = [f"{theirs}.{h}.{leaf}" for h in range(heads)] if heads > 1 else [f"{theirs}.{leaf}"]
-            found = [attention.pop(name).flatten(1) if leaf == "weight" else attention.pop(name) for name in names
-                     if name in attention]
-            if found:
-                pooled[f"{ours}.{leaf}"] = torch.cat(found)
+            found = [attention.pop(name) for name in names if name in attention]
+            if found:  # a 1 x 1 convolution is a matrix
+                pooled[f"{ours}.{leaf}"] = torch.cat([t.flatten(1) if leaf == "weight" else t for t in found])
     if "head_weight" in attention:
         pooled["head_weight"] = attention.pop("head_weight")
     assert not attention, f"not used: {sorted(attention)}"

@@ -185,7 +185,9 @@ def test_smoothing_below_zero_is_refused() -> None:
         clip_weights(labels_of([[0]]), -1)
 
 
-@given(st.integers(1, 17), st.lists(st.integers(0, 40), min_size=2, max_size=6), st.sampled_from(["masks", "drop_connect"]))
+@given(
+    st.integers(1, 17), st.lists(st.integers(0, 40), min_size=2, max_size=6), st.sampled_from(["masks", "drop_connect"])
+)
 @settings(deadline=None, max_examples=60)
 def test_uniforms_do_not_depend_on_the_cuts(width: int, cuts: list[int], stream: str) -> None:
     """The numbers of a position are the same in whatever pieces they are asked for."""

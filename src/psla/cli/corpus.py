@@ -61,7 +61,7 @@ def folder(
 @guarded
 def csv(
     file: Annotated[Path, typer.Argument(help="With the columns path and labels, and any others of a clip.")],
-    audio_root: Annotated[Path | None, typer.Option(help="What paths are relative to; by default FILE's folder.")] = None,
+    audio_root: Annotated[Path | None, typer.Option(help="What paths are relative to; else FILE's folder.")] = None,
     vocabulary: VocabularyName = None,
     evaluation: Evaluation = 0.2,
     out: Out = Path("clips.parquet"),

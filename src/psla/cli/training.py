@@ -22,10 +22,16 @@ def train(
     devices: Annotated[int, typer.Option(min=1, help="How many devices to train on.")] = 1,
 ) -> None:
     """Train a tagger and score it on what the clips hold out."""
+    import yaml
+
     from psla.data.clips import Clips
     from psla.recipe.recipe import Recipe, parse_override
 
-    plan = Recipe.load(recipe, dict(parse_override(text) for text in set_ or []))
+    try:
+        overrides = dict(parse_override(text) for text in set_ or [])
+    except yaml.YAMLError as error:
+        raise CommandError(f"a value of --set is not YAML: {error}") from error
+    plan = Recipe.load(recipe, overrides)
     corpus = Clips.read(clips)
     from psla.recipe.training import TrainingError
     from psla.recipe.training import train as run_training

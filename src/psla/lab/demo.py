@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,34 +42,44 @@ BASELINE = {
 METRICS = ("mean_average_precision", "mean_auc", "d_prime")
 
 
-def corpus() -> Clips:
+def corpus(training: int = TRAINING_CLIPS, evaluation: int = EVALUATION_CLIPS) -> Clips:
     """The demo's clips: a long-tailed training split, and an evaluation split from another seed, equally tailed."""
     rows = []
-    for split, seed, clips in (("train", 1, TRAINING_CLIPS), ("evaluation", 2, EVALUATION_CLIPS)):
+    for split, seed, clips in (("train", 1, training), ("evaluation", 2, evaluation)):
         config = soundscape.SoundscapeConfig(seed=seed, seconds=SECONDS, clips=clips)
         rows += soundscape.table(config, split=split)
     return Clips.from_rows(rows, soundscape.vocabulary(), name="soundscape")
 
 
-def run(out: str | Path, console: Console | None = None) -> dict[str, Any]:
+def run(
+    out: str | Path,
+    console: Console | None = None,
+    clips: Clips | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Train, compare, draw and tag; the content of `OUT/scores.json`.
 
     Args:
         out: a folder; an earlier demo in it is replaced.
+        console: where to write; standard output by default.
+        clips: other clips than `corpus()`, for a shorter demo.
+        overrides: of recipe keys, for both variants.
 
     Raises:
         FileExistsError: the folder holds something that is not a demo.
     """
     out, console = Path(out), console or Console()
     _clear(out)
-    clips = corpus()
+    clips, overrides = clips or corpus(), dict(overrides or {})
+    counts = clips.counts()
     console.print(
-        f"[bold]psla demo[/bold]: {TRAINING_CLIPS} synthesised clips of {SECONDS} s to train on, {EVALUATION_CLIPS} to "
-        f"evaluate, {len(clips.vocabulary)} AudioSet classes, {torch.get_num_threads()} threads"
+        f"[bold]psla demo[/bold]: {counts['train']} synthesised clips of {SECONDS} s to train on, "
+        f"{counts['evaluation']} to evaluate, {len(clips.vocabulary)} AudioSet classes, "
+        f"{torch.get_num_threads()} threads"
     )
     variants = {
-        "baseline": ("baseline (no pretraining, no sampling)", Recipe.load("demo", BASELINE)),
-        "psla": ("PSLA recipe", Recipe.load("demo")),
+        "baseline": ("baseline (no pretraining, no sampling)", Recipe.load("demo", {**overrides, **BASELINE})),
+        "psla": ("PSLA recipe", Recipe.load("demo", overrides)),
     }
     runs = {name: _train(name, title, recipe, clips, out, console) for name, (title, recipe) in variants.items()}
     scores = _scores(runs)
@@ -92,14 +102,14 @@ def _clear(out: Path) -> None:
 def _train(name: str, title: str, recipe: Recipe, clips: Clips, out: Path, console: Console) -> Run:
     out.mkdir(parents=True, exist_ok=True)
     (out / "demo.json").write_text(json.dumps({"version": 1}), encoding="utf-8")
-    total = TRAINING_CLIPS * recipe.optimizer.epochs
+    epoch = clips.counts()["train"]
     columns = (TextColumn(f"{title}: training"), BarColumn(), MofNCompleteColumn(), TextColumn("clips"))
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total)
-        return train(recipe, clips, out / name, progress=_reporter(title, total, bar, task, console))
+        task = bar.add_task("", total=epoch * recipe.optimizer.epochs)
+        return train(recipe, clips, out / name, progress=_reporter(title, epoch, bar, task, console))
 
 
-def _reporter(title: str, total: int, bar: Progress, task: Any, console: Console) -> Callable[[str, int], None]:
+def _reporter(title: str, epoch: int, bar: Progress, task: Any, console: Console) -> Callable[[str, int], None]:
     done = 0
 
     def report(stage: str, count: int) -> None:
@@ -108,8 +118,8 @@ def _reporter(title: str, total: int, bar: Progress, task: Any, console: Console
             return
         done += count
         bar.advance(task, count)
-        if not console.is_terminal and done % TRAINING_CLIPS == 0:
-            console.print(f"{title}: {done} of {total} clips trained on")
+        if not console.is_terminal and done % epoch == 0:
+            console.print(f"{title}: epoch {done // epoch} trained ({done} clips)")
 
     return report
 

@@ -1,0 +1,59 @@
+"""The demo and cross-validation: what they promise, on as few clips as will do."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from psla.lab import cross_validation, demo
+
+SHARED = Path(__file__).parents[2] / "shared/data/esc10"
+
+
+def test_demo_leaves_scores_figures_and_a_tagged_clip(tmp_path: Path) -> None:
+    """Law: the demo's scores have the four variants with three metrics each, and its pictures and model are there."""
+    console = Console(file=(tmp_path / "out.txt").open("w"), width=120)
+    short = {"optimizer.epochs": 2, "averaging.first_epoch": 1, "optimizer.warmup_steps": 2}
+    scores = demo.run(tmp_path / "demo", console, demo.corpus(20, 12), short)
+    console.file.close()
+    stored = json.loads((tmp_path / "demo/scores.json").read_text())
+    assert stored == scores
+    assert list(stored) == ["baseline", "final", "averaged", "checkpoint_ensemble"]
+    for each in stored.values():
+        assert set(each) == {"mean_average_precision", "mean_auc", "d_prime"}
+        assert 0.0 < each["mean_average_precision"] <= 1.0
+    for name in ("learning_curve", "average_precision", "comparison"):
+        assert os.path.getsize(tmp_path / f"demo/figures/{name}.png") > 5000
+    text = (tmp_path / "out.txt").read_text()
+    assert "True labels:" in text
+    assert "epoch 2 trained" in text
+
+
+def test_demo_replaces_a_demo_and_nothing_else(tmp_path: Path) -> None:
+    """Law: a folder that holds something else is refused and left as it was."""
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="not a demo"):
+        demo.run(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_demo_corpus_trains_and_evaluates_on_different_clips() -> None:
+    """Law: no clip is in two splits, at most 200 are evaluated, and every class of the vocabulary can be scored."""
+    clips = demo.corpus()
+    training, evaluation = clips.split("train"), clips.split("evaluation")
+    assert not set(training.clip_ids) & set(evaluation.clip_ids)
+    assert len(evaluation) <= 200
+    assert evaluation.labels().counts().min() > 0
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the ESC-10 recordings are not on this machine")
+def test_inner_folds_never_see_the_evaluation_fold() -> None:
+    """Law: what settings are chosen on shares no clip with the fold that is reported."""
+    for fold in range(1, 6):
+        inner = cross_validation.fold_clips(SHARED, fold, inner=True)
+        outer = cross_validation.fold_clips(SHARED, fold)
+        assert not set(inner.clip_ids) & set(outer.split("evaluation").clip_ids)
+        assert inner.counts()["train"] == 240
+        assert inner.counts()["evaluation"] == 80
