@@ -1,7 +1,7 @@
 """Laws of the network, its file and its inference."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,14 @@ def build(padding: str = "released") -> TaggingNetwork:
     # Without weights the running statistics fit nothing, and every clip would get the same features: all but 0.
     load_imagenet(network.backbone, "efficientnet_lite0", "sum")
     return network.eval()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +220,7 @@ def test_broken_clips_are_rejected(network: TaggingNetwork, batch_size: int) -> 
 
 def test_nothing_to_predict(network: TaggingNetwork) -> None:
     """Where no clip can be read, the first reason is given."""
-    with pytest.raises(ValueError, match="none of 2 clips.*ends too early"):
+    with pytest.raises(ValueError, match=r"none of 2 clips.*ends too early"):
         predict(network, _Broken(["b", "d"], waves(2)), VOCABULARY)
 
 

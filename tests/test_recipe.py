@@ -1,4 +1,4 @@
-"""Laws of the recipe: the presets carry the paper's numbers, and what cannot be carried out is refused by key and rule."""
+"""Laws of the recipe: the presets carry the paper's numbers, and refusals name the key and the rule."""
 
 from pathlib import Path
 from typing import Any

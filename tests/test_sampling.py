@@ -1,5 +1,7 @@
 """Laws of balanced sampling and of the plan of an epoch."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -129,7 +131,7 @@ def test_shares_are_beta(alpha: float) -> None:
 
 
 def test_the_second_is_uniform() -> None:
-    """The second clip is drawn uniformly, whatever the weights (9 degrees: 34 is p = 1e-4), and apart from the first."""
+    """The second clip is uniform whatever the weights (9 degrees: 34 is p = 1e-4), and does not follow the first."""
     group = np.arange(100_000) % 10
     one = plan(group.astype(np.float64), rate=1.0)
     assert chi_square(np.bincount(group[one.second], minlength=10), np.full(10, 10_000.0)) < 34
@@ -193,7 +195,7 @@ def test_uniforms_do_not_depend_on_the_cuts(width: int, cuts: list[int], stream:
     """The numbers of a position are the same in whatever pieces they are asked for."""
     cuts = sorted(cuts)
     whole = positional_uniforms(5, 2, stream, 0, 40, width)
-    pieces = [positional_uniforms(5, 2, stream, a, b, width) for a, b in zip(cuts, cuts[1:], strict=False)]
+    pieces = [positional_uniforms(5, 2, stream, a, b, width) for a, b in pairwise(cuts)]
     assert np.array_equal(np.concatenate(pieces), whole[cuts[0] : cuts[-1]])
     assert whole.shape == (40, width)
 

@@ -93,9 +93,9 @@ def tag(
 ) -> None:
     """Say what sounds in files; exits with 1 if one of them could not be read."""
     from psla.data.audio import AudioError
-    from psla.tagging.tagger import Tagger
+    from psla.tagging.tagger import load
 
-    tagger = Tagger.load(model, hop)
+    tagger = load(model, hop)
     results: list[dict[str, Any]] = []
     broken = 0
     for file in files:

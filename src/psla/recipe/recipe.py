@@ -135,7 +135,7 @@ class Recipe(_Section):
             RecipeError: no such preset or file, or a value that the recipe refuses.
         """
         values = _flatten(_read(str(name), ()))
-        values.update(overrides or {})
+        values.update(_flatten(overrides or {}))
         return Recipe.from_dict(_nest(values))
 
     @staticmethod
@@ -209,12 +209,15 @@ def parse_override(text: str) -> tuple[str, Any]:
     """`optimizer.epochs=30` -> ("optimizer.epochs", 30); the value is read as YAML.
 
     Raises:
-        RecipeError: no `=` in the text.
+        RecipeError: no `=` in the text, or a value that is not YAML.
     """
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise RecipeError(f"an override must read key=value, as in optimizer.epochs=30; got {text!r}")
-    return key.strip(), _number(yaml.safe_load(value))
+    try:
+        return key.strip(), _number(yaml.safe_load(value))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe key {key}: {value!r} is not a YAML value") from error
 
 
 def _number(value: Any) -> Any:

@@ -82,7 +82,7 @@ class Tagger:
         ValueError: a hop out of range, an unknown rule, or a front end for another sample rate than 16 kHz.
 
     Example:
-        >>> tagger = Tagger.load("runs/esc50/model.safetensors")  # doctest: +SKIP
+        >>> tagger = load("runs/esc50/model.safetensors")  # doctest: +SKIP
         >>> tagger.tag("street.flac").top(1)                      # doctest: +SKIP
         [(SoundClass(index=42, id='siren', name='siren'), 0.93)]
     """
@@ -101,16 +101,6 @@ class Tagger:
         self.hop_samples = self.window_samples if hop_s is None else round(hop_s * SAMPLE_RATE)
         self.step_samples = STRIDE * front_end.hop_samples
         model.network.eval()
-
-    @staticmethod
-    def load(path: str | Path, hop_s: float | None = None, combine: Literal["mean", "max"] = "mean") -> Tagger:
-        """The tagger of a model file.
-
-        Raises:
-            ModelFileError: no such file, or not a model file of this version.
-            ValueError: as the constructor.
-        """
-        return Tagger(load_model(path), hop_s, combine)
 
     def tag(self, source: Source | np.ndarray, sample_rate: int | None = None) -> TagResult:
         """Tag one recording.
@@ -161,6 +151,16 @@ class Tagger:
             duration_s=samples / SAMPLE_RATE,
             windows=windows,
         )
+
+
+def load(path: str | Path, hop_s: float | None = None, combine: Literal["mean", "max"] = "mean") -> Tagger:
+    """The tagger of a model file; `hop_s` and `combine` as `Tagger` takes them.
+
+    Raises:
+        ModelFileError: no such file, or not a model file of this version.
+        ValueError: as `Tagger`.
+    """
+    return Tagger(load_model(path), hop_s, combine)
 
 
 def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[np.ndarray]:
