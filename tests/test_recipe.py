@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from psla.data.vocabulary import Vocabulary
-from psla.recipe.recipe import Recipe, RecipeError, parse_override, presets
+from psla.recipe.recipe import OptimizerRecipe, Recipe, RecipeError, parse_override, presets
 from psla.recipe.training import learning_rate
 
 VOCABULARY = Vocabulary(["dog", "rain", "siren"])
@@ -218,6 +218,13 @@ def test_bad_overrides(text: str) -> None:
     """What is not key=value, and a value that is not YAML, is refused as a recipe's error."""
     with pytest.raises(RecipeError):
         parse_override(text)
+
+
+def test_relations_are_checked_before_a_run() -> None:
+    """A recipe that was put together in Python is held to the same relations between keys as a file."""
+    recipe = Recipe(optimizer=OptimizerRecipe(epochs=5, warmup_steps=0))
+    with pytest.raises(RecipeError, match=r"averaging\.first_epoch: .*epoch 16 of a run of 5"):
+        recipe.check(1000, VOCABULARY)
 
 
 def test_learning_rate() -> None:

@@ -184,7 +184,7 @@ def perturbed_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     tensors = read_tensors(weights_file("efficientnet_lite0"))
     tensors["_conv_head.weight"] = tensors["_conv_head.weight"] * 1.01
     path = tmp_path_factory.mktemp("weights") / "perturbed.safetensors"
-    save_file(tensors, path)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     return str(path)
 
 
@@ -217,7 +217,8 @@ def test_every_field_changes_something(
     assert got["averaged"] != before["averaged"]
     # The average is taken when all is trained: its field touches nothing else.
     assert (got["final"] == before["final"]) is (key == "averaging.first_epoch")
-    assert (got["log"] == before["log"]) <= (key == "averaging.first_epoch" or got["final"] != before["final"])
+    if key == "averaging.first_epoch":
+        assert got["log"] == before["log"]
 
 
 def test_cross_entropy_is_the_definition() -> None:
@@ -322,6 +323,29 @@ def test_broken_clips_are_counted(mixed_run: Run) -> None:
     assert "broken9" not in held_out.clip_ids
 
 
+def test_a_broken_second_leaves_the_first_alone(tmp_path: Path) -> None:
+    """Where only the clip to be mixed in is broken, the first is read unmixed, with its own labels alone."""
+    made = rows(4)
+    made[2] = {**made[2], "path": str(tmp_path / "absent.wav")}
+    clips = clips_of(made)
+    loader, plan = Loader(open_source(clips), 10_000), EpochPlan(4, 0.0, 10.0, 0, 0)
+    plan.second = np.full(4, 2)
+    plan.share[:] = 0.5
+    batch = next(loader.batches(plan, 4))
+    assert sorted(batch.rows_first.tolist()) == [0, 1, 3]
+    assert batch.rows_second.tolist() == [-1, -1, -1]
+    assert batch.share.tolist() == [1.0, 1.0, 1.0]
+    assert batch.global_count == 4
+    assert list(loader.rejected) == [made[2]["clip_id"]]
+
+
+def test_nothing_readable(tmp_path: Path) -> None:
+    """Where no clip at all can be read, the run stops with a reason instead of learning nothing at the loss 0."""
+    made = [{**row, "path": str(tmp_path / "absent.wav")} for row in rows(8)]
+    with pytest.raises(TrainingError, match=r"absent\.wav"):
+        fit(recipe(), clips_of(made), tmp_path / "run")
+
+
 def test_the_ensemble_is_the_mean_of_the_stored(mixed_run: Run) -> None:
     """checkpoint_ensemble is the mean of the epochs' predictions; the last epoch's are those of model_final."""
     folder = mixed_run.predictions / "evaluation"
@@ -391,7 +415,7 @@ def test_a_loss_that_is_not_finite(eight: Clips, tmp_path: Path, monkeypatch: py
 def test_classes_are_a_part_of_the_vocabulary(eight: Clips) -> None:
     """The labels in a part of the vocabulary are the columns of its classes, in its order."""
     ids = list(reversed(vocabulary().ids))[:9]
-    chosen = training._restrict(recipe(classes=ids), vocabulary())
+    chosen = vocabulary().part(recipe(classes=ids).classes or [])
     labels: Labels = training.restricted_labels(eight, chosen)
     assert chosen.ids == ids
     for i, clip_id in enumerate(eight.clip_ids):

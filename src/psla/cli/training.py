@@ -19,26 +19,19 @@ def train(
     clips: Annotated[Path, typer.Option(help="The table of clips.")],
     out: Annotated[Path, typer.Option(help="The run's folder.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30.")] = None,
-    devices: Annotated[int, typer.Option(min=1, help="How many devices to train on.")] = 1,
 ) -> None:
     """Train a tagger and score it on what the clips hold out."""
-    import yaml
-
     from psla.data.clips import Clips
     from psla.recipe.recipe import Recipe, parse_override
 
-    try:
-        overrides = dict(parse_override(text) for text in set_ or [])
-    except yaml.YAMLError as error:
-        raise CommandError(f"a value of --set is not YAML: {error}") from error
-    plan = Recipe.load(recipe, overrides)
+    plan = Recipe.load(recipe, dict(parse_override(text) for text in set_ or []))
     corpus = Clips.read(clips)
     from psla.recipe.training import TrainingError
     from psla.recipe.training import train as run_training
 
     with progress(corpus.counts(), plan.optimizer.epochs) as report:
         try:
-            run = run_training(plan, corpus, out, devices=devices, progress=report)
+            run = run_training(plan, corpus, out, progress=report)
         except TrainingError as error:
             raise CommandError(str(error)) from error
     scores = {split: each for split, each in run.scores.items() if isinstance(each, dict)}

@@ -30,7 +30,7 @@ from psla.recipe.run import Run
 from psla.recipe.training import train
 
 SECONDS = 2.56
-TRAINING_CLIPS, EVALUATION_CLIPS = 400, 150
+TRAINING_CLIPS, EVALUATION_CLIPS = 320, 120
 # The components that the baseline goes without: P, and all of S.
 BASELINE = {
     "backbone.pretraining": "none",
@@ -134,7 +134,8 @@ def _figures(out: Path, runs: dict[str, Run]) -> None:
     figures = out / "figures"
     figures.mkdir(exist_ok=True)
     ours, baseline = (runs[name].scores["evaluation"] for name in ("psla", "baseline"))
-    learning_curve(runs["psla"].read_log(), figures / "learning_curve.png")
+    rows = [{**row, "mean_average_precision": row["evaluation_map"]} for row in runs["psla"].read_log()]
+    learning_curve(rows, figures / "learning_curve.png")
     sorted_average_precision(Scores.from_dict(ours["averaged"]), figures / "average_precision.png")
     comparison(
         {"baseline": baseline["final"], **{n: ours[n] for n in ("final", "averaged", "checkpoint_ensemble")}},

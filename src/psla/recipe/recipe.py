@@ -175,8 +175,9 @@ class Recipe(_Section):
         """Refuse, before any work, what does not fit these clips.
 
         Raises:
-            RecipeError: warm-up longer than the run, or a class outside the vocabulary.
+            RecipeError: contradicting keys, warm-up longer than the run, or a class outside the vocabulary.
         """
+        self._check_relations()  # a recipe put together in Python has not been through `from_dict`
         steps = -(-clips_count // self.optimizer.batch_size) * self.optimizer.epochs
         if self.optimizer.warmup_steps > steps:
             raise RecipeError(
@@ -189,7 +190,7 @@ class Recipe(_Section):
                     "recipe key classes: an empty list leaves nothing to train; leave the key out for all"
                 )
             try:
-                Vocabulary([vocabulary[id].id for id in self.classes])
+                vocabulary.part(self.classes)
             except VocabularyError as error:
                 raise RecipeError(f"recipe key classes: {error}") from error
 
@@ -217,7 +218,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     try:
         return key.strip(), _number(yaml.safe_load(value))
     except yaml.YAMLError as error:
-        raise RecipeError(f"recipe key {key}: {value!r} is not a YAML value") from error
+        raise RecipeError(f"recipe key {key}: the value {value!r} is not YAML") from error
 
 
 def _number(value: Any) -> Any:

@@ -28,7 +28,7 @@ from psla.model.network import TaggingNetwork
 from psla.recipe.aggregation import average_weights
 from psla.recipe.recipe import Recipe
 
-LOG_COLUMNS = ("epoch", "steps", "clips", "rejected", "learning_rate", "loss", "mean_average_precision")
+LOG_COLUMNS = ("epoch", "steps", "clips", "rejected", "learning_rate", "loss", "validation_map", "evaluation_map")
 HeldOut = Mapping[str, tuple[ClipSource, Labels]]
 
 
@@ -106,7 +106,8 @@ class Run:
         progress: Callable[[int], None] = lambda clips: None,
     ) -> Scores:
         """Predict a split, keep the predictions, score them."""
-        inference = predict(network, source, labels.vocabulary, split=split, progress=progress)
+        device = next(network.parameters()).device
+        inference = predict(network, source, labels.vocabulary, split=split, device=device, progress=progress)
         self.reject(inference.rejected)
         return self._keep(inference.predictions, labels, split, name)
 

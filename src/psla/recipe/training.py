@@ -61,8 +61,9 @@ def binary_cross_entropy(probabilities: Tensor, targets: Tensor) -> Tensor:
 
     Probabilities are clamped to [1e-7, 1 - 1e-7]: the head weights are free, so they may leave [0, 1].
     """
-    clamped = probabilities.float().clamp(PROBABILITY_MARGIN, 1.0 - PROBABILITY_MARGIN)
-    return torch.nn.functional.binary_cross_entropy(clamped, targets.float(), reduction="none").mean(dim=1)
+    p, y = probabilities.float().clamp(PROBABILITY_MARGIN, 1.0 - PROBABILITY_MARGIN), targets.float()
+    # Written out, because torch's own raises on a NaN before the step can say which clips it came from.
+    return -(y * p.log() + (1.0 - y) * torch.log1p(-p)).mean(dim=1)
 
 
 def build_network(recipe: Recipe, vocabulary: Vocabulary) -> tuple[TaggingNetwork, str]:
@@ -114,6 +115,11 @@ class Trainer:
             rejected += batch.global_count - len(batch) if fabric.world_size == 1 else 0
             self.step, steps = self.step + 1, steps + 1
             progress(batch.global_count)
+        if clips == 0:
+            reason = next(iter(self.loader.rejected.values()), "")
+            raise TrainingError(
+                f"none of the {len(plan)} clips of epoch {epoch + 1} could be read; the first: {reason}"
+            )
         return {
             "epoch": epoch + 1,
             "steps": steps,
@@ -195,7 +201,6 @@ def train(
     clips: Clips,
     out: str | Path,
     *,
-    devices: int = 1,
     accelerator: str = "auto",
     cache_bytes: int = 2**30,
     progress: Callable[[str, int], None] = lambda stage, clips: None,
@@ -207,7 +212,7 @@ def train(
         clips: the split `train` is trained on; `validation` and `evaluation`, where there are any, are predicted after
             every epoch and never chosen by.
         out: a folder that must not hold a run yet.
-        devices, accelerator: as Lightning Fabric takes them.
+        accelerator: `auto`, `cpu`, `cuda`, ..., as Lightning Fabric takes it; one device.
         cache_bytes: decoded clips that are kept in memory.
         progress: told ("train" or the split, clips done).
 
@@ -222,14 +227,14 @@ def train(
     Example:
         `run = psla.train(psla.Recipe.load("esc50"), clips, out="runs/esc50")`
     """
-    vocabulary = clips.vocabulary if recipe.classes is None else _restrict(recipe, clips.vocabulary)
     training = clips.split("train")
     if len(training) == 0:
         raise RecipeError("there is nothing to train on: no clip has the split 'train'")
     recipe.check(len(training), clips.vocabulary)
+    vocabulary = clips.vocabulary if recipe.classes is None else clips.vocabulary.part(recipe.classes)
     fabric = Fabric(
         accelerator=accelerator,
-        devices=devices,
+        devices=1,
         precision="bf16-mixed" if recipe.optimizer.precision == "bf16" else "32-true",
     )
     fabric.launch()
@@ -252,23 +257,19 @@ def train(
     }
     for epoch in range(plan.epochs):
         began = time.monotonic()
-        row = trainer.epoch(epoch, partial(progress, "train"))
+        try:
+            row = trainer.epoch(epoch, partial(progress, "train"))
+        finally:
+            run.reject(loader.rejected)
         trained = time.monotonic() - began
         run.save_checkpoint(epoch, network.state_dict())
         for split, (source, truth) in held_out.items():
             name = f"epoch_{epoch + 1:03d}"
             scores = run.predict(network, source, truth, split, name, partial(progress, split))
-            row["mean_average_precision"] = scores.mean_average_precision
-        run.reject(loader.rejected)
+            row[f"{split}_map"] = scores.mean_average_precision
         run.log(row, trained, time.monotonic() - began)
     run.finish(network, vocabulary, held_out, origin)
     return run
-
-
-def _restrict(recipe: Recipe, vocabulary: Vocabulary) -> Vocabulary:
-    recipe.check(10**12, vocabulary)
-    chosen = [vocabulary[id] for id in recipe.classes or []]
-    return Vocabulary([c.id for c in chosen], [c.name for c in chosen])
 
 
 def restricted_labels(clips: Clips, vocabulary: Vocabulary) -> Labels:
