@@ -30,7 +30,7 @@ from psla.recipe.run import Run
 from psla.recipe.training import train
 
 SECONDS = 2.56
-TRAINING_CLIPS, EVALUATION_CLIPS = 320, 120
+TRAINING_CLIPS, EVALUATION_CLIPS = 400, 120
 # The components that the baseline goes without: P, and all of S.
 BASELINE = {
     "backbone.pretraining": "none",
