@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from psla.cli import corpus, training, use
+from psla.cli import corpus, lab, training, use
 
 app = typer.Typer(
     name="psla",
@@ -20,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(corpus.app, name="corpus")
+app.add_typer(lab.app, name="lab")
 app.command()(training.train)
 app.command()(use.predict)
 app.command()(use.evaluate)

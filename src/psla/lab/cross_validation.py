@@ -23,6 +23,7 @@ from psla.files import write_json_atomic
 from psla.recipe.recipe import Recipe
 from psla.recipe.training import train
 
+FOLDS = esc50.FOLDS
 VARIANTS = ("final", "last_five", "averaged", "checkpoint_ensemble")
 
 
