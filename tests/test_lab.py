@@ -95,3 +95,13 @@ def test_finished_folds_are_read_not_run_again(tmp_path: Path) -> None:
     table = cross_validation.summary(first)
     assert table.count("\n") == 4
     assert all(0.0 <= result.accuracy["averaged"] <= 1.0 for result in first)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_recipe_beats_the_baseline(tmp_path: Path) -> None:
+    """Law: in the same number of clips, pretraining with sampling and augmentation is ahead of training without."""
+    with (tmp_path / "out.txt").open("w") as file:
+        scores = demo.run(tmp_path / "demo", Console(file=file))
+    for variant in ("final", "averaged", "checkpoint_ensemble"):
+        assert scores[variant]["mean_average_precision"] > scores["baseline"]["mean_average_precision"]
