@@ -64,10 +64,14 @@ def test_equals_kaldi(window: str) -> None:
 @settings(max_examples=12, deadline=None)
 @given(samples=st.integers(400, 3000), seed=st.integers(0, 99), window=st.sampled_from(["hanning", "hamming"]))
 def test_equals_a_plain_float64_route(samples: int, seed: int, window: str) -> None:
-    """Two independent routes agree for any length and both windows."""
+    """Two independent routes agree for any length and both windows.
+
+    float32 rounds a transform in proportion to its loudest part, so the amplitudes are compared, with that as the unit.
+    """
     waveform = noise(1, samples, seed) + 0.2
-    found = FRONTS[window].log_mel(waveform)[0].numpy()
-    np.testing.assert_allclose(found, plain_fbank(waveform[0].numpy(), window), atol=2e-4)
+    found = np.exp(FRONTS[window].log_mel(waveform)[0].numpy().astype(np.float64) / 2)
+    expected = np.exp(plain_fbank(waveform[0].numpy(), window) / 2)
+    assert (np.abs(found - expected) / expected.max(axis=1, keepdims=True)).max() < 1e-6
 
 
 @settings(max_examples=12, deadline=None)

@@ -20,8 +20,7 @@ from rich.table import Table
 
 from psla.data.clips import Clips
 from psla.data.corpora import soundscape
-from psla.evaluation.figures import comparison, learning_curve, sorted_average_precision
-from psla.evaluation.metrics import Scores
+from psla.evaluation.figures import comparison
 from psla.files import write_json_atomic
 from psla.model.inference import tag_waveforms
 from psla.model.model_file import load_model
@@ -134,9 +133,7 @@ def _figures(out: Path, runs: dict[str, Run]) -> None:
     figures = out / "figures"
     figures.mkdir(exist_ok=True)
     ours, baseline = (runs[name].scores["evaluation"] for name in ("psla", "baseline"))
-    rows = [{**row, "mean_average_precision": row["evaluation_map"]} for row in runs["psla"].read_log()]
-    learning_curve(rows, figures / "learning_curve.png")
-    sorted_average_precision(Scores.from_dict(ours["averaged"]), figures / "average_precision.png")
+    runs["psla"].draw(figures)
     comparison(
         {"baseline": baseline["final"], **{n: ours[n] for n in ("final", "averaged", "checkpoint_ensemble")}},
         figures / "comparison.png",

@@ -6,7 +6,7 @@ import csv
 import json
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from psla.data.clips import Clips
 from psla.data.labels import Labels
 from psla.data.source import ClipSource
 from psla.data.vocabulary import Vocabulary
+from psla.evaluation.figures import learning_curve, sorted_average_precision
 from psla.evaluation.metrics import Scores, score
 from psla.evaluation.predictions import Predictions, average
 from psla.files import atomic_write, write_json_atomic, write_text_atomic
@@ -26,6 +27,7 @@ from psla.model.inference import predict
 from psla.model.model_file import ModelCard, load_tensors, save_model
 from psla.model.network import TaggingNetwork
 from psla.recipe.aggregation import average_weights
+from psla.recipe.pretraining import PretrainingReport
 from psla.recipe.recipe import Recipe
 
 LOG_COLUMNS = ("epoch", "steps", "clips", "rejected", "learning_rate", "loss", "validation_map", "evaluation_map")
@@ -80,10 +82,12 @@ class Run:
         """What scores.json holds."""
         return json.loads((self.folder / "scores.json").read_text(encoding="utf-8"))
 
-    def note(self, key: str, value: Any) -> None:
-        """Add a fact to environment.json."""
-        path = self.folder / "environment.json"
-        write_json_atomic(path, {**json.loads(path.read_text(encoding="utf-8")), key: value})
+    def note_pretraining(self, report: PretrainingReport | None) -> None:
+        """Write pretraining.json: what was loaded, what was left out and why, what was left as initialised."""
+        details = {"summary": "none: random weights (He uniform)"}
+        if report is not None:
+            details = {"summary": report.summary(), **asdict(report)}
+        write_json_atomic(self.folder / "pretraining.json", details)
 
     def save_checkpoint(self, epoch: int, state: Mapping[str, Tensor]) -> Path:
         """The network's weights after an epoch (counted from 0)."""
@@ -148,7 +152,7 @@ class Run:
         with (self.folder / "log.csv").open(encoding="utf-8", newline="") as file:
             return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
-    def finish(self, network: TaggingNetwork, vocabulary: Vocabulary, held_out: HeldOut, origin: str) -> None:
+    def finish(self, network: TaggingNetwork, vocabulary: Vocabulary, held_out: HeldOut) -> None:
         """Aggregate: score the last epoch, the last five, the averaged weights and the averaged predictions."""
         recipe = self.recipe
         epochs = recipe.optimizer.epochs
@@ -169,6 +173,7 @@ class Run:
             }
         rejected = self.rejected
         write_json_atomic(self.folder / "scores.json", {**scores, "rejected_clips": len(rejected)})
+        origin = json.loads((self.folder / "pretraining.json").read_text(encoding="utf-8"))["summary"]
         card = ModelCard(
             recipe=recipe.model_dump(),
             scores={s: {v: x["mean_average_precision"] for v, x in each.items()} for s, each in scores.items()},
@@ -179,6 +184,22 @@ class Run:
         load_tensors(network, final)
         variant = {**card.provenance, "variant": "final"}
         save_model(self.folder / "model_final.safetensors", network, vocabulary, replace(card, provenance=variant))
+        self.draw(self.folder / "figures")
+
+    def draw(self, folder: Path) -> None:
+        """Draw the learning curve and the averaged weights' sorted average precision, on what was held out last."""
+        folder.mkdir(parents=True, exist_ok=True)
+        splits = [split for split in ("validation", "evaluation") if split in self.scores]
+        rows = [
+            {**row, "mean_average_precision": row.get(f"{split}_map")}
+            for row in self.read_log()
+            for split in splits[-1:]
+        ]
+        learning_curve(rows or self.read_log(), folder / "learning_curve.png")
+        for split in splits[-1:]:
+            averaged = Scores.from_dict(self.scores[split]["averaged"])
+            if averaged.classes_scored:
+                sorted_average_precision(averaged, folder / "average_precision.png")
 
     def _append(self, name: str, columns: tuple[str, ...], row: Mapping[str, Any]) -> None:
         path = self.folder / name

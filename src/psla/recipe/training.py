@@ -26,7 +26,7 @@ from psla.model.augmentation import draw_masks, mix_targets, mix_waveforms
 from psla.model.front_end import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.recipe.loading import Batch, Loader
-from psla.recipe.pretraining import init_random, load_imagenet
+from psla.recipe.pretraining import PretrainingReport, init_random, load_imagenet
 from psla.recipe.recipe import Recipe, RecipeError
 from psla.recipe.run import Run
 from psla.recipe.sampling import EpochPlan, clip_weights, positional_uniforms
@@ -66,8 +66,8 @@ def binary_cross_entropy(probabilities: Tensor, targets: Tensor) -> Tensor:
     return -(y * p.log() + (1.0 - y) * torch.log1p(-p)).mean(dim=1)
 
 
-def build_network(recipe: Recipe, vocabulary: Vocabulary) -> tuple[TaggingNetwork, str]:
-    """The network of a recipe, initialised from its seed, and one line on where its weights come from."""
+def build_network(recipe: Recipe, vocabulary: Vocabulary) -> tuple[TaggingNetwork, PretrainingReport | None]:
+    """The network of a recipe, initialised from its seed, and the report on its pretraining (None: none)."""
     config = NetworkConfig(
         backbone=recipe.backbone.name,
         classes=len(vocabulary),
@@ -81,10 +81,10 @@ def build_network(recipe: Recipe, vocabulary: Vocabulary) -> tuple[TaggingNetwor
         network = TaggingNetwork(config)
         if recipe.backbone.pretraining == "none":
             init_random(network.backbone)
-            return network, "random (He uniform)"
+            return network, None
         weights = Path(recipe.backbone.weights) if recipe.backbone.weights else None
         report = load_imagenet(network.backbone, recipe.backbone.name, recipe.backbone.stem, weights)
-    return network, report.summary()
+    return network, report
 
 
 @dataclass
@@ -239,8 +239,8 @@ def train(
     )
     fabric.launch()
     run = Run.create(out, recipe, clips)
-    network, origin = build_network(recipe, vocabulary)
-    run.note("weights", origin)
+    network, report = build_network(recipe, vocabulary)
+    run.note_pretraining(report)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     plan = recipe.optimizer
     optimizer = torch.optim.Adam(
@@ -268,7 +268,7 @@ def train(
             scores = run.predict(network, source, truth, split, name, partial(progress, split))
             row[f"{split}_map"] = scores.mean_average_precision
         run.log(row, trained, time.monotonic() - began)
-    run.finish(network, vocabulary, held_out, origin)
+    run.finish(network, vocabulary, held_out)
     return run
 
 
