@@ -1,5 +1,10 @@
-"""Corpora on the disk: ESC-50, folders and CSVs, and the inventory of what is there."""
+"""Corpora on the disk: the contract of all of them, ESC-50, folders and CSVs, and what of them is there."""
 
+import hashlib
+import importlib
+import os
+import pkgutil
+import shutil
 import warnings
 from pathlib import Path
 
@@ -7,8 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from psla.data.clips import ClipsError
-from psla.data.corpora import esc50, folder
+from psla.data import corpora
+from psla.data.clips import Clips, ClipsError
+from psla.data.corpora import audioset, esc50, folder, fsd50k, soundscape
 from psla.data.inventory import take_inventory
 from psla.data.source import open_source
 
@@ -62,16 +68,18 @@ def test_esc50_is_read_as_published(tmp_path):
     assert clips.split("evaluation").clip_ids == ["2-7", "2-3"]
     assert clips.frame["source"][0] == "17"
     assert esc50.read(tmp_path, esc10_only=True).vocabulary.ids == ["rain"]
-    assert esc50.inventory(tmp_path).have == 10
+    assert len(esc50.listed(tmp_path)) == 10
 
 
 def test_esc50_without_some_files(tmp_path):
     """Missing files are left out with a warning and listed by the inventory; without any file the corpus is refused."""
     esc_tree(tmp_path, missing=("1-7.wav",))
-    with pytest.warns(UserWarning, match=r"9 of 10 clips present, 1 missing"):
+    with pytest.warns(UserWarning, match=r"ESC-50 at .*: 1 of 10 sound files are missing"):
         clips = esc50.read(tmp_path)
     assert "1-7" not in clips.clip_ids
-    assert esc50.inventory(tmp_path).missing == [("1-7", str(tmp_path / "audio" / "1-7.wav"))]
+    kept, found = take_inventory(esc50.listed(tmp_path))
+    assert found.missing == [("1-7", str(tmp_path / "audio" / "1-7.wav"))]
+    assert kept == clips
     for file in (tmp_path / "audio").iterdir():
         file.unlink()
     with pytest.raises(ClipsError, match="none of the 10 sound files"):
@@ -95,11 +103,97 @@ def test_esc50_refusals(tmp_path):
         esc50.read(tmp_path)
 
 
-@pytest.mark.parametrize("module", [esc50, folder])
-def test_every_corpus_states_its_facts(module):
-    """Each corpus names itself, where it comes from, its licence and whom to cite."""
-    assert set(module.FACTS) == {"name", "source", "licence", "citation"}
-    assert all(module.FACTS[key] for key in ("name", "source", "licence"))
+def fsd_tree(root):
+    """Two clips of dev (train, val) and one of eval."""
+    ground_truth = root / "FSD50K.ground_truth"
+    ground_truth.mkdir(parents=True)
+    (ground_truth / "dev.csv").write_text(
+        'fname,labels,mids,split\n7,"Bark,Dog","/m/05tny_,/m/0bt9lr",train\n12,Dog,/m/0bt9lr,val\n'
+    )
+    (ground_truth / "eval.csv").write_text("fname,labels,mids\n3,Accordion,/m/0mkg\n")
+    for name in ("dev_audio/7", "dev_audio/12", "eval_audio/3"):
+        sound(root / f"FSD50K.{name}.wav", 0.3)
+    return root
+
+
+def audioset_tree(root):
+    """A clip in each list."""
+    (root / "lists").mkdir(parents=True)
+    for name, id in zip(audioset.LISTS.values(), ("-a_b-c_d-e_", "Y0123456789", "eval_clip_1"), strict=True):
+        (root / "lists" / f"{name}.csv").write_text(f'{id}, 30.000, 30.500, "/m/09x0r,/m/04rlf"\n')
+        sound(root / "audio" / "part" / f"Y{id}.wav", 0.5)
+    return root
+
+
+def own_tree(root):
+    """Two classes, a folder each."""
+    for name in ("dog/1.wav", "dog/2.wav", "rain/1.wav", "rain/2.wav"):
+        sound(root / name)
+    return root
+
+
+CORPORA = {
+    "audioset": (audioset_tree, lambda root: audioset.read(root / "lists", [root / "audio"])),
+    "esc50": (lambda root: esc_tree(root), lambda root: esc50.read(root, evaluation_fold=2)),
+    "folder": (own_tree, lambda root: folder.read_folders(root, evaluation_share=0.5)),
+    "fsd50k": (fsd_tree, lambda root: fsd50k.read(root)),
+    "soundscape": (
+        lambda root: root,
+        lambda root: Clips.from_rows(
+            soundscape.table(soundscape.SoundscapeConfig(seed=0, clips=20)), soundscape.vocabulary(), "soundscape"
+        ),
+    ),
+}
+"""By the module's name: what makes a tiny tree below a folder, and what reads it."""
+
+
+def modules_with_facts():
+    names = [each.name for each in pkgutil.iter_modules(corpora.__path__)]
+    modules = {name: importlib.import_module(f"psla.data.corpora.{name}") for name in names}
+    return {name: module for name, module in modules.items() if hasattr(module, "FACTS")}
+
+
+def digest(root):
+    """Every path with its bytes and its time of change."""
+    return {
+        str(path): (hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "", path.stat().st_mtime_ns)
+        for path in sorted(root.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize("name", modules_with_facts())
+def test_every_corpus_keeps_the_contract(name, tmp_path):
+    """Facts are stated; ids are unique, splits known, classes of the vocabulary; files exist; nothing is changed."""
+    facts = modules_with_facts()[name].FACTS
+    assert set(facts) - {"checksums"} == {"name", "source", "licence", "citation"}
+    assert all(facts[key] for key in ("name", "source", "licence"))
+    assert name in CORPORA, f"add the corpus {name} to this test"
+    make, read = CORPORA[name]
+    (tmp_path / "corpus").mkdir()
+    root = make(tmp_path / "corpus")
+    before = digest(root)
+    clips = read(root)
+    assert len(set(clips.clip_ids)) == len(clips) > 0
+    assert {"train", "evaluation"} & set(clips.counts()) == set(clips.counts()) - {"validation"}
+    assert {id for ids in clips.frame["labels"] for id in ids} <= set(clips.vocabulary.ids)
+    assert clips.labels().counts().sum() > 0
+    assert all(path.startswith("soundscape://") or Path(path).is_file() for path in clips.frame["path"])
+    assert [len(open_source(clips).read(row)) > 0 for row in range(len(clips))] == [True] * len(clips)
+    assert read(root) == clips, "the same tree must give the same table, in the same order"
+    assert digest(root) == before
+    kept, found = take_inventory(clips)
+    assert kept == clips
+    assert (found.have, found.missing, found.unreadable) == (len(clips), [], [])
+
+
+def test_files_whose_path_is_no_text_are_left_out(tmp_path):
+    """A path of bytes that are not UTF-8 cannot stand in a table: such files are counted and named, not a crash."""
+    own_tree(tmp_path)
+    odd = os.path.join(os.fsencode(tmp_path / "dog"), b"caf\xe9.wav")
+    shutil.copy(tmp_path / "dog" / "1.wav", odd)
+    with pytest.warns(UserWarning, match=r"1 sound files are left out, .* not UTF-8 text.*caf\\xe9\.wav"):
+        clips = folder.read_folders(tmp_path, evaluation_share=0)
+    assert len(clips) == 4
 
 
 def test_folders_are_classes(tmp_path):
@@ -186,6 +280,7 @@ def test_a_vocabulary_from_a_file_or_audioset(tmp_path):
         ("file,labels\na,b\n", "has no column path; it has file, labels"),
         ("", "has no column path and labels; it has no head line"),
         ("path,labels\n", "lists no clips"),
+        (b"path,labels\na.wav,caf\xe9\n", r"c\.csv is not UTF-8 text .*save it as UTF-8"),
         ("path,labels\n,dog\n", r"c\.csv, line 2: the path is empty"),
         ("path,labels,start_s\na,dog,soon\n", "line 2: start_s is 'soon', must be a number of seconds"),
         ("path,labels,split\na,dog,test\n", "clip 'a' has split 'test'"),
@@ -194,7 +289,7 @@ def test_a_vocabulary_from_a_file_or_audioset(tmp_path):
 )
 def test_csv_refusals(text, sentence, tmp_path):
     """Each fault of a CSV is one sentence with the line or the clip."""
-    (tmp_path / "c.csv").write_text(text)
+    (tmp_path / "c.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ClipsError, match=sentence):
         folder.read_csv(tmp_path / "c.csv")
     with pytest.raises(ClipsError, match="does not exist"):

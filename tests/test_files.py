@@ -12,15 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from psla.files import (
-    DownloadError,
-    atomic_write,
-    cache_folder,
-    download,
-    sha256_of,
-    write_json_atomic,
-    write_text_atomic,
-)
+from psla.download import DownloadError, cache_folder, download
+from psla.files import atomic_write, sha256_of, write_json_atomic, write_text_atomic
 
 CONTENT = np.random.default_rng(0).bytes(50_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -1,30 +1,21 @@
-"""Files that are whole or absent: atomic writes, checksums and downloads that resume.
+"""Files that are whole or absent: atomic writes, checksums and the append-only journal.
 
 A reader never meets a half-written file: everything is written under another name beside its target and renamed when
-complete. Not covered: locks. Two processes that download the same file at once may spoil each other's `.part`; the
-checksum then says so.
+complete. Not here: downloads (`psla.download`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
 import json
 import os
 import secrets
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 20  # bytes
-_TIMEOUT = 30.0  # seconds without a byte before a download gives up
-
-
-class DownloadError(OSError):
-    """A download that failed; the message says what to fetch by hand and where to put it."""
 
 
 @contextlib.contextmanager
@@ -53,7 +44,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{secrets.token_hex(6)}.{target.name}")
     try:
         yield temporary
-        _rename(temporary, target)
+        rename_synced(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -88,55 +79,114 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept: `$PSLA_CACHE`, or `~/.cache/psla`. The folder may not exist yet."""
-    chosen = os.environ.get("PSLA_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "psla"
+class JournalError(ValueError):
+    """A journal that another process is writing, or that holds something else than JSON objects."""
 
 
-def download(url: str, path: str | os.PathLike[str], sha256_prefix: str | None = None) -> Path:
-    """Fetches `url` to `path` and returns the path. A file that is there already and has the checksum is kept.
+class Journal:
+    """What a long job has finished, one JSON object a line, only ever appended to. A context manager.
 
-    Bytes arrive in `path` + ".part". An interrupted download resumes there at the next call, if there is a checksum to
-    prove that the two parts belong together; without one it starts again.
+    Whatever kills the job, the lines that `append` has returned for are on the disk. A last line that was cut short is
+    thrown away when the journal is opened again; the job then does that piece again.
 
     Args:
-        url: what to fetch: http, https or file.
-        path: the target; its folder is made if it is missing.
-        sha256_prefix: the first hex digits of the SHA-256, as the file names of torch weights carry (8) or all 64.
+        path: the file; made, with its folder, if it is missing.
+
+    Attributes:
+        records: what the file held when it was opened.
 
     Raises:
-        DownloadError: the server cannot be reached, refuses, stops early, or sends a file with another checksum.
-        ValueError: a prefix that is not 1 to 64 hex digits.
+        JournalError: a line that is no JSON object (but for a torn last one), by its number, or another process has the
+            journal open.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "done.jsonl"
+        >>> with Journal(path) as journal:
+        ...     journal.append({"file": "a.wav"}, {"file": "b.wav"})
+        >>> _ = path.write_text(path.read_text()[:-5])
+        >>> with Journal(path) as journal:
+        ...     print(journal.records)
+        [{'file': 'a.wav'}]
     """
-    prefix = None if sha256_prefix is None else sha256_prefix.lower()
-    if prefix is not None and (not 1 <= len(prefix) <= 64 or set(prefix) - set("0123456789abcdef")):
-        raise ValueError(f"sha256_prefix must be 1 to 64 hex digits, not {sha256_prefix!r}")
-    target = Path(path)
-    if target.is_file() and (prefix is None or sha256_of(target).startswith(prefix)):
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    resumes = prefix is not None and part.is_file() and part.stat().st_size > 0
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "a+b")  # noqa: SIM115  (closed by `close`)
+        try:
+            _lock(self._file.fileno(), self.path)
+            self._file.seek(0)
+            data = self._file.read()
+            self.records = _records(data, self.path)
+            if torn := len(data) - (data.rfind(b"\n") + 1):
+                self._file.truncate(len(data) - torn)  # or the next line would be glued to it
+        except BaseException:
+            self._file.close()
+            raise
+
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+        """The records of a journal that nobody need have closed; none where there is no file.
+
+        Raises:
+            JournalError: as the constructor, but for the other process.
+        """
+        try:
+            return _records(Path(path).read_bytes(), Path(path))
+        except FileNotFoundError:
+            return []
+
+    def append(self, *records: Mapping[str, Any]) -> None:
+        """Add records; they are on the disk (fsync, once for all of them) when this returns.
+
+        Raises:
+            TypeError, ValueError: a value that JSON does not have, or NaN or infinity; then nothing is written.
+        """
+        # ASCII, because a file name may hold bytes that are not UTF-8.
+        lines = [json.dumps(record, allow_nan=False) + "\n" for record in records]
+        self._file.write("".join(lines).encode("ascii"))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Lets the next process open it."""
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _records(data: bytes, path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a journal. What follows the last line end was cut short while it was written."""
+    records = []
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise JournalError(f"{path}: line {number} is no JSON object; delete that line, or start another journal")
+        records.append(record)
+    return records
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Holds the file for this process. The lock is the process's own: a worker that outlives it holds nothing."""
     try:
-        if resumes:
-            _fetch(url, part, part.stat().st_size)
-        # A part left over from another version of the file: once more, from the beginning.
-        if not resumes or (prefix is not None and not sha256_of(part).startswith(prefix)):
-            _fetch(url, part, 0)
-    except (OSError, http.client.HTTPException) as error:
-        raise DownloadError(_by_hand(url, target, str(error) or type(error).__name__)) from error
-    if prefix is not None:
-        found = sha256_of(part)
-        if not found.startswith(prefix):
-            part.unlink()
-            reason = f"its SHA-256 begins with {found[: len(prefix)]}, not {prefix}"
-            raise DownloadError(_by_hand(url, target, reason))
-    _rename(part, target)
-    return target
+        import fcntl
+    except ImportError:  # only POSIX has it
+        return
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise JournalError(f"{path}: another process is writing this journal; wait for it or give another") from error
 
 
-def _rename(temporary: Path, target: Path) -> None:
+def rename_synced(temporary: Path, target: Path) -> None:
     """Brings the bytes to disk, then the name."""
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
@@ -147,31 +197,3 @@ def _rename(temporary: Path, target: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-def _fetch(url: str, part: Path, begin: int) -> None:
-    """Appends to `part` from byte `begin` on, or writes it anew when the server does not resume."""
-    request = urllib.request.Request(url, headers={"Range": f"bytes={begin}-"} if begin else {})
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-            content_range = response.headers.get("Content-Range") or ""
-            if response.status != 206 or not content_range.startswith(f"bytes {begin}-"):
-                if response.status == 206:
-                    raise OSError(f"the server sent {content_range!r} where byte {begin} and what follows was asked")
-                begin = 0
-            length = response.headers.get("Content-Length")
-            received = 0
-            with open(part, "ab" if begin else "wb") as file:
-                while chunk := response.read(_CHUNK):
-                    file.write(chunk)
-                    received += len(chunk)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and begin:
-            return  # "range not satisfiable": the part was complete already, or is stale; the checksum decides
-        raise
-    if length is not None and received != int(length):
-        raise OSError(f"the connection ended after {received} of {length} bytes")
-
-
-def _by_hand(url: str, target: Path, reason: str) -> str:
-    return f"cannot download {url} ({reason}): fetch that URL by hand and put the file at {target}"

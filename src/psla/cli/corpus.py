@@ -1,17 +1,19 @@
-"""`psla corpus`: from a corpus on the disk, or a synthesised one, to a table of clips."""
+"""`psla corpus`: from a corpus on the disk, or a synthesised one, to a table of clips and an inventory."""
 
 from __future__ import annotations
 
-import warnings
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from psla.cli.console import CommandError, guarded
+from psla.cli.scanning import notes, scanning
 
 if TYPE_CHECKING:
     from psla.data.clips import Clips
+    from psla.data.inventory import Inventory
 
 app = typer.Typer(help="Make a table of clips from a corpus.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -20,6 +22,86 @@ Validation = Annotated[float, typer.Option(min=0.0, max=0.99, help="Share of tra
 Evaluation = Annotated[float, typer.Option(min=0.0, max=0.99, help="Share held out where no split is given.")]
 VocabularyName = Annotated[str | None, typer.Option(help="'audioset', or a text file with a class a line.")]
 Seed = Annotated[int, typer.Option(min=0, help="Chooses what is held out.")]
+InventoryFolder = Annotated[
+    Path | None, typer.Option("--inventory", help="A folder for the inventory: text, JSON and a page with a picture.")
+]
+Decode = Annotated[bool, typer.Option("--decode", help="Decode every file, and not only its header (slow).")]
+Json = Annotated[bool, typer.Option("--json", help="Print the inventory as JSON.")]
+
+_WORST = 10  # classes that the inventory names on the terminal
+
+
+@app.command()
+@guarded
+def audioset(
+    lists: Annotated[Path, typer.Argument(metavar="LISTS", help="The folder with the segment lists, plain or .gz.")],
+    audio: Annotated[
+        list[Path] | None, typer.Option(help="A folder with sound files, at any depth; may be given again.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--list", help="balanced, unbalanced or evaluation; all three by default.")
+    ] = None,
+    class_list: Annotated[Path | None, typer.Option(help="Else the one in LISTS, else psla's own.")] = None,
+    ontology: Annotated[Path | None, typer.Option(help="Else ontology.json in LISTS, else psla's own.")] = None,
+    keep_wrong_length: Annotated[
+        bool, typer.Option("--keep-wrong-length", help="Keep clips whose file is too short or too long.")
+    ] = False,
+    download_lists: Annotated[
+        bool, typer.Option("--download-lists", help="First fetch into LISTS what is not there.")
+    ] = False,
+    out: Out = Path("clips.parquet"),
+    validation: Validation = 0.0,
+    seed: Seed = 0,
+    inventory: InventoryFolder = None,
+    decode: Decode = False,
+    json: Json = False,
+) -> None:
+    """AudioSet: the published lists, and the sound files that you have.
+
+    Names known: ID.wav, YID.wav, ID_START.wav, ID_START_END.wav (seconds or milliseconds), in any format and any
+    folders. What is learnt of the files is kept beside OUT (….headers.parquet): an interrupted scan goes on there.
+    Without --audio the table names no files; it serves `psla stats`.
+    """
+    from psla.data.corpora import audioset as corpus
+
+    if download_lists:
+        for path in corpus.download_lists(lists):
+            typer.echo(f"{path}: fetched", err=True)
+    names = tuple(only or corpus.LISTS)
+    vocabulary, _ = corpus.open_classes(lists, class_list, ontology)
+    _check_writable(out, inventory)
+    with notes():
+        if not audio:
+            clips = corpus.read_lists(lists, names, vocabulary)
+            _write(clips, out, validation, seed, quiet=json)
+            return
+        with scanning() as report:
+            clips, found = corpus.scan(
+                lists,
+                audio,
+                names,
+                vocabulary,
+                headers=out.with_suffix(".headers.parquet"),
+                decode=decode,
+                keep_wrong_length=keep_wrong_length,
+                report=report,
+            )
+    _finish(clips, found, out, validation, seed, inventory, json)
+
+
+@app.command()
+@guarded
+def fsd50k(
+    root: Annotated[Path, typer.Argument(help="Holds FSD50K.ground_truth, FSD50K.dev_audio, FSD50K.eval_audio.")],
+    out: Out = Path("clips.parquet"),
+    inventory: InventoryFolder = None,
+    decode: Decode = False,
+    json: Json = False,
+) -> None:
+    """FSD50K as published: 51,197 clips in 200 classes, with its own validation split."""
+    from psla.data.corpora import fsd50k as corpus
+
+    _take(corpus.listed(root), out, 0.0, 0, inventory, decode, json)
 
 
 @app.command()
@@ -31,14 +113,14 @@ def esc50(
     out: Out = Path("clips.parquet"),
     validation: Validation = 0.0,
     seed: Seed = 0,
+    inventory: InventoryFolder = None,
+    decode: Decode = False,
+    json: Json = False,
 ) -> None:
     """ESC-50 as published: 2,000 clips in five folds."""
     from psla.data.corpora import esc50 as corpus
 
-    with warnings.catch_warnings():  # the missing files are printed with the broken ones
-        warnings.simplefilter("ignore", UserWarning)
-        clips = corpus.read(root, evaluation_fold, esc10)
-    _finish(clips, out, validation, seed, corpus.inventory(root, esc10).missing)
+    _take(corpus.listed(root, evaluation_fold, esc10), out, validation, seed, inventory, decode, json)
 
 
 @app.command()
@@ -50,11 +132,16 @@ def folder(
     out: Out = Path("clips.parquet"),
     validation: Validation = 0.0,
     seed: Seed = 0,
+    inventory: InventoryFolder = None,
+    decode: Decode = False,
+    json: Json = False,
 ) -> None:
     """Your own sounds, a folder for each class."""
     from psla.data.corpora.folder import read_folders
 
-    _finish(read_folders(root, vocabulary, evaluation, seed), out, validation, seed)
+    with notes():
+        clips = read_folders(root, vocabulary, evaluation, seed)
+    _take(clips, out, validation, seed, inventory, decode, json)
 
 
 @app.command()
@@ -67,11 +154,15 @@ def csv(
     out: Out = Path("clips.parquet"),
     validation: Validation = 0.0,
     seed: Seed = 0,
+    inventory: InventoryFolder = None,
+    decode: Decode = False,
+    json: Json = False,
 ) -> None:
     """Your own sounds, a line of a CSV for each clip."""
     from psla.data.corpora.folder import read_csv
 
-    _finish(read_csv(file, audio_root, vocabulary, evaluation, seed), out, validation, seed)
+    clips = read_csv(file, audio_root, vocabulary, evaluation, seed)
+    _take(clips, out, validation, seed, inventory, decode, json)
 
 
 @app.command()
@@ -105,24 +196,66 @@ def soundscape(
     found = rows(clips, seed, "train")
     if evaluation_clips:
         found += rows(evaluation_clips, seed + 1, "evaluation")
-    _finish(Clips.from_rows(found, vocabulary(), "soundscape"), out, validation, seed)
+    _take(Clips.from_rows(found, vocabulary(), "soundscape"), out, validation, seed, None, False, False)
+
+
+def _take(
+    listed: Clips, out: Path, validation: float, seed: int, folder: Path | None, decode: bool, as_json: bool
+) -> None:
+    """Look for the files of a table of clips, then as `_finish`."""
+    from psla.data.inventory import take_inventory
+
+    _check_writable(out, folder)
+    with scanning() as report:
+        clips, found = take_inventory(listed, decode, report=report)
+    _finish(clips, found, out, validation, seed, folder, as_json)
 
 
 def _finish(
-    clips: Clips, out: Path, validation: float, seed: int, missing: list[tuple[str, str]] | None = None
+    clips: Clips, found: Inventory, out: Path, validation: float, seed: int, folder: Path | None, as_json: bool
 ) -> None:
-    """Leave out what cannot be read, hold out, write and print; `missing` is what was left out before."""
-    from dataclasses import replace
+    """Print the inventory, write it and the clips that can be used."""
+    import json
 
-    from psla.data.inventory import take_inventory
+    from psla.evaluation.inventory_report import class_table, write_inventory
 
-    clips, inventory = take_inventory(clips)
-    inventory = replace(inventory, missing=[*(missing or []), *inventory.missing])
-    typer.echo(inventory.summary())
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), ensure_ascii=False))
+    else:
+        typer.echo(found.summary())
+        worst = [share for share in found.classes if share.missing]
+        if worst:
+            typer.echo(f"\n{len(worst)} classes miss clips, the worst first:\n{class_table(worst[:_WORST])}")
+            if len(worst) > _WORST:
+                typer.echo(f"… and {len(worst) - _WORST} more classes" + ("" if folder else "; --inventory lists all"))
+            typer.echo("")
+    if folder is not None:
+        written = write_inventory(found, folder)
+        typer.echo(f"{folder}: {', '.join(path.name for path in written)}", err=as_json)
     if not len(clips):
         raise CommandError("no clip is left: none of the files can be read")
+    _write(clips, out, validation, seed, quiet=as_json)
+
+
+def _write(clips: Clips, out: Path, validation: float, seed: int, quiet: bool) -> None:
     if validation:
         clips = clips.hold_out(validation, seed)
     clips.write(out)
     counts = ", ".join(f"{split} {count}" for split, count in clips.counts().items())
-    typer.echo(f"{out}: {len(clips)} clips ({counts}), {len(clips.vocabulary)} classes")
+    typer.echo(f"{out}: {len(clips)} clips ({counts}), {len(clips.vocabulary)} classes", err=quiet)
+
+
+def _check_writable(out: Path, folder: Path | None) -> None:
+    """Refuse a place that cannot be written before hours are spent on what is to be written there."""
+    for place, option in ((out.parent, "--out"), (folder, "--inventory")):
+        if place is None:
+            continue
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise CommandError(f"cannot write into {place} ({reason}); give another {option}") from error
+    if out.is_dir():
+        raise CommandError(f"{out} is a folder; give --out the name of a file, such as {out / 'clips.parquet'}")

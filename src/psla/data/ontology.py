@@ -8,11 +8,16 @@ Source: https://research.google.com/audioset/ontology/ (CC BY-SA 4.0): ids, name
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 from psla.data.vocabulary import audioset_rows
+
+_ABSTRACT = frozenset({"abstract"})
 
 
 class OntologyError(ValueError):
@@ -70,6 +75,33 @@ class Ontology:
             {row["id"]: row["restrictions"].split() for row in rows},
         )
 
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> Ontology:
+        """A graph from a JSON file in the layout of AudioSet's `ontology.json`.
+
+        The file is a list of classes: `id`, and optionally `name`, `child_ids` and `restrictions`.
+
+        Raises:
+            FileNotFoundError: no such file.
+            OntologyError: another layout, a class given twice, a child that is not in the list, or a cycle.
+        """
+        try:
+            rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise OntologyError(f"{path} is not JSON ({error}); an ontology is a list of classes") from error
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and "id" in row for row in rows):
+            raise OntologyError(f"{path} must be a list of classes, each with an 'id' and perhaps 'child_ids'")
+        parents: dict[str, list[str]] = {row["id"]: [] for row in rows}
+        if len(parents) != len(rows):
+            raise OntologyError(f"{path}: {len(rows) - len(parents)} class ids are given more than once")
+        for row in rows:
+            for child in row.get("child_ids", ()):
+                if child not in parents:
+                    raise OntologyError(f"{path}: class {row['id']!r} has the child {child!r}, which is not listed")
+                parents[child].append(row["id"])
+        named = {row["id"]: row.get("name", row["id"]) for row in rows}
+        return Ontology(parents, named, {row["id"]: row.get("restrictions", ()) for row in rows})
+
     @property
     def ids(self) -> tuple[str, ...]:
         """All class ids, every parent before its children."""
@@ -99,6 +131,31 @@ class Ontology:
     def descendants(self, id: str) -> frozenset[str]:
         """Ids of all classes below, the class itself left out."""
         return self._closure(id, self._children)
+
+    def is_abstract(self, id: str) -> bool:
+        """Whether a class groups words and no sounds: its restrictions are exactly `abstract`."""
+        return self.restrictions(id) == _ABSTRACT
+
+    def concrete_ancestors(self, id: str) -> frozenset[str]:
+        """Ids of the classes above, up to the first that `is_abstract`: it and what is only above it are left out.
+
+        Source: the label enhancement released with PSLA, which drops abstract classes from the graph and keeps
+        classes that are blacklisted, also where they are abstract, too.
+
+        Example:
+            >>> parents = {"sounds": [], "voice": ["sounds"], "speech": ["voice"], "whisper": ["speech"]}
+            >>> graph = Ontology(parents, restrictions={"voice": ["abstract"]})
+            >>> sorted(graph.concrete_ancestors("whisper")), sorted(graph.concrete_ancestors("voice"))
+            (['speech'], ['sounds'])
+        """
+        found: set[str] = set()
+        ahead = list(self.parents(id))
+        while ahead:
+            step = ahead.pop()
+            if step not in found and not self.is_abstract(step):
+                found.add(step)
+                ahead.extend(self._parents[step])
+        return frozenset(found)
 
     def _closure(self, id: str, edges: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
         found: set[str] = set()

@@ -1,6 +1,7 @@
 """Where waveforms come from: a ClipSource hands out the int16 waveform of the i-th clip, whatever stores it.
 
-Files and synthesised soundscapes are here, and a cache over either. All sources give mono int16 at 16 kHz.
+Files and synthesised soundscapes are here, and a cache over either; packs are in `psla.data.pack`. A table may mix all
+three: `open_source` reads each row as its path says. All sources give mono int16 at 16 kHz.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import numpy as np
 from psla.data import audio
 from psla.data.audio import AudioError
 from psla.data.clips import Clips, ClipsError
+from psla.data.pack import PACK_PREFIX
+from psla.data.pack import PackSource as PackSource
 
 SOUNDSCAPE_PREFIX = "soundscape://"
 
@@ -168,9 +171,52 @@ class CachedSource:
         self.__init__(state["source"], state["limit_bytes"])  # type: ignore[misc]
 
 
+class JoinedSource:
+    """Several sources as one: clip i of the table is clip `place[i]` of the source `part[i]`.
+
+    Example:
+        >>> one, two = (ArraySource([id], [np.full(4, n, dtype=np.int16)]) for n, id in enumerate("ab"))
+        >>> joined = JoinedSource([one, two], part=np.array([1, 0]), place=np.array([0, 0]))
+        >>> joined.clip_ids, joined.read(0).tolist()
+        (['b', 'a'], [1, 1, 1, 1])
+    """
+
+    def __init__(self, sources: Sequence[ClipSource], part: np.ndarray, place: np.ndarray) -> None:
+        self._sources, self._part, self._place = list(sources), part, place
+        self.clip_ids = [sources[p].clip_ids[i] for p, i in zip(part.tolist(), place.tolist(), strict=True)]
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    def read(self, index: int) -> np.ndarray:
+        """See `ClipSource.read`."""
+        index = _checked(index, len(self))
+        return self._sources[self._part[index]].read(int(self._place[index]))
+
+
 def open_source(clips: Clips, cache_bytes: int = 0) -> ClipSource:
-    """The source of a table's waveforms: files, soundscapes or both; `cache_bytes` are kept in memory."""
-    source = _AnySource(clips)
+    """The source of a table's waveforms: files, soundscapes and clips in packs, mixed as they come.
+
+    Args:
+        clips: the table; see `psla.data.pack.read_clips` for one that lies in a pack.
+        cache_bytes: of decoded waveforms that are kept in memory. A table that is all in packs needs no cache, and
+            gets none.
+
+    Raises:
+        PackError: a shard of a pack is missing or too short.
+        ClipsError: a clip in a pack, of which it is not known where that lies.
+    """
+    packed = clips.frame["path"].str.starts_with(PACK_PREFIX)
+    if len(clips) and packed.all():
+        return PackSource(clips)
+    source: ClipSource
+    if not packed.any():
+        source = _AnySource(clips)
+    else:
+        in_pack = packed.to_numpy()
+        place = np.where(in_pack, np.cumsum(in_pack), np.cumsum(~in_pack)) - 1
+        parts = (_AnySource(clips.filter(~packed)), PackSource(clips.filter(packed)))
+        source = JoinedSource(parts, in_pack.astype(np.int64), place)
     return CachedSource(source, cache_bytes) if cache_bytes else source
 
 

@@ -3,7 +3,8 @@
 This is the only place that knows how many classes AudioSet has. Everything that crosses a file or a function boundary
 carries class *ids* (such as `/m/09x0r`); an index means nothing without its vocabulary.
 
-Source: class list of AudioSet, https://research.google.com/audioset/ (527 classes, CC BY 4.0).
+Sources: class list of AudioSet, https://research.google.com/audioset/ (527 classes, CC BY 4.0); class list of FSD50K,
+https://doi.org/10.5281/zenodo.4060432 (200 classes, CC BY 4.0).
 """
 
 from __future__ import annotations
@@ -71,6 +72,18 @@ class Vocabulary(Sequence[SoundClass]):
         """The 527 classes of AudioSet in their published order."""
         rows = sorted((int(row["index"]), row["id"], row["name"]) for row in audioset_rows() if row["index"])
         return Vocabulary([id for _, id, _ in rows], [name for _, _, name in rows])
+
+    @staticmethod
+    @cache
+    def fsd50k() -> Vocabulary:
+        """The 200 classes of FSD50K in the order of its vocabulary.csv: ids of AudioSet's graph, names of FSD50K.
+
+        Example:
+            >>> Vocabulary.fsd50k()[0].name, len(Vocabulary.fsd50k())
+            ('Accelerating_and_revving_and_vroom', 200)
+        """
+        rows = _table("fsd50k_classes.csv")
+        return Vocabulary([row["id"] for row in rows], [row["name"] for row in rows])
 
     @property
     def ids(self) -> list[str]:
@@ -171,5 +184,9 @@ class Vocabulary(Sequence[SoundClass]):
 @cache
 def audioset_rows() -> tuple[dict[str, str], ...]:
     """The rows of the class table in the package: id, index, name, parents, restrictions (see scripts/)."""
-    text = (files("psla.data") / "tables" / "audioset_classes.csv").read_text(encoding="utf-8")
+    return _table("audioset_classes.csv")
+
+
+def _table(name: str) -> tuple[dict[str, str], ...]:
+    text = (files("psla.data") / "tables" / name).read_text(encoding="utf-8")
     return tuple(csv.DictReader(text.splitlines()))

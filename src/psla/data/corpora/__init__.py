@@ -1,5 +1,5 @@
 """One module a corpus: facts (source, licence, vocabulary) and a parser to Clips."""
 
-from psla.data.corpora import esc50, folder, soundscape
+from psla.data.corpora import audioset, esc50, folder, fsd50k, soundscape
 
-__all__ = ["esc50", "folder", "soundscape"]
+__all__ = ["audioset", "esc50", "folder", "fsd50k", "soundscape"]

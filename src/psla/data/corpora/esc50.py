@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import csv
 import os
-import warnings
 from pathlib import Path
 
 from psla.data.clips import Clips, ClipsError
-from psla.data.inventory import Inventory
+from psla.data.inventory import only_present
 from psla.data.vocabulary import Vocabulary
 
 FACTS = {
@@ -31,7 +30,7 @@ def read(root: str | os.PathLike[str], evaluation_fold: int = 1, esc10_only: boo
     """The clips of ESC-50 under `root`: the evaluation fold has the split evaluation, the others train.
 
     The vocabulary is the categories that the list has, in the order of `target`. Clips whose files are missing are left
-    out, with a warning that counts them; `inventory` lists them.
+    out, with a warning that counts them; `take_inventory` of what is `listed` names them.
 
     Args:
         root: the folder that holds meta/esc50.csv and audio/.
@@ -46,24 +45,18 @@ def read(root: str | os.PathLike[str], evaluation_fold: int = 1, esc10_only: boo
         >>> clips.counts()                                    # doctest: +SKIP
         {'train': 1600, 'evaluation': 400}
     """
-    clips, found = _present(_listed(root, evaluation_fold, esc10_only))
-    if not len(clips):
-        raise ClipsError(f"{root} has none of the {len(found.missing)} sound files that meta/esc50.csv lists in audio/")
-    if found.missing:
-        warnings.warn(f"{FACTS['name']} at {root}: {found.summary()}", stacklevel=2)
-    return clips
+    return only_present(listed(root, evaluation_fold, esc10_only), os.fspath(root))
 
 
-def inventory(root: str | os.PathLike[str], esc10_only: bool = False) -> Inventory:
-    """Which of the clips that the list has are there; see `take_inventory` to look into the files, too.
+def listed(root: str | os.PathLike[str], evaluation_fold: int = 1, esc10_only: bool = False) -> Clips:
+    """All clips of the list, there or not; `take_inventory` tells which are.
+
+    Args:
+        root, evaluation_fold, esc10_only: see `read`.
 
     Raises:
-        ClipsError: as `read`.
+        ClipsError: no meta/esc50.csv, a column missing from it, a fold out of range, or a clip that is listed twice.
     """
-    return _present(_listed(root, FOLDS[0], esc10_only))[1]
-
-
-def _listed(root: str | os.PathLike[str], evaluation_fold: int, esc10_only: bool) -> Clips:
     if evaluation_fold not in FOLDS:
         raise ClipsError(f"ESC-50: evaluation_fold is {evaluation_fold!r}, must be one of 1, 2, 3, 4, 5")
     meta = Path(root) / "meta" / "esc50.csv"
@@ -95,11 +88,3 @@ def _listed(root: str | os.PathLike[str], evaluation_fold: int, esc10_only: bool
             }
         )
     return Clips.from_rows(rows, Vocabulary(sorted(target, key=target.__getitem__)), FACTS["name"])
-
-
-def _present(clips: Clips) -> tuple[Clips, Inventory]:
-    rows = list(clips.frame.select("clip_id", "path").iter_rows())
-    missing = [(id, path) for id, path in rows if not os.path.isfile(path)]
-    lost = {id for id, _ in missing}
-    kept = clips.select([id for id, _ in rows if id not in lost])
-    return kept, Inventory(len(kept), missing)

@@ -9,8 +9,10 @@ may say which clips come from one recording (`source`), and those stay together 
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import polars as pl
 
 from psla.data.clips import SPLITS, Clips, ClipsError
+from psla.data.paths import is_text, printable
 from psla.data.vocabulary import Vocabulary, VocabularyError
 
 FACTS = {
@@ -58,6 +61,7 @@ def read_folders(
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
     parts = [(file, file.relative_to(root).parts) for file in files]
     parts = [(file, p) for file, p in parts if not any(part.startswith(".") for part in p)]
+    parts = _legible(parts)
     if not parts:
         raise ClipsError(f"no audio files found under {root} ({', '.join(sorted(AUDIO_SUFFIXES))})")
     has_splits = all(p[0] in SPLITS and len(p) > 2 for _, p in parts)
@@ -112,15 +116,18 @@ def read_csv(
     if not csv_path.is_file():
         raise ClipsError(f"{csv_path} does not exist; give a CSV with the columns path and labels")
     base = csv_path.parent if audio_root is None else Path(audio_root)
-    with csv_path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        have = list(reader.fieldnames or [])
-        missing = [column for column in ("path", "labels") if column not in have]
-        if missing:
-            raise ClipsError(
-                f"{csv_path} has no column {' and '.join(missing)}; it has {', '.join(have) or 'no head line'}"
-            )
-        rows = [_row(line, base, f"{csv_path}, line {reader.line_num}") for line in reader]
+    try:
+        text = csv_path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ClipsError(f"{csv_path} is not UTF-8 text ({error}); save it as UTF-8") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    have = list(reader.fieldnames or [])
+    missing = [column for column in ("path", "labels") if column not in have]
+    if missing:
+        raise ClipsError(
+            f"{csv_path} has no column {' and '.join(missing)}; it has {', '.join(have) or 'no head line'}"
+        )
+    rows = [_row(line, base, f"{csv_path}, line {reader.line_num}") for line in reader]
     if not rows:
         raise ClipsError(f"{csv_path} lists no clips: there is no line below the head line")
     clips = _labelled(rows, vocabulary, csv_path.stem)
@@ -143,6 +150,19 @@ def open_vocabulary(name: str) -> Vocabulary:
     if not lines:
         raise ClipsError(f"vocabulary {name!r} has no classes; write a class a line")
     return Vocabulary([id.strip() for id, _, _ in lines], [label.strip() or id.strip() for id, _, label in lines])
+
+
+def _legible(parts: list[tuple[Path, tuple[str, ...]]]) -> list[tuple[Path, tuple[str, ...]]]:
+    """Those whose path is UTF-8 text: a table of clips holds nothing else."""
+    kept = [(file, p) for file, p in parts if is_text(str(file))]
+    if len(kept) < len(parts):
+        first = next(file for file, _ in parts if not is_text(str(file)))
+        warnings.warn(
+            f"{len(parts) - len(kept)} sound files are left out, for their paths are not UTF-8 text, which a table of "
+            f"clips must hold: rename them, the first: {printable(str(first))}",
+            stacklevel=3,
+        )
+    return kept
 
 
 def _row(line: dict[str, Any], base: Path, where: str) -> dict[str, Any]:

@@ -1,0 +1,152 @@
+"""Downloads that resume, and the folder they are kept in.
+
+Bytes arrive in `path` + ".part"; the file takes its name when it is whole. A part is gone on with where something
+proves that the rest belongs to it: a checksum that the caller knows, or the server's word that its file is still the
+one of the first part (`If-Range`, RFC 9110 section 13.1.5). Not covered: locks. Two processes that download the same
+file at once may spoil each other's part; the checksum, or the length, then says so.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from psla.files import rename_synced, sha256_of, write_json_atomic
+
+_CHUNK = 1 << 20  # bytes
+_TIMEOUT = 30.0  # seconds without a byte before a download gives up
+
+Progress = Callable[[int, int | None], None]
+
+
+class DownloadError(OSError):
+    """A download that failed; the message says what to fetch by hand and where to put it."""
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `$PSLA_CACHE`, or `~/.cache/psla`. The folder may not exist yet."""
+    chosen = os.environ.get("PSLA_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "psla"
+
+
+def download(
+    url: str,
+    path: str | os.PathLike[str],
+    sha256_prefix: str | None = None,
+    progress: Progress = lambda received, total: None,
+) -> Path:
+    """Fetches `url` to `path` and returns the path. A file that is there already and has the checksum is kept.
+
+    An interrupted download resumes at the next call; see the module's head for when it starts again instead.
+
+    Args:
+        url: what to fetch: http, https or file.
+        path: the target; its folder is made if it is missing.
+        sha256_prefix: the first hex digits of the SHA-256, as the file names of torch weights carry (8) or all 64.
+        progress: told the bytes that are there so far, and their total where the server says it.
+
+    Raises:
+        DownloadError: the server cannot be reached, refuses, stops early, or sends a file with another checksum.
+        ValueError: a prefix that is not 1 to 64 hex digits.
+    """
+    prefix = None if sha256_prefix is None else sha256_prefix.lower()
+    if prefix is not None and (not 1 <= len(prefix) <= 64 or set(prefix) - set("0123456789abcdef")):
+        raise ValueError(f"sha256_prefix must be 1 to 64 hex digits, not {sha256_prefix!r}")
+    target = Path(path)
+    if target.is_file() and (prefix is None or sha256_of(target).startswith(prefix)):
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    begin = part.stat().st_size if part.is_file() and (prefix is not None or _validator(part, url)) else 0
+    try:
+        whole = _fetch(url, part, begin, progress)
+        # A part left over from another version of the file: once more, from the beginning.
+        if begin and (not whole if prefix is None else not sha256_of(part).startswith(prefix)):
+            _fetch(url, part, 0, progress)
+    except (OSError, http.client.HTTPException) as error:
+        raise DownloadError(_by_hand(url, target, str(error) or type(error).__name__)) from error
+    if prefix is not None:
+        found = sha256_of(part)
+        if not found.startswith(prefix):
+            part.unlink()
+            reason = f"its SHA-256 begins with {found[: len(prefix)]}, not {prefix}"
+            raise DownloadError(_by_hand(url, target, reason))
+    rename_synced(part, target)
+    _note(part).unlink(missing_ok=True)
+    return target
+
+
+def _fetch(url: str, part: Path, begin: int, progress: Progress) -> bool:
+    """Appends to `part` from byte `begin` on, or writes it anew when the server does not resume.
+
+    False if the server has nothing to append: the part was complete already, or is stale.
+    """
+    headers = {"Range": f"bytes={begin}-"} if begin else {}
+    known = _validator(part, url) if begin else None
+    if known:
+        headers["If-Range"] = known
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT) as response:
+            content_range = response.headers.get("Content-Range") or ""
+            validator = _strong_validator(response.headers)
+            if response.status == 206 and not content_range.startswith(f"bytes {begin}-"):
+                raise OSError(f"the server sent {content_range!r} where byte {begin} and what follows was asked")
+            if response.status == 206 and known and validator not in (None, known):
+                return False  # a server that knows Range but not If-Range
+            if response.status != 206:
+                begin = 0
+            if not begin:
+                _keep_validator(part, url, validator)
+            length = response.headers.get("Content-Length")
+            total = None if length is None else begin + int(length)
+            received = begin
+            with open(part, "ab" if begin else "wb") as file:
+                progress(received, total)
+                while chunk := response.read(_CHUNK):
+                    file.write(chunk)
+                    received += len(chunk)
+                    progress(received, total)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and begin:
+            return False
+        raise
+    if total is not None and received != total:
+        raise OSError(f"the connection ended after {received} of {total} bytes")
+    return True
+
+
+def _strong_validator(headers: http.client.HTTPMessage) -> str | None:
+    """What names this very version of a file: a strong entity tag, or else the time of the last change."""
+    tag = headers.get("ETag")
+    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
+
+
+def _note(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def _keep_validator(part: Path, url: str, validator: str | None) -> None:
+    if validator is None:
+        _note(part).unlink(missing_ok=True)
+    else:
+        write_json_atomic(_note(part), {"url": url, "validator": validator})
+
+
+def _validator(part: Path, url: str) -> str | None:
+    """The validator of the version that the part is of, if that is known."""
+    try:
+        note = json.loads(_note(part).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(note, dict) or note.get("url") != url or not isinstance(note.get("validator"), str):
+        return None
+    return note["validator"]
+
+
+def _by_hand(url: str, target: Path, reason: str) -> str:
+    return f"cannot download {url} ({reason}): fetch that URL by hand and put the file at {target}"
