@@ -1,21 +1,16 @@
-"""Laws of pooling: the paper's formula by a plain loop, and the original implementation's outputs."""
+"""Laws of pooling: the paper's formula by a plain loop. The original's outputs: tests/test_released.py."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.model.pooling import Pooling
-from psla.recipe.pretraining import our_name
 
 CHANNELS, CLASSES = 5, 3
 HEADS = (0, 1, 2, 4)
-RELEASED = Path(__file__).parents[2] / "shared/data/released"
-NAME = "efficientnet_b0"
 
 
 @pytest.fixture
@@ -163,39 +158,3 @@ def test_refusals(heads: int, classes: int, message: str) -> None:
     """Fewer than no heads and no class are refused with the value."""
     with pytest.raises(ValueError, match=message):
         Pooling(CHANNELS, classes, heads)
-
-
-def from_original(path: Path, heads: int) -> TaggingNetwork:
-    """A network with the weights of a checkpoint of the original implementation, every tensor used."""
-    tensors = torch.load(path, map_location="cpu", weights_only=True)
-    network = TaggingNetwork(NetworkConfig(NAME, 16, heads))
-    backbone, attention = {}, {}
-    for key, tensor in tensors.items():
-        part, name = key.removeprefix("module.").split(".", 1)
-        if part == "effnet" and not name.startswith("_fc."):
-            backbone[our_name(name, NAME)] = tensor
-        elif part == "attention":
-            attention[name] = tensor
-    network.backbone.load_state_dict(backbone)
-    pooled = {}
-    for theirs, ours in (("cla", "classification"), ("att", "attention")):
-        for leaf in ("weight", "bias"):
-            names = [f"{theirs}.{h}.{leaf}" for h in range(heads)] if heads > 1 else [f"{theirs}.{leaf}"]
-            found = [attention.pop(name) for name in names if name in attention]
-            if found:  # a 1 x 1 convolution is a matrix
-                pooled[f"{ours}.{leaf}"] = torch.cat([t.flatten(1) if leaf == "weight" else t for t in found])
-    if "head_weight" in attention:
-        pooled["head_weight"] = attention.pop("head_weight")
-    assert not attention, f"not used: {sorted(attention)}"
-    network.pooling.load_state_dict(pooled)
-    return network.eval()
-
-
-@pytest.mark.skipif(not RELEASED.is_dir(), reason=f"the original implementation's outputs are not at {RELEASED}")
-@pytest.mark.parametrize(("name", "heads"), [("4head", 4), ("1head", 1), ("mean", 0)])
-def test_equals_the_original(name: str, heads: int) -> None:
-    """The whole network gives the original implementation's probabilities for its weights and log-mels."""
-    network = from_original(RELEASED / f"effnet_b0_{name}_16class.pth", heads)
-    with np.load(RELEASED / f"effnet_b0_{name}_16class.npz") as stored, torch.inference_mode():
-        got = network.from_log_mel(torch.from_numpy(stored["log_mel"])).clip_probabilities
-        np.testing.assert_allclose(got, stored["probabilities"], rtol=0, atol=1e-5)

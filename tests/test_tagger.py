@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Iterator
-from functools import cache
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -21,11 +23,9 @@ from psla.model.front_end import FrontEndConfig
 from psla.model.inference import predict, tag_waveforms
 from psla.model.model_file import Model, ModelCard, load_model, save_model
 from psla.model.network import NetworkConfig, TaggingNetwork
-from psla.tagging.tagger import Tagger, cut_windows, load
-
-CLASSES = Vocabulary(["dog", "rain", "siren"])
-WINDOW = 63 * 160 + 400  # samples of 64 frames
-STEP = 32 * 160
+from psla.tagging.tagger import Tagger, load
+from psla.tagging.windows import cut_windows
+from tagging_models import CLASSES, STEP, WINDOW, noise, tiny_model, tiny_model_file
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -37,24 +37,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@cache
-def tiny_model(padding: str = "released") -> Model:
-    """A random network that hears: its norms have seen a batch, so that different audio gives different numbers."""
-    front_end = FrontEndConfig(frames=64, padding=padding)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        network = TaggingNetwork(NetworkConfig("efficientnet_lite0", 3, batch_norm_momentum=1.0, front_end=front_end))
-        network.train()(torch.randn(4, WINDOW) * torch.tensor([[0.001], [0.01], [0.1], [0.3]]))
-    return Model(network.eval(), CLASSES, ModelCard())
-
-
 @pytest.fixture(scope="module")
 def model() -> Model:
     return tiny_model()
-
-
-def noise(samples: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(-8000, 8000, samples).astype(np.int16)
 
 
 def unclamped(model: Model, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -68,9 +53,8 @@ def test_a_clip_within_one_window_is_tagged_as_it_is_predicted(tmp_path: Path, p
     """For a file of at most a window, tag gives the probabilities of predict to the bit, then clamped."""
     path = tmp_path / "a.wav"
     soundfile.write(path, noise(samples), 16000)
-    one = tiny_model(padding)
-    model = load_model(save_model(tmp_path / "model.safetensors", one.network, CLASSES, ModelCard()))
-    row = {"clip_id": "a", "source": "a", "path": str(path), "split": "evaluation", "labels": ["dog"]}
+    model = load_model(tiny_model_file(tmp_path, padding))
+    row = {"clip_id": "a", "source": "a", "path": str(path), "split": "evaluation", "labels": [CLASSES.ids[0]]}
     predicted = predict(model.network, open_source(Clips.from_rows([row], CLASSES)), CLASSES).predictions
     result = load(tmp_path / "model.safetensors").tag(path)
     assert np.array_equal(result.clip_probabilities, np.clip(predicted.probabilities[0], 0, 1))
@@ -161,6 +145,164 @@ def test_every_source_gives_the_same_result(tmp_path: Path, model: Model) -> Non
         assert np.array_equal(results[0].frames, other.frames)
 
 
+class Dribble(io.RawIOBase):
+    """A file object that gives as much at a time as it likes, as sockets do."""
+
+    def __init__(self, data: bytes, most: int, seeks: bool) -> None:
+        self.file, self.most, self.seeks, self.rng = io.BytesIO(data), most, seeks, np.random.default_rng(most)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self.seeks
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self.file.read(min(len(buffer), int(self.rng.integers(1, self.most + 1))))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+class OnlyReads:
+    """Not even a file object of Python's: it can be read, and gives less than asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self.file = io.BytesIO(data)
+
+    def read(self, size: int = -1) -> bytes:
+        return self.file.read(min(size, 997) if size >= 0 else 997)
+
+    def seekable(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(("format", "subtype"), [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS")])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda data: Dribble(data, 5000, seeks=True),
+        lambda data: Dribble(data, 40, seeks=True),
+        lambda data: Dribble(data, 5000, seeks=False),
+        lambda data: io.BufferedReader(Dribble(data, 300, seeks=True), 64),
+        OnlyReads,
+    ],
+)
+def test_a_file_object_may_give_its_bytes_in_any_pieces(
+    model: Model, format: str, subtype: str, wrap: Callable[[bytes], BinaryIO]
+) -> None:
+    """However a file object cuts the bytes, the result is that of the file, to the bit."""
+    data = io.BytesIO()
+    soundfile.write(data, np.stack([noise(30000), noise(30000, 1)], axis=1), 22050, format=format, subtype=subtype)
+    tagger = Tagger(model)
+    one, other = tagger.tag(data.getvalue()), tagger.tag(wrap(data.getvalue()))
+    assert np.array_equal(one.clip_probabilities, other.clip_probabilities)
+    assert np.array_equal(one.frames, other.frames)
+    assert one.flags == other.flags
+
+
+def test_a_stream_may_come_in_any_blocks(model: Model) -> None:
+    """However a stream of samples is cut, with overlap or not, the result is that of the whole, to the bit."""
+    wave, rng = noise(4 * WINDOW + 321), np.random.default_rng(0)
+    for hop_s in (None, 0.2):
+        tagger = Tagger(model, hop_s=hop_s)
+        whole = tagger.tag(wave, 16000)
+        for pieces in (2, 40):
+            cuts = np.sort(rng.integers(0, len(wave), pieces))
+            other = tagger.tag_blocks([b for b in np.split(wave, cuts) if len(b)], 16000)
+            assert np.array_equal(whole.clip_probabilities, other.clip_probabilities)
+            assert np.array_equal(whole.frames, other.frames)
+            assert (whole.times == other.times).all()
+            assert whole.flags == other.flags == ()
+
+
+def test_training_prediction_and_tagging_hear_the_same(tmp_path: Path) -> None:
+    """What reaches the backbone for one clip is the same to the bit in training, in prediction and in tagging."""
+    model, wave, heard = copy.deepcopy(tiny_model()), noise(7000), []
+    soundfile.write(tmp_path / "a.wav", wave, 16000)
+    row = {"clip_id": "a", "source": "a", "path": str(tmp_path / "a.wav"), "split": "train", "labels": []}
+    network = model.network
+    network.backbone.register_forward_pre_hook(lambda module, args: heard.append(args[0].detach().clone()))
+    batch = torch.zeros(2, WINDOW, dtype=torch.int16)
+    batch[0, : len(wave)] = torch.from_numpy(wave)
+    batch[1] = torch.from_numpy(noise(WINDOW, 1))
+    network.train()(batch, torch.tensor([len(wave), WINDOW]))
+    predict(network, open_source(Clips.from_rows([row], CLASSES)), CLASSES)
+    Tagger(model).tag(tmp_path / "a.wav")
+    assert len(heard) == 3
+    assert torch.equal(heard[0][0], heard[1][0])
+    assert torch.equal(heard[1][0], heard[2][0])
+
+
+@pytest.mark.parametrize("padding", ["released", "masked"])
+def test_an_embedding_is_the_backbones_features_averaged(padding: str) -> None:
+    """One window: the mean of the features over frequency, of each step, and of the steps inside the audio."""
+    model = tiny_model(padding)
+    for samples, steps in ((WINDOW, 2), (STEP, 1)):
+        wave = noise(samples)
+        front = model.network.front_end
+        log_mel, _ = front(torch.from_numpy(np.pad(wave, (0, WINDOW - samples)))[None], torch.tensor([samples]))
+        with torch.inference_mode():
+            features = model.network.features(log_mel).mean(dim=2)[0].T.numpy()[:steps]  # (steps, channels)
+        embedding = Tagger(model).embed(wave, 16000)
+        assert embedding.clip.shape == (1280,)
+        np.testing.assert_allclose(embedding.steps, features, atol=1e-5)
+        np.testing.assert_allclose(embedding.clip, features.mean(axis=0), atol=1e-5)
+
+
+def test_embeddings_of_windows_are_weighted_like_windows(model: Model) -> None:
+    """A long clip: the mean of its windows' embeddings by the samples they hold; steps on the time axis of tag."""
+    wave, tagger = noise(2 * WINDOW + 3000) // np.int16(3), Tagger(model)
+    embedding, result = tagger.embed(wave, 16000), tagger.tag(wave, 16000)
+    parts = [wave[s : s + WINDOW] for s in range(0, len(wave), WINDOW)]
+    alone = np.stack([tagger.embed(part, 16000).clip for part in parts])
+    weights = np.array([len(part) for part in parts])
+    np.testing.assert_allclose(embedding.clip, weights @ alone / weights.sum(), atol=1e-4)
+    assert embedding.steps.shape == (len(result.frames), 1280)
+    assert result.embedding is None
+    assert not model.network.pooling._forward_pre_hooks
+
+
+def band_noise(rate: int, top_hz: float, seconds: float = 2.0, level: float = 0.1) -> np.ndarray:
+    """Noise up to a frequency, (samples,) float32."""
+    spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(round(rate * seconds)))
+    spectrum[np.fft.rfftfreq(round(rate * seconds), 1 / rate) > top_hz] = 0
+    wave = np.fft.irfft(spectrum)
+    return (level * wave / wave.std()).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("rate", "wave", "flags"),
+    [
+        (16000, band_noise(16000, 8000), ()),
+        (44100, band_noise(44100, 22050), ()),
+        (16000, band_noise(16000, 8000, level=0.0005), ()),  # quiet, not silent
+        (16000, band_noise(16000, 8000, level=0.0001), ("silent",)),
+        (16000, np.zeros(32000, np.float32), ("silent",)),
+        (48000, np.full(96000, 0.5, np.float32), ()),
+        (8000, band_noise(8000, 4000), ("band-limited",)),  # the rate says so
+        (8000, np.zeros(16000, np.float32), ("silent", "band-limited")),
+        (16000, band_noise(16000, 3400), ("band-limited",)),  # a telephone, resampled: the spectrum says so
+        (44100, band_noise(44100, 5500), ("band-limited",)),
+        (16000, band_noise(16000, 3400, level=0.01), ("band-limited",)),
+        (16000, 0.5 * np.sin(np.arange(32000) * 0.3).astype(np.float32), ()),  # a tone is no narrow band
+        (16000, band_noise(16000, 8000)[: WINDOW * 8 // 9], ("short",)),
+        (16000, band_noise(16000, 8000)[: WINDOW * 10 // 11], ()),
+        (16000, band_noise(16000, 3400)[:5000], ("band-limited", "short")),
+    ],
+)
+def test_flags(model: Model, rate: int, wave: np.ndarray, flags: tuple[str, ...]) -> None:
+    """silent below -60 dBFS; band-limited by rate or by spectrum; short below nine tenths of a window; nothing else."""
+    result = Tagger(model).tag(wave, rate)
+    assert result.flags == flags
+    assert result.to_dict(1)["flags"] == list(flags)
+
+
 def test_probabilities_are_held_to_0_and_1(model: Model) -> None:
     """Head weights that push the sums out of [0, 1] do not push a result out of it."""
     wild = copy.deepcopy(model)
@@ -193,8 +335,48 @@ def test_what_is_refused(model: Model) -> None:
         tagger.tag(b"abc", sample_rate=16000)
     with pytest.raises(audio.AudioError, match="not audio"):
         tagger.tag(b"abc")
+    with pytest.raises(audio.AudioError, match="sampled at 10 Hz"):
+        tagger.tag(noise(5000), sample_rate=10)
     for hop_s in (0.0, -1.0, float("nan"), (WINDOW + 1) / 16000):
         with pytest.raises(ValueError, match="hop_s must be"):
             Tagger(model, hop_s=hop_s)
     with pytest.raises(ValueError, match="mean or max"):
         Tagger(model, combine="median")
+
+
+HOUR = """
+import resource, sys, time, torch
+from psla.tagging.tagger import load
+torch.set_num_threads(1)
+tagger = load(sys.argv[1])
+tagger.tag(sys.argv[2])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+result = tagger.tag(sys.argv[3])
+print(result.duration_s, *result.frames.shape, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
+def test_an_hour_is_tagged_in_bounded_memory(tmp_path: Path) -> None:
+    """An hour at 48 kHz in stereo, 527 classes: at most 600 MiB more than a few seconds take; every step is there."""
+    front_end = FrontEndConfig(frames=256, mel_bins=32)
+    network = TaggingNetwork(NetworkConfig("efficientnet_lite0", 527, front_end=front_end))
+    save_model(tmp_path / "model.safetensors", network, Vocabulary.audioset(), ModelCard())
+    second = np.stack([noise(48000), noise(48000, 1)], axis=1) // np.int16(64)
+    soundfile.write(tmp_path / "short.flac", np.tile(second, (5, 1)), 48000)
+    with soundfile.SoundFile(tmp_path / "hour.flac", "w", 48000, 2, format="FLAC") as file:
+        for _ in range(3600):
+            file.write(second)
+    command = [
+        sys.executable,
+        "-c",
+        HOUR,
+        *(str(tmp_path / n) for n in ("model.safetensors", "short.flac", "hour.flac")),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    duration, steps, classes, kilobytes = done.stdout.split()
+    assert float(duration) == 3600
+    assert (int(steps), int(classes)) == (11250, 527)
+    assert int(kilobytes) < 600 * 1024

@@ -1,8 +1,9 @@
-"""Commands that use a model: `psla predict`, `evaluate`, `tag` and `info`."""
+"""Commands that use a model: `psla predict`, `evaluate` and `info`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,31 +11,49 @@ import typer
 
 from psla.cli.console import CommandError, guarded, number, progress, table
 
-ModelPath = Annotated[Path, typer.Argument(help="A model file.")]
+ModelName = Annotated[str, typer.Argument(help="A model file, a committee, or a name that `psla models` lists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @guarded
 def predict(
-    model: ModelPath,
-    clips: Annotated[Path, typer.Argument(help="The table of clips.")],
+    model: ModelName,
+    clips: Annotated[Path, typer.Argument(help="The table of clips, or a pack.")],
     out: Annotated[Path, typer.Option(help="The file of predictions to write.")],
     split: Annotated[str | None, typer.Option(help="train, validation or evaluation; by default all.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="Keep float16, for a whole training set.")] = False,
+    shard: Annotated[str | None, typer.Option(help="i/n: only this part of the clips, beside OUT.")] = None,
+    merge: Annotated[int | None, typer.Option(min=1, help="Join so many parts that were made with --shard.")] = None,
 ) -> None:
     """Write a model's probabilities for a table of clips."""
-    from psla.data.clips import Clips
+    from psla.data.pack import read_clips
 
-    corpus = Clips.read(clips)
+    corpus = read_clips(clips)
     chosen = corpus if split is None else corpus.split(split)
     if not len(chosen):
         raise CommandError(f"{clips}: there is no clip in the {'table' if split is None else f'split {split!r}'}")
-    from psla.data.source import open_source
+    from psla.evaluation.parts import join, parse_part, part_path
     from psla.evaluation.predictions import Predictions
+
+    if merge is not None:
+        parts = [part_path(out, (number, merge)) for number in range(1, merge + 1)]
+        joined = join((Predictions.read(part) for part in parts), chosen.clip_ids)
+        joined.save(out)
+        typer.echo(f"{out}: {len(joined)} of {len(chosen)} clips, from {merge} parts")
+        return
+    if shard is not None:
+        part = parse_part(shard)
+        out = part_path(out, part)
+        chosen = chosen.select(chosen.clip_ids[part[0] - 1 :: part[1]])
+        if not len(chosen):
+            raise CommandError(f"there are fewer clips than parts: nothing is left for part {shard}")
+    from psla.data.source import open_source
     from psla.files import sha256_of
     from psla.model import inference
-    from psla.model.model_file import load_model
+    from psla.model.committee import load_any
+    from psla.model.published import resolve
 
-    tagger = load_model(model)
+    tagger = load_any(model)
     with progress({"predict": len(chosen)}) as report:
         found = inference.predict(
             tagger.network,
@@ -44,7 +63,8 @@ def predict(
             progress=lambda count: report("predict", count),
         )
     kept = found.predictions
-    Predictions(kept.probabilities, kept.clip_ids, kept.vocabulary, kept.split, sha256_of(model)).save(out)
+    probabilities = kept.probabilities.astype("float16" if half else "float32")
+    Predictions(probabilities, kept.clip_ids, kept.vocabulary, kept.split, sha256_of(resolve(model))).save(out)
     for id, reason in found.rejected.items():
         typer.echo(f"left out: {id}: {reason}", err=True)
     typer.echo(f"{out}: {len(kept)} clips, {len(kept.vocabulary)} classes, {len(found.rejected)} left out")
@@ -64,10 +84,8 @@ def evaluate(
     from psla.files import write_json_atomic
 
     found, corpus = Predictions.read(predictions), Clips.read(clips)
-    from psla.recipe.training import restricted_labels
-
     try:
-        scores = score(found, restricted_labels(corpus, found.vocabulary))
+        scores = score(found, corpus.labels().part(found.vocabulary))
     except KeyError as error:
         raise CommandError(f"{predictions} and {clips} do not fit: {error.args[0]}") from error
     data = scores.to_dict()
@@ -84,54 +102,45 @@ def evaluate(
 
 
 @guarded
-def tag(
-    model: ModelPath,
-    files: Annotated[list[Path], typer.Argument(help="Sound files of any length.")],
-    top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
-    as_json: Json = False,
-    hop: Annotated[float | None, typer.Option(help="Seconds between windows; by default a whole window.")] = None,
-) -> None:
-    """Say what sounds in files; exits with 1 if one of them could not be read."""
-    from psla.data.audio import AudioError
-    from psla.tagging.tagger import load
-
-    tagger = load(model, hop)
-    results: list[dict[str, Any]] = []
-    broken = 0
-    for file in files:
-        try:
-            result = tagger.tag(file)
-        except AudioError as error:
-            broken += 1
-            results.append({"path": str(file), "error": error.reason})
-            typer.echo(f"psla: {' '.join(str(error).split())}", err=True)
-            continue
-        results.append({"path": str(file), **result.to_dict(top)})
-        if not as_json:
-            rows = [[c.name, number(probability)] for c, probability in result.top(top)]
-            typer.echo(table([f"{file} ({result.duration_s:.2f} s)", "probability"], rows) + "\n")
-    if as_json:
-        typer.echo(json.dumps(results, ensure_ascii=False))
-    if broken:
-        raise typer.Exit(1)
-
-
-@guarded
-def info(model: ModelPath, as_json: Json = False) -> None:
-    """Say what a model file holds: architecture, front end, classes, provenance, scores."""
+def info(model: ModelName, as_json: Json = False) -> None:
+    """Say what a model file or a committee holds: architecture, front end, classes, provenance, scores."""
     from psla.model.model_file import read_header
+    from psla.model.published import resolve
 
-    header = read_header(model)
+    path = resolve(model)
+    if path.suffix == ".json":
+        _committee_info(path, as_json)
+        return
+    header = read_header(path)
     if as_json:
         typer.echo(json.dumps(header, ensure_ascii=False))
         return
     classes = header["vocabulary"].get("names") or header["vocabulary"]["ids"]
-    shown = ", ".join(classes[:10]) + (f" and {len(classes) - 10} more" if len(classes) > 10 else "")
-    lines = [f"file: {model}", f"version: {header['version']}", f"classes: {len(classes)} ({shown})"]
+    lines = [f"file: {path}", f"version: {header['version']}", f"classes: {_some(classes)}"]
     for part in ("architecture", "front_end"):
         lines.append(f"{part.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in header[part].items()))
-    for key, value in header["card"].items():
-        if value and key != "recipe":
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            lines.append(f"{key.replace('_', ' ')}: {text}")
-    typer.echo("\n".join(lines))
+    typer.echo("\n".join([*lines, *_card_lines(header["card"])]))
+
+
+def _committee_info(path: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from psla.model.committee import load_committee
+
+    model = load_committee(path)
+    card = asdict(model.card)
+    if as_json:
+        typer.echo(json.dumps({"vocabulary": model.vocabulary.to_dict(), "card": card}, ensure_ascii=False))
+        return
+    names = [each.name for each in model.vocabulary]
+    typer.echo("\n".join([f"committee: {path}", f"classes: {_some(names)}", *_card_lines(card)]))
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:10])}{f' and {len(names) - 10} more' if len(names) > 10 else ''})"
+
+
+def _card_lines(card: Mapping[str, Any]) -> list[str]:
+    said = {key: value for key, value in card.items() if value and key != "recipe"}
+    texts = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in said.items()}
+    return [f"{key.replace('_', ' ')}: {text}" for key, text in texts.items()]

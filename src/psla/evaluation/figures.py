@@ -1,8 +1,8 @@
-"""The pictures: learning curve, average precision class by class, comparison of variants.
+"""The pictures: learning curve, average precision class by class, comparison of variants, class counts, coverage.
 
 Drawn with matplotlib's objects, not with pyplot: no window, no global state, usable from threads. The suffix of the
 path chooses the format (.png, .svg, .pdf). Colours are of the palette of Okabe and Ito, safe for colour-blind readers;
-no curve is told apart by colour alone, each has its own panel.
+no curve is told apart by colour alone: each has its own panel, or its own marker and its name beside it.
 """
 
 from __future__ import annotations
@@ -144,6 +144,91 @@ def comparison(scores: Mapping[str, Scores | Mapping[str, Any]], path: str | Pat
     axes.set_xlim(0, max(1.15 * max(lengths), 0.01))  # from zero, so that bar lengths compare; room for the values
     axes.set_xlabel("mean average precision")
     _tidy(axes, grid="x")
+    _save(figure, path)
+
+
+def class_counts(
+    clips: Sequence[int], drawn: Sequence[float], names: Sequence[str], path: str | PathLike[str], title: str = ""
+) -> None:
+    """Clips of each class, most frequent first, on a logarithmic axis (PSLA, Figure 4), and how often it is drawn.
+
+    Up to 40 classes are named; with more, only the first and the last three are. Classes without clips have no place on
+    a logarithmic axis and are left out.
+
+    Args:
+        clips: of each class, how many carry it.
+        drawn: of each class, how often an epoch under the sampler reads one of them.
+        names: of the classes.
+        path: where to write; the suffix is .png, .svg or .pdf.
+        title: what the clips are.
+
+    Raises:
+        ValueError: no class has a clip, lists of different lengths, or another suffix.
+    """
+    ranked = sorted((row for row in zip(clips, drawn, names, strict=True) if row[0]), key=lambda row: -row[0])
+    _check(ranked, "class counts need at least one class with a clip", path)
+    places = list(range(1, len(ranked) + 1))
+    few = len(ranked) <= NAMED_CLASSES
+    figure = _figure(8, 5 if few else 3.8)
+    axes = figure.subplots()
+    axes.bar(places, [row[0] for row in ranked], color=BLUE, width=0.8 if few else 1.0, label="clips")
+    # A line of points: classes are not a continuum.
+    size = 5.0 if few else 1.6
+    label = "drawn by balanced sampling, an epoch"
+    axes.plot(places, [row[1] for row in ranked], ".", color=VERMILION, markersize=size, label=label)
+    axes.set_yscale("log")
+    axes.set_xlim(0.5, len(ranked) + 0.5)
+    axes.set_ylabel("clips (logarithmic)")
+    if few:
+        axes.set_xticks(places, [row[2] for row in ranked], rotation=60, ha="right", fontsize=8, parse_math=False)
+    else:
+        best, worst = (", ".join(f"{row[2]} {row[0]:,}" for row in part) for part in (ranked[:3], ranked[-3:]))
+        axes.set_xlabel(f"class, most frequent first: {best} … {worst}", fontsize=8, parse_math=False)
+    axes.set_title(title or f"{len(ranked)} classes", fontsize=10, loc="left", parse_math=False)
+    _tidy(axes, grid="y")
+    figure.legend(loc="outside lower right", frameon=False, ncols=2, markerscale=5.0 / size)
+    _save(figure, path)
+
+
+def unseen(
+    expected: Mapping[str, Sequence[float]], simulated: Mapping[str, Sequence[float]], path: str | PathLike[str]
+) -> None:
+    """Share of clips not heard after 1, 2, ... epochs (PSLA, Figure 5): lines in expectation, markers as simulated.
+
+    Args:
+        expected: by the curve's name, a share an epoch.
+        simulated: the same for those curves that were simulated.
+        path: where to write; the suffix is .png, .svg or .pdf.
+
+    Raises:
+        ValueError: no curves, or another suffix.
+    """
+    _check(expected, "a picture of the clips not heard needs at least one curve", path)
+    figure = _figure(7, 4)
+    axes = figure.subplots()
+    styles = [(BLUE, "o", "-"), (VERMILION, "s", "--"), (GREEN, "^", "-."), (GREY, "D", ":")]
+    for number, (name, curve) in enumerate(expected.items()):
+        color, marker, line = styles[number % len(styles)]
+        axes.plot(range(len(curve) + 1), [1.0, *curve], color=color, linestyle=line, label=f"{name}: expected")
+        if name in simulated:
+            points = simulated[name]
+            axes.plot(
+                range(1, len(points) + 1),
+                points,
+                color=color,
+                marker=marker,
+                linestyle="",
+                markersize=4.5,
+                fillstyle="none",
+                label=f"{name}: simulated",
+            )
+    axes.set_xlim(0, None)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("epochs")
+    axes.set_ylabel("share of clips not heard yet")
+    _whole_epochs(axes)
+    _tidy(axes, grid="both")
+    axes.legend(frameon=False, fontsize=9)
     _save(figure, path)
 
 

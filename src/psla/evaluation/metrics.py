@@ -12,7 +12,7 @@ The recall rises by 1/P at each positive clip, at the precision of its threshold
 Only the positive clips are looked up in the sorted column, and few clips are positive for a class: no label is sorted,
 and the result does not depend on the order of the clips, not even in the last bit.
 
-Not here: confidence intervals, thresholds.
+Not here: confidence intervals (`comparison.py`), thresholds.
 """
 
 from __future__ import annotations
@@ -155,6 +155,30 @@ def score(predictions: Predictions, labels: Labels) -> Scores:
             for c in vocabulary
         ],
     )
+
+
+def average_precisions(probabilities: np.ndarray, labels: Labels) -> np.ndarray:
+    """(classes,) float64: average precision of each class, NaN without positives; no AUC, no names.
+
+    Args:
+        probabilities: (clips, classes), the rows in the order of the labels' clips.
+        labels: of exactly these clips.
+
+    Raises:
+        ValueError: another shape than the labels'.
+
+    Example:
+        >>> from psla.data.vocabulary import Vocabulary
+        >>> labels = Labels.from_sets(["a", "b"], [["dog"], []], Vocabulary(["dog", "rain"]))
+        >>> average_precisions(np.array([[0.2, 0.1], [0.7, 0.1]], dtype=np.float32), labels).tolist()
+        [0.5, nan]
+    """
+    if probabilities.shape != (len(labels), len(labels.vocabulary)):
+        raise ValueError(
+            f"probabilities {probabilities.shape} do not fit labels of {len(labels)} clips and "
+            f"{len(labels.vocabulary)} classes"
+        )
+    return np.array(_average_precision_and_auc(probabilities, labels)[0])
 
 
 def d_prime(auc: float, margin: float = 0.0) -> float:

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from psla.data.vocabulary import Vocabulary, VocabularyError
 from psla.files import atomic_write
@@ -68,6 +70,12 @@ class Predictions:
         if not isinstance(probabilities, np.ndarray) or probabilities.dtype not in (np.float16, np.float32):
             found = probabilities.dtype if isinstance(probabilities, np.ndarray) else type(probabilities).__name__
             raise PredictionsError(f"probabilities must be a numpy array of float16 or float32; got {found}")
+        self._set(probabilities, clip_ids, vocabulary, split, model_hash)
+        self._check_finite()
+
+    def _set(
+        self, probabilities: np.ndarray, clip_ids: Sequence[str], vocabulary: Vocabulary, split: str, model_hash: str
+    ) -> None:
         self.probabilities = np.ascontiguousarray(probabilities)
         self.clip_ids = list(clip_ids)
         self.vocabulary = vocabulary
@@ -79,14 +87,18 @@ class Predictions:
                 f"({len(self.clip_ids)}, {len(vocabulary)}); got {probabilities.shape}"
             )
         _check_ids(self.clip_ids)
-        self._check_finite()
-        self._rows = {id: row for row, id in enumerate(self.clip_ids)}
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        # Made when it is asked for: of 2 million ids it is 2 s and 200 MB.
+        return {id: row for row, id in enumerate(self.clip_ids)}
 
     def _check_finite(self) -> None:
         bad: list[int] = []
         for first in range(0, len(self), ROWS_AT_A_TIME):
-            finite = np.isfinite(self.probabilities[first : first + ROWS_AT_A_TIME]).all(axis=1)
-            bad.extend((first + np.flatnonzero(~finite)).tolist())
+            block = self.probabilities[first : first + ROWS_AT_A_TIME]
+            if not _surely_finite(block):
+                bad.extend((first + np.flatnonzero(~np.isfinite(block).all(axis=1))).tolist())
         if bad:
             raise PredictionsError(
                 f"probabilities must be finite; {len(bad)} of {len(self)} clips have NaN or infinity, "
@@ -131,13 +143,18 @@ class Predictions:
         }
         header["crc32"] = _checksum(header, self.probabilities, ids)
         with atomic_write(path) as temporary:
-            # One metadata key: safetensors keeps several in no fixed order, and the bytes would differ from run to run.
-            tensors = {"probabilities": self.probabilities, "clip_ids": ids}
-            save_file(tensors, temporary, metadata={"psla": json.dumps(header, sort_keys=True)})
+            _write_safetensors(temporary, self.probabilities, ids, json.dumps(header, sort_keys=True))
 
     @staticmethod
-    def read(path: str | PathLike[str]) -> Predictions:
+    def read(path: str | PathLike[str], mapped: bool = False, verify: bool = True) -> Predictions:
         """The predictions in a file, to the bit as they were saved.
+
+        Args:
+            path: the file.
+            mapped: leave the probabilities on the disk, read-only, and let the system page them in as they are used: a
+                whole training set has 2 GB.
+            verify: compare the checksum and look for numbers that are not finite, for which the whole file is read
+                once (2 GB: a few seconds). Without it a damaged file may pass for a sound one.
 
         Raises:
             FileNotFoundError: no such file.
@@ -152,15 +169,21 @@ class Predictions:
                         f"{where} must hold exactly the tensors 'clip_ids' and 'probabilities'; it has "
                         f"{', '.join(map(repr, sorted(file.keys()))) or 'none'}"
                     )
-                probabilities, ids = file.get_tensor("probabilities"), file.get_tensor("clip_ids")
+                ids = file.get_tensor("clip_ids")
+                probabilities = _map_probabilities(path) if mapped else file.get_tensor("probabilities")
         except (SafetensorError, TypeError) as error:  # TypeError: a tensor in a type that numpy does not have
             raise PredictionsError(f"{where} is damaged or no safetensors file: {error}") from error
-        if header.pop("crc32", None) != _checksum(header, probabilities, ids):
+        crc32 = header.pop("crc32", None)
+        if verify and crc32 != _checksum(header, probabilities, ids):
             raise PredictionsError(f"{where} is damaged: its content does not match the checksum in its header")
         try:
             clip_ids = ids.tobytes().decode().split("\n") if ids.size else []
             vocabulary = Vocabulary.from_dict(header["vocabulary"])
-            return Predictions(probabilities, clip_ids, vocabulary, header["split"], header["model_hash"])
+            found = object.__new__(Predictions)
+            found._set(probabilities, clip_ids, vocabulary, header["split"], header["model_hash"])
+            if verify:
+                found._check_finite()
+            return found
         except (KeyError, UnicodeDecodeError, VocabularyError, PredictionsError) as error:
             raise PredictionsError(f"{where} does not hold valid predictions: {error}") from error
 
@@ -170,6 +193,16 @@ class Predictions:
     def __repr__(self) -> str:
         split = f", split {self.split!r}" if self.split else ""
         return f"Predictions({len(self)} clips, {len(self.vocabulary)} classes, {self.probabilities.dtype}{split})"
+
+
+def is_predictions(path: str | PathLike[str]) -> bool:
+    """Whether a file says that it holds predictions, and not a model or something else; it may still be damaged."""
+    try:
+        with safe_open(fspath(path), framework="numpy") as file:
+            header = json.loads((file.metadata() or {}).get("psla", "{}"))
+    except (SafetensorError, json.JSONDecodeError):
+        return False
+    return isinstance(header, dict) and header.get("format") == FORMAT
 
 
 def average(predictions: Iterable[Predictions]) -> Predictions:
@@ -244,11 +277,55 @@ def _check_ids(clip_ids: list[str]) -> None:
         raise PredictionsError(f"clip ids must be unique; {len(twice)} given more than once, the first: {twice[0]!r}")
 
 
+def _surely_finite(block: np.ndarray) -> bool:
+    """Whether all numbers are finite, quicker than asking each; False where only asking each can tell."""
+    if block.dtype == np.float16:
+        # Of infinity and NaN all five bits of the exponent are set.
+        return not block.size or int((block.view(np.uint16) & 0x7FFF).max()) < 0x7C00
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(block.sum()))  # a sum is not finite if one of its terms is not
+
+
 def _checksum(header: dict[str, Any], probabilities: np.ndarray, ids: np.ndarray) -> int:
     sum_of_header = zlib.crc32(json.dumps(header, sort_keys=True).encode())
     # Bytes seen as uint8: zlib takes no float16 buffers, and an empty array has none.
     data = [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in (probabilities, ids)]
     return zlib.crc32(data[1], zlib.crc32(data[0], sum_of_header))
+
+
+def _write_safetensors(path: Path, probabilities: np.ndarray, ids: np.ndarray, metadata: str) -> None:
+    """The two tensors as a safetensors file, without the copy in memory that the library's own writer makes.
+
+    One metadata key: the library keeps several in no fixed order, and the bytes would differ from run to run.
+    """
+    kind = "F16" if probabilities.dtype == np.float16 else "F32"
+    size = probabilities.nbytes
+    header = {
+        "__metadata__": {"psla": metadata},
+        "probabilities": {"dtype": kind, "shape": list(probabilities.shape), "data_offsets": [0, size]},
+        "clip_ids": {"dtype": "U8", "shape": [ids.size], "data_offsets": [size, size + ids.size]},
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the data begins at a multiple of 8 bytes
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(probabilities.reshape(-1).view(np.uint8).data)
+        file.write(ids.data)
+
+
+def _map_probabilities(path: str | PathLike[str]) -> np.ndarray:
+    """The tensor `probabilities` of a file that safetensors has found sound, not read but mapped."""
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        entry = json.loads(file.read(length))["probabilities"]
+    kinds: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+    if entry["dtype"] not in kinds:
+        raise PredictionsError(f"{fspath(path)!r} holds probabilities of type {entry['dtype']}, not F16 or F32")
+    shape = tuple(entry["shape"])
+    kind = kinds[entry["dtype"]]
+    if 0 in shape:  # nothing to map
+        return np.zeros(shape, kind)
+    return np.memmap(path, kind, "r", offset=8 + length + entry["data_offsets"][0], shape=shape)
 
 
 def _parse_header(text: str | None, where: str) -> dict[str, Any]:

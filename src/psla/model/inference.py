@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from psla.data.audio import AudioError
-from psla.data.source import ClipSource
 from psla.data.vocabulary import Vocabulary
 from psla.evaluation.predictions import Predictions
 from psla.model.network import TaggingNetwork
 from psla.model.pooling import Tagging
+
+if TYPE_CHECKING:
+    from psla.data.source import ClipSource  # brings polars, which tagging does not need
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,24 @@ class Inference:
 def tag_waveforms(
     network: TaggingNetwork, waveforms: Sequence[np.ndarray], device: torch.device | str = "cpu"
 ) -> Tagging:
-    """Tag int16 waveforms, one batch, in float32.
+    """Tag int16 waveforms in float32.
 
-    Each is cut at what the front end can take; shorter ones are padded by the front end's rule.
+    Each is cut at what the front end can take; shorter ones are padded by the front end's rule. On the CPU the result
+    for a waveform is the same to the bit whatever others are given with it; on an accelerator all of them are one
+    batch, and results for other batches differ in the last digits.
+
+    Shape:
+        waveforms: at least one, each (samples,). Returns (waveforms, classes) and (waveforms, steps, classes).
     """
+    if torch.device(device).type != "cpu":
+        return _tag_batch(network, waveforms, device)
+    # The matrix libraries choose their algorithm by the shape of the whole batch, and each sums in another order. So
+    # every waveform goes alone, which costs nothing here: a window's feature maps (15 MB at 10 s) fill the caches.
+    each = [_tag_batch(network, [wave], device) for wave in waveforms]
+    return Tagging(*(torch.cat(parts) for parts in zip(*each, strict=True)))
+
+
+def _tag_batch(network: TaggingNetwork, waveforms: Sequence[np.ndarray], device: torch.device | str) -> Tagging:
     window = network.config.front_end.window_samples
     lengths = torch.tensor([min(len(wave), window) for wave in waveforms])
     # Always the full window wide: the result for a clip must not depend on the clips beside it.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from psla.model.augmentation import Masks, apply_masks
-from psla.model.backbone import build_backbone
+from psla.model.backbone import BACKBONES, build_backbone
 from psla.model.front_end import FrontEnd, FrontEndConfig
 from psla.model.pooling import Pooling, Tagging
 
@@ -29,6 +29,9 @@ class NetworkConfig:
     heads: attention heads; 0 is mean pooling.
     batch_norm_momentum: share of the newest batch in the running statistics, in (0, 1].
     front_end: the front end.
+
+    Raises:
+        ValueError: a field out of its range.
     """
 
     backbone: str
@@ -36,6 +39,17 @@ class NetworkConfig:
     heads: int = 4
     batch_norm_momentum: float = 0.01
     front_end: FrontEndConfig = field(default_factory=FrontEndConfig)
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"no backbone is called {self.backbone!r}; there are {', '.join(BACKBONES)}")
+        for name, least in (("classes", 1), ("heads", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        momentum = self.batch_norm_momentum
+        if isinstance(momentum, bool) or not isinstance(momentum, int | float) or not 0 < momentum <= 1:
+            raise ValueError(f"batch_norm_momentum is {momentum!r}; it must lie in (0, 1]")
 
 
 class TaggingNetwork(nn.Module):
@@ -93,6 +107,7 @@ class TaggingNetwork(nn.Module):
     def features(self, log_mel: Tensor, keep: Tensor | None = None) -> Tensor:
         """Backbone features: (batch, frames, bins) -> (batch, channels, bins / 32, frames / 32)."""
         image = log_mel.transpose(1, 2).unsqueeze(1)  # (batch, 1, bins, frames): one plane, frequency upright
+        image = image.to(self.pooling.classification.weight.dtype)  # float64 where the whole network is
         return self.backbone(image.contiguous(memory_format=torch.channels_last), keep)
 
     @property

@@ -80,7 +80,8 @@ class Pooling(nn.Module):
     def forward(self, features: Tensor, valid_steps: Tensor | None = None) -> Tagging:
         """Pool features to probabilities, in float32 whatever the autocast."""
         with torch.autocast(features.device.type, enabled=False):
-            steps = features.float().mean(dim=2).transpose(1, 2)  # (batch, steps, channels)
+            kind = torch.promote_types(features.dtype, torch.float32)
+            steps = features.to(kind).mean(dim=2).transpose(1, 2)  # (batch, steps, channels)
             return self._pool(steps, self._valid(steps, valid_steps))
 
     def _valid(self, steps: Tensor, valid_steps: Tensor | None) -> Tensor | None:

@@ -1,0 +1,169 @@
+"""Laws of committees: the mean of their members, in float64, from a file that reaches nothing but its folder."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from psla.data.source import ArraySource
+from psla.data.vocabulary import Vocabulary
+from psla.files import sha256_of
+from psla.model.committee import Committee, CommitteeError, load_any, write_committee
+from psla.model.front_end import FrontEndConfig
+from psla.model.inference import predict, tag_waveforms
+from psla.model.model_file import ModelCard, ModelFileError, save_model
+from psla.model.network import NetworkConfig, TaggingNetwork
+from psla.tagging.tagger import Tagger
+
+VOCABULARY = Vocabulary(["dog", "rain", "siren"])
+WAVE = np.random.default_rng(0).integers(-9000, 9000, 7000, dtype=np.int16)
+
+
+def build(seed: int, classes: int = 3, **front_end: object) -> TaggingNetwork:
+    torch.manual_seed(seed)
+    config = FrontEndConfig(**{"frames": 48, **front_end})
+    network = TaggingNetwork(NetworkConfig("efficientnet_lite0", classes, heads=2, front_end=config))
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # keeps the features from fading to denormal numbers
+            module.running_var.fill_(0.05)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three models, two of them in a folder below."""
+    folder = tmp_path_factory.mktemp("committee")
+    (folder / "seeds").mkdir()
+    for seed, name in enumerate(("a", "seeds/b", "seeds/c")):
+        network = build(seed, padding="masked" if seed else "released", mean=-4.0 - seed)
+        save_model(folder / f"{name}.safetensors", network, VOCABULARY, ModelCard(licence="CC0-1.0"))
+    return folder
+
+
+def committee(folder: Path, *names: str) -> Path:
+    path = folder / f"{len(names)}.json"
+    return write_committee(path, [folder / f"{name}.safetensors" for name in names])
+
+
+def test_a_committee_of_one_is_its_model(folder: Path) -> None:
+    """Clip and frame probabilities equal the model's to the bit."""
+    model, one = load_any(folder / "a.safetensors"), load_any(committee(folder, "a"))
+    for want, got in zip(tag_waveforms(model.network, [WAVE]), tag_waveforms(one.network, [WAVE]), strict=True):
+        assert torch.equal(got, want)
+
+
+def test_a_committee_is_the_mean(folder: Path) -> None:
+    """Clip and frame probabilities are the float64 mean of the members', each through its own front end."""
+    names = ("a", "seeds/b", "seeds/c")
+    whole = load_any(committee(folder, *names))
+    members = [tag_waveforms(load_any(folder / f"{n}.safetensors").network, [WAVE]) for n in names]
+    got = tag_waveforms(whole.network, [WAVE])
+    for field in ("clip_probabilities", "frame_probabilities"):
+        parts = [getattr(member, field).double().numpy() for member in members]
+        assert np.array_equal(getattr(got, field).numpy(), np.mean(parts, axis=0).astype(np.float32))
+        assert not np.array_equal(parts[0], parts[1])
+    assert whole.vocabulary == VOCABULARY
+    assert whole.card.licence == "CC0-1.0"
+    assert [member["file"] for member in whole.card.provenance["committee"]] == [f"{n}.safetensors" for n in names]
+
+
+def test_it_stands_where_a_model_does(folder: Path) -> None:
+    """The Tagger and `predict` take a committee, and agree to the bit."""
+    model = load_any(committee(folder, "a", "seeds/b"))
+    tagged = Tagger(model).tag(WAVE, sample_rate=16_000)
+    predicted = predict(model.network, ArraySource(["x"], [WAVE]), model.vocabulary).predictions.probabilities
+    assert np.array_equal(np.clip(predicted[0], 0, 1), tagged.clip_probabilities)
+    with pytest.raises(CommitteeError, match="no features of its own"):
+        model.network.features(torch.zeros(1, 48, 128))
+    with pytest.raises(CommitteeError, match="different front ends"):
+        model.network.from_log_mel(torch.zeros(1, 48, 128))
+    with pytest.raises(ModelFileError, match="one network, not a Committee"):
+        save_model(folder / "no.safetensors", model.network, model.vocabulary, ModelCard())
+
+
+def test_a_step_that_some_lack_is_the_mean_of_the_others() -> None:
+    """Where members round an odd length differently, each step is averaged over those that have it."""
+    from psla.model.committee import _average
+    from psla.model.pooling import Tagging
+
+    clip = torch.zeros(1, 1)
+    got = _average([Tagging(clip, torch.full((1, 2, 1), 0.2)), Tagging(clip, torch.full((1, 3, 1), 0.4))])
+    torch.testing.assert_close(got.frame_probabilities.flatten(), torch.tensor([0.3, 0.3, 0.4]))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"classes": 4}, "member 2 has classes 4, the first has 3"),
+        ({"frames": 64}, "member 2 has frames 64, the first has 48"),
+        ({"hop_ms": 5.0}, "member 2 has hop_ms 5.0"),
+    ],
+)
+def test_members_must_agree(other: dict, message: str) -> None:
+    """Members of other classes or windows are refused."""
+    with pytest.raises(CommitteeError, match=message):
+        Committee([build(0), build(1, **other)])
+    with pytest.raises(CommitteeError, match="at least one member"):
+        Committee([])
+
+
+def test_vocabularies_must_agree(folder: Path, tmp_path: Path) -> None:
+    """Members with as many, but other classes are refused, by name."""
+    for name, ids in (("a", "xyz"), ("b", "yxz")):
+        save_model(tmp_path / f"{name}.safetensors", build(0), Vocabulary(list(ids)), ModelCard())
+    with pytest.raises(CommitteeError, match=r"b\.safetensors has another vocabulary than a\.safetensors"):
+        write_committee(tmp_path / "c.json", [tmp_path / "a.safetensors", tmp_path / "b.safetensors"])
+    with pytest.raises(CommitteeError, match=r"a\.safetensors is outside .*: put it there"):
+        write_committee(tmp_path / "c.json", [folder / "a.safetensors"])
+    with pytest.raises(CommitteeError, match="given twice"):
+        write_committee(tmp_path / "c.json", [tmp_path / "a.safetensors"] * 2)
+    assert not (tmp_path / "c.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("{", "not a readable committee"),
+        ("[" * 100_000, "not a readable committee"),
+        ({"format": "other"}, "not a committee"),
+        ({"format": "psla-committee", "version": 2, "members": []}, "version 2; this psla reads version 1"),
+        ({"format": "psla-committee", "version": 1, "members": []}, "at least one"),
+        ({"format": "psla-committee", "version": 1, "members": [{"file": 3, "sha256": ""}]}, "as texts"),
+        ({"format": "psla-committee", "version": 1, "members": [{"file": "a"}]}, "file and sha256"),
+    ],
+)
+def test_files_that_are_none(tmp_path: Path, data: object, message: str) -> None:
+    """What is not a committee's file is refused by name and reason."""
+    path = tmp_path / "c.json"
+    path.write_text(data if isinstance(data, str) else json.dumps(data))
+    with pytest.raises(CommitteeError, match=message) as refusal:
+        load_any(path)
+    assert str(path) in str(refusal.value)
+
+
+def test_a_committee_reaches_its_folder_alone(folder: Path, tmp_path: Path) -> None:
+    """Members outside the folder, by dots, by an absolute path or by a link, are refused; so are changed ones."""
+    outside = folder / "a.safetensors"
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link.safetensors").symlink_to(outside)
+    path = tmp_path / "here" / "c.json"
+    for file, message in (
+        (str(outside), "outside its folder"),
+        ("../a.safetensors", "outside its folder"),
+        ("x/../../a.safetensors", "outside its folder"),
+        ("link.safetensors", "outside its folder"),
+        ("nul\0", "is no path"),
+        ("absent.safetensors", "not in its folder"),
+    ):
+        entries = [{"file": file, "sha256": sha256_of(outside)}]
+        path.write_text(json.dumps({"format": "psla-committee", "version": 1, "members": entries}))
+        with pytest.raises(CommitteeError, match=message):
+            load_any(path)
+    changed = committee(folder, "a")
+    data = json.loads(changed.read_text())
+    data["members"][0]["sha256"] = "0" * 64
+    changed.write_text(json.dumps(data))
+    with pytest.raises(CommitteeError, match=r"a\.safetensors is another file than it was"):
+        load_any(changed)

@@ -1,0 +1,61 @@
+"""Laws of inference: a clip's result is its own, to the bit."""
+
+import numpy as np
+import pytest
+import torch
+
+from psla.data.source import ArraySource
+from psla.data.vocabulary import Vocabulary
+from psla.model.front_end import FrontEndConfig
+from psla.model.inference import predict, tag_waveforms
+from psla.model.model_file import Model, ModelCard
+from psla.model.network import NetworkConfig, TaggingNetwork
+from psla.recipe.pretraining import load_imagenet
+from psla.tagging.tagger import Tagger
+
+VOCABULARY = Vocabulary(["dog", "rain", "siren"])
+
+
+def build(backbone: str) -> TaggingNetwork:
+    torch.manual_seed(0)
+    network = TaggingNetwork(NetworkConfig(backbone, 3, heads=2, front_end=FrontEndConfig(frames=96)))
+    if backbone == "efficientnet_lite0":
+        load_imagenet(network.backbone, backbone, "sum")
+    else:  # without weights, statistics that keep the features from fading to denormal numbers
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_var.fill_(0.05)
+    return network.eval()
+
+
+def waves(count: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [
+        generator.integers(-9000, 9000, int(length), dtype=np.int16)
+        for length in generator.integers(500, 20_000, count)
+    ]
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "efficientnet_b0"])
+def test_results_do_not_depend_on_the_company(backbone: str) -> None:
+    """Whatever a clip is given with, and wherever in the batch, its probabilities are the same to the bit (CPU)."""
+    network, clips = build(backbone), waves(6)
+    alone = [tag_waveforms(network, [clip]) for clip in clips]
+    generator = np.random.default_rng(1)
+    for size in (2, 3, 5, 9):
+        chosen = generator.integers(len(clips), size=size)
+        together = tag_waveforms(network, [clips[i] for i in chosen])
+        for row, i in enumerate(chosen):
+            assert torch.equal(together.clip_probabilities[row], alone[i].clip_probabilities[0])
+            assert torch.equal(together.frame_probabilities[row], alone[i].frame_probabilities[0])
+
+
+def test_tag_and_predict_agree_to_the_bit() -> None:
+    """The Tagger and `predict`, whatever its batch size, give a clip of one window the same probabilities."""
+    network, clips = build("efficientnet_lite0"), [wave[:15_000] for wave in waves(5)]
+    ids = [str(i) for i in range(5)]
+    tagger = Tagger(Model(network, VOCABULARY, ModelCard()))
+    tagged = np.stack([tagger.tag(clip, sample_rate=16_000).clip_probabilities for clip in clips])
+    for size in (1, 2, 5):
+        predicted = predict(network, ArraySource(ids, clips), VOCABULARY, batch_size=size).predictions.probabilities
+        assert np.array_equal(np.clip(predicted, 0, 1), tagged)
