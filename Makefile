@@ -30,6 +30,12 @@ benchmarks: $(STAMP)
 	$(BIN)/python benchmarks/front_end.py
 	$(BIN)/python benchmarks/network.py
 	$(BIN)/python benchmarks/epoch_plan.py
+	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/pack.py
+	$(BIN)/python benchmarks/corpora.py
+	$(BIN)/python benchmarks/labeling.py
+	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/tagging.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

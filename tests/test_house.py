@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psla
 
-ROOMS = ["files", "data", "evaluation", "model", "recipe", "tagging", "lab", "cli"]
+ROOMS = ["files", "download", "data", "evaluation", "model", "recipe", "tagging", "lab", "cli", "__main__"]
 SOURCE = Path(psla.__file__).parent
 
 

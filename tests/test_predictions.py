@@ -28,13 +28,14 @@ def rewrite(path: Path, drop: str = "", **changes: object) -> None:
     save_file(tensors, path, metadata={"psla": json.dumps(header, sort_keys=True)})
 
 
+@pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("clips", [0, 1, 6])
-def test_a_file_gives_back_every_bit(tmp_path, dtype, clips):
-    """Saving and reading changes neither bits, ids, vocabulary nor provenance."""
+def test_a_file_gives_back_every_bit(tmp_path, dtype, clips, mapped):
+    """Saving and reading, in memory or mapped, changes neither bits, ids, vocabulary nor provenance."""
     saved = random_predictions(1, clips, dtype, split="evaluation", model_hash="abc")
     saved.save(tmp_path / "p.safetensors")
-    read = Predictions.read(tmp_path / "p.safetensors")
+    read = Predictions.read(tmp_path / "p.safetensors", mapped=mapped)
     assert read.probabilities.dtype == dtype
     assert read.probabilities.tobytes() == saved.probabilities.tobytes()
     assert (read.clip_ids, read.split, read.model_hash) == (saved.clip_ids, "evaluation", "abc")
@@ -51,15 +52,52 @@ def test_equal_predictions_give_equal_files(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_every_flipped_byte_is_refused(tmp_path):
-    """A file with any one byte changed is refused, never read as other predictions."""
+@pytest.mark.parametrize("mapped", [False, True])
+def test_every_flipped_byte_is_refused(tmp_path, mapped):
+    """A file with any one byte changed is refused, never read as other predictions, mapped or not."""
     path = tmp_path / "p"
     random_predictions(1, clips=2).save(path)
     whole = path.read_bytes()
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x15]) + whole[place + 1 :])
         with pytest.raises(PredictionsError):
-            Predictions.read(path)
+            Predictions.read(path, mapped=mapped)
+
+
+def test_mapped_predictions_are_a_view_of_the_file(tmp_path):
+    """Mapped probabilities stay on the disk, cannot be written to, and select and average as others do."""
+    path = tmp_path / "p"
+    saved = random_predictions(1)
+    saved.save(path)
+    mapped = Predictions.read(path, mapped=True)
+    assert not mapped.probabilities.flags.owndata
+    assert not mapped.probabilities.flags.writeable
+    ids = saved.clip_ids[::-2]
+    assert mapped.select(ids).probabilities.tobytes() == saved.select(ids).probabilities.tobytes()
+    assert average([mapped, saved]).probabilities.tobytes() == saved.probabilities.tobytes()
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_without_verification_content_is_taken_as_it_is(tmp_path, mapped):
+    """Only a reader that asks for no verification gets a file whose checksum is wrong."""
+    path = tmp_path / "p"
+    saved = random_predictions(1)
+    saved.save(path)
+    rewrite(path, crc32=0)
+    read = Predictions.read(path, mapped=mapped, verify=False)
+    assert read.probabilities.tobytes() == saved.probabilities.tobytes()
+    with pytest.raises(PredictionsError, match="checksum"):
+        Predictions.read(path, mapped=mapped)
+
+
+def test_the_file_is_what_the_safetensors_library_reads(tmp_path):
+    """The library reads the same tensors from a saved file, and its data begins at a multiple of 8 bytes."""
+    saved = random_predictions(1, dtype=np.float16)
+    saved.save(tmp_path / "p")
+    with safe_open(tmp_path / "p", framework="numpy") as file:
+        assert file.get_tensor("probabilities").tobytes() == saved.probabilities.tobytes()
+        assert file.get_tensor("clip_ids").tobytes().decode().split("\n") == saved.clip_ids
+    assert int.from_bytes((tmp_path / "p").read_bytes()[:8], "little") % 8 == 0
 
 
 @pytest.mark.parametrize("length", [0, 4, 200, -1])

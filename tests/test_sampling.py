@@ -1,5 +1,6 @@
 """Laws of balanced sampling and of the plan of an epoch."""
 
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -67,6 +68,66 @@ def test_a_plan_is_its_seed_and_epoch(weights: np.ndarray | int) -> None:
         assert not np.array_equal(one.first, other.first)
         assert not np.array_equal(one.second, other.second)
         assert not np.array_equal(one.share, other.share)
+
+
+def test_a_plan_stays_as_it_was() -> None:
+    """A plan that was drawn once is drawn again by every later version: a run resumes into the same epoch."""
+    one, other = plan(np.arange(12.0), 3, 2), plan(12, 3, 2)
+    assert one.first.tolist() == [2, 10, 10, 4, 1, 2, 8, 6, 2, 5, 1, 11]
+    assert one.second.tolist() == [11, -1, -1, 9, 1, 7, -1, 10, 9, -1, 2, 6]
+    np.testing.assert_allclose(one.share[[0, 3, 11]], [0.417883, 0.448500, 0.639188], atol=1e-6)
+    assert other.first.tolist() == [2, 7, 9, 0, 4, 1, 10, 6, 11, 8, 3, 5]
+    assert other.second.tolist() == [9, 9, 10, -1, 9, 2, -1, 11, 7, 1, -1, -1]
+    assert one.first.dtype == one.second.dtype == other.first.dtype == np.int32
+
+
+def test_a_draw_is_the_clip_whose_span_it_falls_into() -> None:
+    """The multinomial draw is the inverse of the cumulated weights, one look-up a uniform number."""
+    weights = np.random.default_rng(5).random(3000) ** 6
+    uniform = np.random.default_rng([1, 4, 0]).random(3000)
+    want = [int(np.searchsorted(np.cumsum(weights), u * weights.cumsum()[-1], side="right")) for u in uniform]
+    assert plan(weights, 1, 4).first.tolist() == want
+
+
+@given(st.integers(1, 50), st.integers(1, 5), st.integers(1, 60))
+@settings(deadline=None, max_examples=60)
+def test_the_parts_are_the_plan(count: int, world: int, size: int) -> None:
+    """The strides of all processes are disjoint, and together every position once, batch by batch."""
+    one = plan(count)
+    for start in range(0, count, size):
+        parts = [one.part(start, start + size, rank, world) for rank in range(world)]
+        span = np.arange(start, min(start + size, count))
+        assert all(np.array_equal(part, span[rank::world]) for rank, part in enumerate(parts))
+        assert sorted(np.concatenate(parts)) == span.tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((-1, 2), "0 <= start <= stop; got -1 to 2"),
+        ((3, 2), "got 3 to 2"),
+        ((0, 2, 2, 2), r"0 \.\. 1 for 2 processes; got 2"),
+        ((0, 2, -1, 2), "got -1"),
+    ],
+)
+def test_parts_that_are_none(arguments: tuple[int, ...], message: str) -> None:
+    """A span or a rank out of range is refused with its value."""
+    with pytest.raises(ValueError, match=message):
+        plan(5).part(*arguments)
+
+
+def test_memory_of_a_plan() -> None:
+    """A plan takes at most 60 bytes a clip while it is drawn (2 million clips: 125 MB), and keeps 12."""
+    count = 300_000
+    weights = np.random.default_rng(0).random(count)
+    plan(weights)  # what is imported or cached at the first call does not count
+    tracemalloc.start()
+    one = plan(weights)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert one.first.nbytes + one.second.nbytes + one.share.nbytes == 12 * count
+    assert kept <= 12.1 * count
+    assert peak <= 60 * count
 
 
 def test_no_global_random_state() -> None:

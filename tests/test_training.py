@@ -25,6 +25,7 @@ from psla.evaluation.predictions import Predictions
 from psla.model.network import TaggingNetwork
 from psla.recipe import training
 from psla.recipe.aggregation import AggregationError, average_weights
+from psla.recipe.devices import Runtime
 from psla.recipe.loading import Loader
 from psla.recipe.pretraining import read_tensors, weights_file
 from psla.recipe.recipe import Recipe, RecipeError
@@ -67,7 +68,7 @@ def clips_of(rows: list[dict[str, Any]]) -> Clips:
 
 
 def fit(recipe: Recipe, clips: Clips, out: Path) -> Run:
-    return train(recipe, clips, out, accelerator="cpu")
+    return train(recipe, clips, out, runtime=Runtime(accelerator="cpu"))
 
 
 def digest(path: Path) -> str:
@@ -144,6 +145,7 @@ CHANGED: dict[str, Any] = {
     "backbone.weights": "a perturbed copy",
     "backbone.drop_connect": 0.5,
     "backbone.batch_norm_momentum": 0.1,
+    "backbone.batch_norm": "synchronised",
     "pooling.heads": 1,
     "sampling.balanced": False,
     "sampling.smoothing": 100.0,
@@ -152,6 +154,8 @@ CHANGED: dict[str, Any] = {
     "masking.frequency": 24,
     "masking.time": 32,
     "masking.fill": "mean",
+    "distillation.predictions": "a teacher's",
+    "distillation.weight": 0.9,
     "optimizer.learning_rate": 1e-3,
     "optimizer.batch_size": 8,
     "optimizer.epochs": 3,
@@ -163,6 +167,7 @@ CHANGED: dict[str, Any] = {
     "optimizer.weight_decay": 0.01,
     "optimizer.precision": "bf16",
     "averaging.first_epoch": 2,
+    "init": "the base's model",
     "classes": vocabulary().ids[:20],
     "seed": 1,
 }
@@ -189,6 +194,15 @@ def perturbed_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
+def teacher(eight: Clips, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of a teacher's probabilities for the training clips."""
+    probabilities = np.random.default_rng(0).random((len(eight), len(eight.vocabulary)), dtype=np.float32)
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    Predictions(probabilities, eight.clip_ids, eight.vocabulary, split="train").save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
 def random_base(eight: Clips, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The base without pretraining, for what cannot be changed with it."""
     run = fit(recipe(backbone={"pretraining": "none"}), eight, tmp_path_factory.mktemp("random") / "run")
@@ -210,6 +224,18 @@ def test_every_field_changes_something(
     changed: dict[str, Any] = {section[0]: {last: new}} if section else {last: new}
     if key == "backbone.weights":
         changed["backbone"]["weights"] = request.getfixturevalue("perturbed_weights")
+    if section == ["distillation"]:
+        changed["distillation"]["predictions"] = request.getfixturevalue("teacher")
+    if key == "distillation.weight":
+        before = outcome(
+            fit(recipe(distillation={"predictions": request.getfixturevalue("teacher")}), eight, tmp_path / "b")
+        )
+    if key == "init":
+        changed["init"] = str(request.getfixturevalue("mixed_run").model_file)
+    if key == "backbone.batch_norm":
+        with pytest.raises(RecipeError, match=r"backbone\.batch_norm: synchronised needs CUDA devices"):
+            fit(recipe(**changed), eight, tmp_path / "run")
+        return
     if key == "backbone.name":
         changed["backbone"]["pretraining"] = "none"
         before = request.getfixturevalue("random_base")
@@ -416,7 +442,7 @@ def test_classes_are_a_part_of_the_vocabulary(eight: Clips) -> None:
     """The labels in a part of the vocabulary are the columns of its classes, in its order."""
     ids = list(reversed(vocabulary().ids))[:9]
     chosen = vocabulary().part(recipe(classes=ids).classes or [])
-    labels: Labels = training.restricted_labels(eight, chosen)
+    labels: Labels = eight.labels().part(chosen)
     assert chosen.ids == ids
     for i, clip_id in enumerate(eight.clip_ids):
         assert labels.clip_ids[i] == clip_id

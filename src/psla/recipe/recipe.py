@@ -49,6 +49,9 @@ class BackboneRecipe(_Section):
     weights: str | None = Field(None, description="a local file of ImageNet weights instead of the published one")
     drop_connect: float = Field(0.2, ge=0.0, lt=1.0, description="drop rate of the last block; falls to 0 at the first")
     batch_norm_momentum: float = Field(0.01, gt=0.0, le=1.0, description="share of the newest batch")
+    batch_norm: Literal["device", "synchronised"] = Field(
+        "device", description="statistics of a device's clips, or all"
+    )
 
     @field_validator("name")
     @classmethod
@@ -84,6 +87,15 @@ class MaskingRecipe(_Section):
     frequency: int = Field(48, ge=0, description="F, largest width in mel bins")
     time: int = Field(192, ge=0, description="T, largest width in frames")
     fill: Literal["zero", "mean"] = Field("zero", description="value before normalising: 0 (released) or the mean")
+
+
+class DistillationRecipe(_Section):
+    """A teacher's stored probabilities beside the labels; see `psla.recipe.distillation`."""
+
+    predictions: str | None = Field(
+        None, description="the teacher's predictions of the training clips; none: no teacher"
+    )
+    weight: Share = Field(0.5, description="share of the teacher's probability in the target")
 
 
 class OptimizerRecipe(_Section):
@@ -122,8 +134,10 @@ class Recipe(_Section):
     sampling: SamplingRecipe = SamplingRecipe()
     mixup: MixupRecipe = MixupRecipe()
     masking: MaskingRecipe = MaskingRecipe()
+    distillation: DistillationRecipe = DistillationRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     averaging: AveragingRecipe = AveragingRecipe()
+    init: str | None = Field(None, description="a model file that training starts from, in place of ImageNet weights")
     classes: list[str] | None = Field(None, description="ids of the classes to train; all of the clips' vocabulary")
     seed: int = Field(0, ge=0, lt=2**63)
 
@@ -260,7 +274,7 @@ def _flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat.update(_flatten(value, f"{prefix}{key}."))
         else:
-            flat[f"{prefix}{key}"] = _number(value) if key not in ("name", "weights") else value
+            flat[f"{prefix}{key}"] = _number(value) if key not in ("name", "weights", "init", "predictions") else value
     return flat
 
 

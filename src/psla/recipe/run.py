@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,21 +17,19 @@ from torch import Tensor
 
 from psla.data.clips import Clips
 from psla.data.labels import Labels
-from psla.data.source import ClipSource
 from psla.data.vocabulary import Vocabulary
 from psla.evaluation.figures import learning_curve, sorted_average_precision
 from psla.evaluation.metrics import Scores, score
 from psla.evaluation.predictions import Predictions, average
-from psla.files import atomic_write, write_json_atomic, write_text_atomic
-from psla.model.inference import predict
+from psla.files import atomic_write, sha256_of, write_json_atomic, write_text_atomic
+from psla.model.inference import Inference
 from psla.model.model_file import ModelCard, load_tensors, save_model
 from psla.model.network import TaggingNetwork
 from psla.recipe.aggregation import average_weights
-from psla.recipe.pretraining import PretrainingReport
+from psla.recipe.pretraining import InitReport, PretrainingReport
 from psla.recipe.recipe import Recipe
 
 LOG_COLUMNS = ("epoch", "steps", "clips", "rejected", "learning_rate", "loss", "validation_map", "evaluation_map")
-HeldOut = Mapping[str, tuple[ClipSource, Labels]]
 
 
 class Run:
@@ -47,19 +45,29 @@ class Run:
         self.model_file = self.folder / "model.safetensors"
         self.predictions = self.folder / "predictions"
         self.checkpoints = self.folder / "checkpoints"
+        self.averaged = self.checkpoints / "averaged.safetensors"
+
+    def refuse_existing(self) -> None:
+        """Refuse a folder that holds a run.
+
+        Raises:
+            FileExistsError: it does.
+        """
+        if self.exists:
+            raise FileExistsError(
+                f"{self.folder} already holds a run; choose another folder, delete it, or go on with it: --resume"
+            )
 
     @staticmethod
     def create(folder: str | Path, recipe: Recipe, clips: Clips) -> Run:
-        """A new run folder with its recipe and environment.
+        """A new run folder with its recipe, its clips and its environment.
 
         Raises:
             FileExistsError: there is a run in it already.
         """
         run = Run(folder)
-        if (run.folder / "recipe.yaml").exists():
-            raise FileExistsError(f"{folder} already holds a run; choose another folder or delete it")
+        run.refuse_existing()
         run.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(run.folder / "recipe.yaml", recipe.to_yaml())
         packages = ("psla", "torch", "lightning-fabric", "numpy", "soundfile", "soxr", "polars")
         environment = {
             "python": platform.python_version(),
@@ -70,7 +78,47 @@ class Run:
             "clips": {"name": clips.name, "splits": clips.counts(), "classes": len(clips.vocabulary)},
         }
         write_json_atomic(run.folder / "environment.json", environment)
+        clips.write(run.folder / "clips.parquet")
+        write_text_atomic(run.folder / "recipe.yaml", recipe.to_yaml())  # last: with it the folder holds a run
         return run
+
+    @staticmethod
+    def open(folder: str | Path) -> Run:
+        """A run that exists, finished or not.
+
+        Raises:
+            FileNotFoundError: there is no run in the folder.
+        """
+        run = Run(folder)
+        if not run.exists:
+            raise FileNotFoundError(f"{folder} holds no run: it has no recipe.yaml")
+        return run
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds a run, finished or not."""
+        return (self.folder / "recipe.yaml").is_file()
+
+    @property
+    def seconds(self) -> float:
+        """Clock time of all epochs, predictions included, from timing.csv."""
+        with (self.folder / "timing.csv").open(encoding="utf-8", newline="") as file:
+            return sum(float(row["total_s"]) for row in csv.DictReader(file))
+
+    @property
+    def identity(self) -> str:
+        """A hash of the recipe and the clips: what a stored state belongs to."""
+        return "-".join(sha256_of(self.folder / name)[:16] for name in ("recipe.yaml", "clips.parquet"))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all is written: scores.json is the last thing."""
+        return (self.folder / "scores.json").is_file()
+
+    @property
+    def clips(self) -> Clips:
+        """The table of clips that the run was started with."""
+        return Clips.read(self.folder / "clips.parquet")
 
     @property
     def recipe(self) -> Recipe:
@@ -82,7 +130,7 @@ class Run:
         """What scores.json holds."""
         return json.loads((self.folder / "scores.json").read_text(encoding="utf-8"))
 
-    def note_pretraining(self, report: PretrainingReport | None) -> None:
+    def note_pretraining(self, report: PretrainingReport | InitReport | None) -> None:
         """Write pretraining.json: what was loaded, what was left out and why, what was left as initialised."""
         details = {"summary": "none: random weights (He uniform)"}
         if report is not None:
@@ -100,26 +148,19 @@ class Run:
         """Path of the checkpoint after an epoch (counted from 0; the file name counts from 1)."""
         return self.checkpoints / f"epoch_{epoch + 1:03d}.safetensors"
 
-    def predict(
-        self,
-        network: TaggingNetwork,
-        source: ClipSource,
-        labels: Labels,
-        split: str,
-        name: str,
-        progress: Callable[[int], None] = lambda clips: None,
-    ) -> Scores:
-        """Predict a split, keep the predictions, score them."""
-        device = next(network.parameters()).device
-        inference = predict(network, source, labels.vocabulary, split=split, device=device, progress=progress)
+    def keep(self, inference: Inference, labels: Labels, name: str) -> Scores:
+        """Keep the predictions of a split under a name and score them; clips that could not be read are listed."""
         self.reject(inference.rejected)
-        return self._keep(inference.predictions, labels, split, name)
+        return self._keep(inference.predictions, labels, name)
 
-    def _keep(self, predictions: Predictions, labels: Labels, split: str, name: str) -> Scores:
-        path = self.predictions / split / f"{name}.safetensors"
+    def _keep(self, predictions: Predictions, labels: Labels, name: str) -> Scores:
+        path = self._predicted(predictions.split, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         predictions.save(path)
         return score(predictions, labels)
+
+    def _predicted(self, split: str, name: str) -> Path:
+        return self.predictions / split / f"{name}.safetensors"
 
     def reject(self, reasons: Mapping[str, str]) -> None:
         """Enter clips that could not be read into rejected.csv, each once."""
@@ -152,27 +193,60 @@ class Run:
         with (self.folder / "log.csv").open(encoding="utf-8", newline="") as file:
             return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
-    def finish(self, network: TaggingNetwork, vocabulary: Vocabulary, held_out: HeldOut) -> None:
-        """Aggregate: score the last epoch, the last five, the averaged weights and the averaged predictions."""
-        recipe = self.recipe
-        epochs = recipe.optimizer.epochs
+    def rewind(self, epochs: int) -> None:
+        """Cut the logs back to the first `epochs` epochs: what comes after them is done again."""
+        for name in ("log.csv", "timing.csv"):
+            path = self.folder / name
+            if path.exists():
+                with path.open(encoding="utf-8", newline="") as file:
+                    reader = csv.DictReader(file)
+                    columns, rows = tuple(reader.fieldnames or ()), list(reader)
+                self._write_rows(path, columns, [row for row in rows if int(row["epoch"]) <= epochs])
+
+    def note_non_finite(self, step: int, clip_ids: Sequence[str]) -> None:
+        """Enter the clips of a step with a non-finite loss into non_finite.csv."""
+        self._append("non_finite.csv", ("step", "clip_ids"), {"step": step, "clip_ids": " ".join(clip_ids)})
+
+    def write_profile(self, rows: Sequence[Sequence[str]]) -> None:
+        """Write profile.json: part, milliseconds a clip, share of the time."""
+        write_json_atomic(self.folder / "profile.json", rows)
+
+    @property
+    def profile(self) -> list[list[str]]:
+        """The rows of profile.json."""
+        return json.loads((self.folder / "profile.json").read_text(encoding="utf-8"))
+
+    def average_checkpoints(self, recipe: Recipe) -> None:
+        """Write the average of the weights of `averaging.first_epoch` to the last."""
+        epochs = range(recipe.averaging.first_epoch - 1, recipe.optimizer.epochs)
+        averaged = average_weights([self.checkpoint(epoch) for epoch in epochs])
+        with atomic_write(self.averaged) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in averaged.items()}, temporary)
+
+    def finish(self, network: TaggingNetwork, vocabulary: Vocabulary, held_out: Mapping[str, Labels]) -> None:
+        """Score the last epoch, the last five, the averaged weights and the averaged predictions; write the models.
+
+        Args:
+            network: takes the averaged weights, then those of the last epoch.
+            held_out: the labels of each split that was predicted after every epoch and with the averaged weights.
+        """
+        epochs = self.recipe.optimizer.epochs
         scores: dict[str, dict[str, Any]] = {}
-        final = self.checkpoint(epochs - 1)
-        averaged = average_weights([self.checkpoint(e) for e in range(recipe.averaging.first_epoch - 1, epochs)])
-        network.load_state_dict(averaged)
-        for split, (source, labels) in held_out.items():
-            each = [
-                Predictions.read(self.predictions / split / f"epoch_{e + 1:03d}.safetensors") for e in range(epochs)
-            ]
-            last = [score(p, labels) for p in each[-5:]]
+        for split, labels in held_out.items():
+            each = [Predictions.read(self._predicted(split, f"epoch_{epoch + 1:03d}")) for epoch in range(epochs)]
+            last = [score(predictions, labels) for predictions in each[-5:]]
             scores[split] = {
                 "final": last[-1].to_dict(),
                 "last_five": mean_scores(last),
-                "averaged": self.predict(network, source, labels, split, "averaged").to_dict(),
-                "checkpoint_ensemble": self._keep(average(each), labels, split, "checkpoint_ensemble").to_dict(),
+                "averaged": score(Predictions.read(self._predicted(split, "averaged")), labels).to_dict(),
+                "checkpoint_ensemble": self._keep(average(each), labels, "checkpoint_ensemble").to_dict(),
             }
-        rejected = self.rejected
-        write_json_atomic(self.folder / "scores.json", {**scores, "rejected_clips": len(rejected)})
+        self._write_models(network, vocabulary, scores)
+        self.draw(self.folder / "figures", scores)
+        write_json_atomic(self.folder / "scores.json", {**scores, "rejected_clips": len(self.rejected)})
+
+    def _write_models(self, network: TaggingNetwork, vocabulary: Vocabulary, scores: Mapping[str, Any]) -> None:
+        recipe = self.recipe
         origin = json.loads((self.folder / "pretraining.json").read_text(encoding="utf-8"))["summary"]
         card = ModelCard(
             recipe=recipe.model_dump(),
@@ -180,26 +254,24 @@ class Run:
             training_data=json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))["clips"]["name"],
             provenance={"psla": version("psla"), "weights": origin, "variant": "averaged"},
         )
+        load_tensors(network, self.averaged)
         save_model(self.model_file, network, vocabulary, card)
-        load_tensors(network, final)
+        load_tensors(network, self.checkpoint(recipe.optimizer.epochs - 1))
         variant = {**card.provenance, "variant": "final"}
         save_model(self.folder / "model_final.safetensors", network, vocabulary, replace(card, provenance=variant))
-        self.draw(self.folder / "figures")
 
-    def draw(self, folder: Path) -> None:
+    def draw(self, folder: Path, scores: Mapping[str, Any] | None = None) -> None:
         """Draw the learning curve and the averaged weights' sorted average precision, on what was held out last."""
         folder.mkdir(parents=True, exist_ok=True)
-        splits = [split for split in ("validation", "evaluation") if split in self.scores]
-        rows = [
-            {**row, "mean_average_precision": row.get(f"{split}_map")}
-            for row in self.read_log()
-            for split in splits[-1:]
-        ]
-        learning_curve(rows or self.read_log(), folder / "learning_curve.png")
-        for split in splits[-1:]:
-            averaged = Scores.from_dict(self.scores[split]["averaged"])
+        scores = self.scores if scores is None else scores
+        split = next((split for split in ("evaluation", "validation") if split in scores), None)
+        rows = self.read_log()
+        if split is not None:
+            rows = [{**row, "mean_average_precision": row[f"{split}_map"]} for row in rows if f"{split}_map" in row]
+            averaged = Scores.from_dict(scores[split]["averaged"])
             if averaged.classes_scored:
                 sorted_average_precision(averaged, folder / "average_precision.png")
+        learning_curve(rows or self.read_log(), folder / "learning_curve.png")
 
     def _append(self, name: str, columns: tuple[str, ...], row: Mapping[str, Any]) -> None:
         path = self.folder / name

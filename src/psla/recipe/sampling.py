@@ -55,8 +55,8 @@ class EpochPlan:
         epoch: counted from 0.
 
     Attributes:
-        first: (N,) int64 rows of the clips that are read.
-        second: (N,) int64 rows of the clips mixed into them; -1 where nothing is mixed.
+        first: (N,) int32 rows of the clips that are read (int64 where N is 2**31 or more).
+        second: (N,) rows of the clips mixed into them, of the same type; -1 where nothing is mixed.
         share: (N,) float32 share (lambda) of the first clip; 1 where nothing is mixed.
 
     Raises:
@@ -82,12 +82,44 @@ class EpochPlan:
             self.first = _multinomial(np.asarray(weights, dtype=np.float64), generator)
         count = len(self.first)
         mixed = generator.random(count) < mixup_rate
-        self.second = np.where(mixed, generator.integers(0, count, size=count), -1)
+        # Drawn as int64 and kept as int32: drawn as int32 they would be other numbers.
+        self.first = self.first.astype(_row_type(count))
+        self.second = generator.integers(0, count, size=count).astype(_row_type(count))
+        self.second[~mixed] = -1
         self.share = np.ones(count, dtype=np.float32)
         self.share[mixed] = generator.beta(mixup_alpha, mixup_alpha, size=int(mixed.sum()))
 
+    def part(self, start: int, stop: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
+        """Positions of the plan that one process takes of the global batch `start` .. `stop`: its stride.
+
+        Args:
+            start, stop: positions, 0 <= start <= stop; what lies past the end of the plan is left out.
+            rank, world_size: which process of how many, 0 <= rank < world_size.
+
+        Shape:
+            Returns (positions,) int64, ascending: start + rank, start + rank + world_size, and so on. The parts of all
+            processes are disjoint and together every position, whatever the number of processes.
+
+        Raises:
+            ValueError: a span or a rank out of range.
+
+        Example:
+            >>> plan = EpochPlan(7, mixup_rate=0.0, mixup_alpha=10.0, seed=0, epoch=0)
+            >>> [plan.part(2, 7, rank, world_size=2).tolist() for rank in (0, 1)]
+            [[2, 4, 6], [3, 5]]
+        """
+        if not 0 <= start <= stop:
+            raise ValueError(f"a part of a plan must have 0 <= start <= stop; got {start} to {stop}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"a rank must lie in 0 .. {world_size - 1} for {world_size} processes; got {rank}")
+        return np.arange(start + rank, min(stop, len(self)), world_size, dtype=np.int64)
+
     def __len__(self) -> int:
         return len(self.first)
+
+
+def _row_type(count: int) -> type[np.signedinteger]:
+    return np.int32 if count < 2**31 else np.int64
 
 
 def _multinomial(weights: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -98,9 +130,14 @@ def _multinomial(weights: np.ndarray, generator: np.random.Generator) -> np.ndar
     edges = np.cumsum(weights)
     if edges[-1] <= 0:
         raise ValueError("all weights are 0: no clip carries a label")
-    drawn = np.searchsorted(edges, generator.random(len(weights)) * edges[-1], side="right")
+    places = generator.random(len(weights))
+    places *= edges[-1]
+    # Looked up in ascending order, which walks through the edges once; at random each look-up misses the cache.
+    order = np.argsort(places)
+    drawn = np.empty(len(weights), dtype=np.int64)
+    drawn[order] = np.searchsorted(edges, places[order], side="right")
     # The product may round up to the last edge; the last clip with a weight takes it.
-    return np.minimum(drawn, np.flatnonzero(weights)[-1])
+    return np.minimum(drawn, np.flatnonzero(weights)[-1], out=drawn)
 
 
 def positional_uniforms(seed: int, epoch: int, stream: str, start: int, stop: int, width: int) -> np.ndarray:

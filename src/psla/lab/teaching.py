@@ -1,0 +1,194 @@
+"""The teacher loop: train, predict the training clips, enhance their labels, train again; Table VIII's columns.
+
+Every step leaves a file and is not done again when it is there: a training that was interrupted goes on from its state.
+
+    OUT/seed_0/first/         a run on the labels as they are
+    OUT/seed_0/teacher.safetensors, enhanced.parquet
+    OUT/seed_0/second/        a run on the enhanced labels
+    OUT/teaching.json         the table
+
+Paper: section V-B, Table VIII; there the balanced set's teacher was trained on the full set (`teacher`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+from psla.data.clips import Clips
+from psla.data.ontology import Ontology
+from psla.data.source import open_source
+from psla.evaluation.metrics import Scores, score
+from psla.evaluation.predictions import Predictions, is_predictions
+from psla.files import write_json_atomic
+from psla.model.committee import load_any
+from psla.model.inference import predict
+from psla.recipe.devices import Runtime
+from psla.recipe.enhancement import EnhancedClips, enhance_clips
+from psla.recipe.enhancement_report import against_truth
+from psla.recipe.labeling import TYPES, Relation
+from psla.recipe.recipe import Recipe, RecipeError
+from psla.recipe.run import Run
+from psla.recipe.training import resume, train
+
+VARIANT = "averaged"  # the predictions that are compared, in both runs
+COLUMNS = (
+    "impacted_classes",
+    "labels_added_percent",
+    "impacted_improvement_percent",
+    "non_impacted_improvement_percent",
+    "mean_classwise_relative_percent",
+    "map_before",
+    "map_after",
+)
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How labels are enhanced between the two rounds; see `psla.recipe.labeling.enhance`.
+
+    teacher: a model, a committee or a file of predictions in place of the first round's model.
+    """
+
+    types: Collection[str] = frozenset(TYPES)
+    threshold: str | float = "mean"
+    relation: Relation = "all"
+    teacher: Path | None = None
+    ontology: Ontology = field(default_factory=Ontology.audioset)
+
+
+def teach(
+    recipe: Recipe,
+    clips: Clips,
+    out: str | Path,
+    seeds: Sequence[int] = (0,),
+    teaching: Teaching | None = None,
+    runtime: Runtime = Runtime(),  # noqa: B008  (frozen)
+    progress: Callable[[str, str, int], None] = lambda round, stage, clips: None,
+) -> dict[str, Any]:
+    """Two rounds for each seed; the content of `OUT/teaching.json`.
+
+    Args:
+        recipe: of both rounds; its seed is replaced by each of `seeds`.
+        clips: with the splits train, and evaluation or validation to score on.
+        progress: told (round, stage, clips done).
+
+    Raises:
+        RecipeError: clips that hold nothing out, or a folder with another recipe's run.
+    """
+    split = next((name for name in ("evaluation", "validation") if clips.counts().get(name)), None)
+    if split is None:
+        raise RecipeError("the clips hold nothing out to score on: hold out with --validation, or add evaluation clips")
+    teaching = teaching or Teaching()
+    rows = []
+    for seed in seeds:
+        folder = Path(out) / f"seed_{seed}"
+        seeded = Recipe.from_dict({**recipe.model_dump(), "seed": seed})
+        first = _run(seeded, clips, folder / "first", runtime, "first", progress)
+        enhanced = _enhanced(clips, first, folder, teaching)
+        second = _run(seeded, enhanced.clips, folder / "second", runtime, "second", progress)
+        rows.append({"seed": seed, **_row(clips, split, first, second, enhanced, teaching.ontology)})
+    table = {"split": split, "variant": VARIANT, "seeds": rows, "summary": _summary(rows)}
+    write_json_atomic(Path(out) / "teaching.json", table)
+    return table
+
+
+def _run(
+    recipe: Recipe,
+    clips: Clips,
+    folder: Path,
+    runtime: Runtime,
+    name: str,
+    progress: Callable[[str, str, int], None],
+) -> Run:
+    def report(stage: str, count: int) -> None:
+        progress(name, stage, count)
+
+    run = Run(folder)
+    if not run.exists:
+        return train(recipe, clips, folder, runtime=runtime, progress=report)
+    if run.recipe != recipe:
+        raise RecipeError(f"{folder} holds a run with another recipe; choose another folder, or delete it")
+    return run if run.is_finished else resume(folder, runtime=runtime, progress=report)
+
+
+def _enhanced(clips: Clips, first: Run, folder: Path, teaching: Teaching) -> EnhancedClips:
+    """The clips with enhanced labels; the teacher's predictions are made once and kept."""
+    path = folder / "teacher.safetensors"
+    part = clips.split("train")
+    if not path.is_file():
+        given = teaching.teacher
+        if given is not None and is_predictions(given):
+            found = Predictions.read(given)
+        else:
+            model = load_any(given if given is not None else first.model_file)
+            found = predict(model.network, open_source(part), model.vocabulary, split="train").predictions
+        found.save(path)
+    enhanced = enhance_clips(
+        clips, Predictions.read(path), teaching.ontology, teaching.types, teaching.threshold, teaching.relation
+    )
+    enhanced.clips.write(folder / "enhanced.parquet")
+    return enhanced
+
+
+def _row(
+    clips: Clips, split: str, first: Run, second: Run, enhanced: EnhancedClips, ontology: Ontology
+) -> dict[str, Any]:
+    """Table VIII's columns for one seed; against the true labels, too, where the clips have them."""
+    additions = enhanced.enhancement.additions
+    added = np.bincount(additions.classes, minlength=len(enhanced.enhancement.labels.vocabulary))
+    before = int(enhanced.enhancement.original.counts().sum())
+    row: dict[str, Any] = {
+        "impacted_classes": int((added > 0).sum()),
+        "labels_added_percent": 100 * len(additions) / before,
+        **_improvement(clips.split(split), split, first, second, added > 0, "labels"),
+    }
+    if "true_labels" in clips.frame.columns:
+        row["additions"] = against_truth(enhanced.enhancement, enhanced.part.labels("true_labels"), ontology)
+        row["true_labels"] = _improvement(clips.split(split), split, first, second, added > 0, "true_labels")
+    return row
+
+
+def _improvement(
+    held_out: Clips, split: str, first: Run, second: Run, impacted: np.ndarray, column: str
+) -> dict[str, Any]:
+    before, after = (_scores(run, held_out, split, column) for run in (first, second))
+    old = np.array([each.average_precision for each in before.per_class])
+    new = np.array([each.average_precision for each in after.per_class])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = 100 * (new - old) / old
+    known = np.isfinite(relative)
+
+    def over(chosen: np.ndarray) -> float | None:
+        chosen = chosen & known
+        return float(relative[chosen].mean()) if chosen.any() else None
+
+    return {
+        "impacted_improvement_percent": over(impacted),
+        "non_impacted_improvement_percent": over(~impacted),
+        "mean_classwise_relative_percent": over(np.ones_like(impacted)),
+        "map_before": before.mean_average_precision,
+        "map_after": after.mean_average_precision,
+    }
+
+
+def _scores(run: Run, held_out: Clips, split: str, column: str) -> Scores:
+    predictions = Predictions.read(run.predictions / split / f"{VARIANT}.safetensors")
+    return score(predictions, held_out.labels(column).part(predictions.vocabulary))
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Mean and standard deviation over the seeds of each column; no deviation from a single seed."""
+    summary: dict[str, dict[str, float | None]] = {}
+    for prefix, each in (("", rows), ("true_labels.", [row["true_labels"] for row in rows if "true_labels" in row])):
+        for column in COLUMNS:
+            values = [row[column] for row in each if row.get(column) is not None]
+            if values:
+                spread = stdev(values) if len(values) > 1 else None
+                summary[prefix + column] = {"mean": mean(values), "deviation": spread}
+    return summary

@@ -1,0 +1,121 @@
+"""Laws of several processes: together they take the steps, and give the predictions, of one."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from psla.data.clips import Clips
+from psla.data.corpora.soundscape import SoundscapeConfig, table, vocabulary
+from psla.evaluation.predictions import Predictions
+from psla.recipe.devices import Runtime, StrideSource
+from psla.recipe.run import Run
+from psla.recipe.sampling import EpochPlan
+
+WORKER = Path(__file__).with_name("distributed_worker.py")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+
+
+def finished(*commands: list[str], folder: Path) -> None:
+    """Run commands at the same time, to their end."""
+    started = [
+        subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT, text=True, cwd=folder)
+        for c in commands
+    ]
+    for process in started:
+        text, _ = process.communicate(timeout=280)
+        assert process.returncode == 0, text
+
+
+def work(processes: int, folder: Path, batch_size: int, broken: str = "") -> dict[str, np.ndarray]:
+    """What the worker finds, with so many processes."""
+    out = folder / f"{processes}_{batch_size}.npz"
+    start = [*TORCHRUN, "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else [sys.executable]
+    finished([*start, str(WORKER), str(out), str(batch_size), broken], folder=folder)
+    with np.load(out) as found:
+        return dict(found)
+
+
+# 20 clips in batches of 7: 7, 7 and 6, none of them a multiple of 2 for all; 3 processes: 3 + 2 + 2, and 2 + 2 + 2.
+@pytest.mark.parametrize(("processes", "batch_size", "broken"), [(2, 7, ""), (3, 7, "0,1,2,3,4,5,6,7,8,9,10")])
+def test_processes_take_the_steps_of_one(tmp_path: Path, processes: int, batch_size: int, broken: str) -> None:
+    """The first step's gradients, the losses, and the weights after 20 steps of SGD are those of one process, also
+    where a global batch does not divide, and where a process has nothing readable; each clip is predicted once."""
+    one = work(1, tmp_path, batch_size, broken)
+    many = work(processes, tmp_path, batch_size, broken)
+    gradients = [name for name in one if name.startswith("gradient.")]
+    assert len(gradients) > 100
+    largest = max(np.linalg.norm(one[name]) for name in gradients)
+    for name in gradients:
+        # Some gradients are nothing but rounding errors: what is small beside the largest is measured by that one.
+        unit = max(np.linalg.norm(one[name]), 1e-3 * largest)
+        assert np.linalg.norm(many[name] - one[name]) <= 1e-6 * unit, name
+    np.testing.assert_allclose(many["losses"], one["losses"], rtol=1e-6)
+    for name in (n for n in one if n.startswith("weight.")):
+        np.testing.assert_allclose(many[name], one[name], atol=1e-5, rtol=0, err_msg=name)
+    assert many["ids"].tolist() == one["ids"].tolist()
+    assert len(set(many["ids"].tolist())) == 7
+    np.testing.assert_allclose(many["probabilities"], one["probabilities"], atol=1e-5)
+
+
+@pytest.mark.parametrize("processes", range(1, 6))
+def test_the_strides_are_the_whole(processes: int) -> None:
+    """The strides of 1 to 5 processes put together are every clip once, for 1 to 50 clips."""
+
+    class Source:
+        def __init__(self, count: int) -> None:
+            self.clip_ids = [str(i) for i in range(count)]
+
+        def __len__(self) -> int:
+            return len(self.clip_ids)
+
+        def read(self, index: int) -> np.ndarray:
+            return np.array([index], dtype=np.int16)
+
+    for count in range(1, 51):
+        parts = [StrideSource(Source(count), rank, processes) for rank in range(processes)]
+        assert sorted(int(part.read(i)[0]) for part in parts for i in range(len(part))) == list(range(count))
+        assert all(part.clip_ids[i] == str(part.read(i)[0]) for part in parts for i in range(len(part)))
+        plan = EpochPlan(count, 0.5, 10.0, 0, 0)
+        assert len(plan) == count
+
+
+@pytest.mark.parametrize("name", ["devices", "nodes", "workers", "cache_bytes", "checkpoint_minutes"])
+def test_runtime_refusals(name: str) -> None:
+    """A value out of its range is refused and named."""
+    with pytest.raises(ValueError, match=name.replace("_", " ")):
+        Runtime(**{name: -1})
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_two_nodes_on_the_loopback(tmp_path: Path) -> None:
+    """torchrun with two nodes trains one run: a log, a model, and each of an odd number of clips predicted once."""
+    sys.path.insert(0, str(WORKER.parent))
+    from distributed_worker import tiny
+
+    (tmp_path / "recipe.yaml").write_text(tiny(7).to_yaml())
+    rows = table(SoundscapeConfig(seconds=0.3, clips=20), "train")
+    rows += table(SoundscapeConfig(seconds=0.3, clips=5, seed=1), "evaluation")
+    Clips.from_rows(rows, vocabulary()).write(tmp_path / "clips.parquet")
+    command = ["-m", "psla", "train", "recipe.yaml", "--clips", "clips.parquet", "--out", "run", "--accelerator", "cpu"]
+    rendezvous = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "loopback"]
+    endpoint = ["--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    node = [*TORCHRUN, *rendezvous, *endpoint, *command]
+    finished(node, node, folder=tmp_path)
+    run = Run(tmp_path / "run")
+    assert [row["epoch"] for row in run.read_log()] == [1, 2, 3]
+    assert [row["clips"] for row in run.read_log()] == [20, 20, 20]
+    assert run.model_file.exists()
+    for path in (run.predictions / "evaluation").iterdir():
+        assert len(Predictions.read(path)) == 5
