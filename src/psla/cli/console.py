@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,8 +49,6 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        # Lightning announces its precision at every start; the recipe says it already.
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         try:
             return command(*args, **kwargs)
         except USER_ERRORS as error:

@@ -6,6 +6,7 @@ padding and without duplicates. A folder that all processes see is assumed; only
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,6 +77,8 @@ def open_fabric(runtime: Runtime, precision: str) -> Fabric:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     many = devices * nodes > 1
+    # Fabric announces its precision at every start; the recipe says it already. Importing it has set the level to INFO.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=runtime.accelerator,
         devices=devices,
