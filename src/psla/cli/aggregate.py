@@ -33,13 +33,21 @@ def average(
     like: Annotated[Path | None, typer.Option(help="A model file of the same architecture; else the run's.")] = None,
     sweep: Annotated[Path | None, typer.Option(help="Clips: score averages from each checkpoint on.")] = None,
     split: Annotated[str, typer.Option(help="Of the clips of --sweep.")] = "validation",
+    batchnorm: Annotated[
+        str, typer.Option(help="BatchNorm's statistics: average them, or reestimate them on the clips of --clips.")
+    ] = "average",
+    clips: Annotated[Path | None, typer.Option(help="Clips whose split train --batchnorm reestimate hears.")] = None,
     as_json: Json = False,
 ) -> None:
     """Average the weights of checkpoints into one model."""
+    if batchnorm not in ("average", "reestimate") or (batchnorm == "reestimate") != (clips is not None):
+        raise CommandError("--batchnorm is average, or reestimate with --clips, the table of the training clips")
     from psla.recipe.aggregation import average_model, checkpoints_from
 
     chosen = checkpoints_from(checkpoints, from_epoch)
     average_model(chosen, out, like)
+    if clips is not None:
+        _reestimate(out, clips)
     data: dict[str, Any] = {"out": str(out), "checkpoints": [str(path) for path in chosen]}
     if sweep is not None:
         points = _sweep(chosen, out, sweep, split)
@@ -53,6 +61,24 @@ def average(
             [p.first, str(p.checkpoints), number(p.weights), number(p.predictions), number(p.alone)] for p in points
         ]
         typer.echo(table(["averaged from", "checkpoints", "weights", "predictions", "alone"], rows))
+
+
+def _reestimate(model: Path, clips: Path) -> None:
+    """Replace a model file's BatchNorm statistics by those of training clips."""
+    from dataclasses import replace
+
+    from psla.data.pack import read_clips
+    from psla.data.source import open_source
+    from psla.model.model_file import load_model, save_model
+    from psla.recipe.batch_norm import reestimate
+
+    part, found = read_clips(clips).split("train"), load_model(model)
+    with progress({"BatchNorm": min(len(part), 2000)}) as tell:
+        rejected = reestimate(found.network, open_source(part), progress=lambda count: tell("BatchNorm", count))
+    for id, reason in rejected.items():
+        typer.echo(f"left out: {id}: {reason}", err=True)
+    provenance = {**found.card.provenance, "batch_norm": "estimated again on training clips"}
+    save_model(model, found.network, found.vocabulary, replace(found.card, provenance=provenance))
 
 
 def _sweep(checkpoints: list[Path], model: Path, clips: Path, split: str) -> list[StartScore]:

@@ -202,10 +202,10 @@ class Trainer:
         """(batch,) losses of a batch: mix, mask, forward."""
         recipe, device = self.recipe, self.fabric.device
         mixed = torch.from_numpy(batch.rows_second >= 0).to(device)
-        share, lengths = batch.share.to(device), batch.first_lengths.to(device)
-        waveform = mix_waveforms(
-            batch.first.to(device), batch.second.to(device), share, mixed, lengths, batch.second_lengths.to(device)
-        )
+        # From pinned memory the copies run beside what the device still computes.
+        pair = batch.first, batch.second, batch.share, batch.first_lengths, batch.second_lengths
+        one, other, share, lengths, other_lengths = (each.to(device, non_blocking=True) for each in pair)
+        waveform = mix_waveforms(one, other, share, mixed, lengths, other_lengths)
         targets = self.targets or Targets(self.labels)
         first, second = (
             torch.from_numpy(targets.of(np.maximum(rows, 0))).to(device)

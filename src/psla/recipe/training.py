@@ -175,9 +175,13 @@ def _carry_out(
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if recipe.backbone.batch_norm == "synchronised":
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    plan = recipe.optimizer
+    plan, on_gpu = recipe.optimizer, fabric.device.type == "cuda"
     adam = torch.optim.Adam(
-        network.parameters(), lr=plan.learning_rate, betas=(plan.beta1, plan.beta2), weight_decay=plan.weight_decay
+        network.parameters(),
+        lr=plan.learning_rate,
+        betas=(plan.beta1, plan.beta2),
+        weight_decay=plan.weight_decay,
+        fused=on_gpu,
     )
     wrapped, optimizer = fabric.setup(network, adam)
     part = clips.split("train")
@@ -189,7 +193,7 @@ def _carry_out(
         optimizer,
         fabric,
         labels,
-        Loader(source, network.config.front_end.window_samples, runtime.workers),
+        Loader(source, network.config.front_end.window_samples, runtime.workers, pin_memory=on_gpu),
         targets=targets_of(labels, recipe.distillation.predictions, recipe.distillation.weight),
         profile=Profile(fabric.device) if profile else None,
         skip_non_finite=runtime.skip_non_finite,

@@ -1,0 +1,58 @@
+"""Memory does not grow with the number of steps."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+# Steps of a tiny training in a process of its own; resident memory after step 100 and after step 400.
+STEPS = """
+import json, sys, torch
+from psla.data.clips import Clips
+from psla.data.corpora.soundscape import SoundscapeConfig, table, vocabulary
+from psla.data.source import open_source
+from psla.recipe.devices import Runtime, open_fabric
+from psla.recipe.loading import Loader
+from psla.recipe.recipe import Recipe
+from psla.recipe.trainer import Trainer
+from psla.recipe.training import build_network
+
+torch.set_num_threads(1)
+
+def resident():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
+
+recipe = Recipe.from_dict({
+    "front_end": {"frames": 64, "mel_bins": 32},
+    "backbone": {"name": "efficientnet_lite0"},
+    "masking": {"frequency": 12, "time": 16},
+    "optimizer": {"batch_size": 2, "epochs": 60, "warmup_steps": 0},
+})
+clips = Clips.from_rows(table(SoundscapeConfig(seconds=0.3, clips=16), "train"), vocabulary())
+fabric = open_fabric(Runtime(accelerator="cpu"), "float32")
+network, _ = build_network(recipe, clips.vocabulary)
+wrapped, optimizer = fabric.setup(network, torch.optim.Adam(network.parameters()))
+loader = Loader(open_source(clips, 2**20), network.config.front_end.window_samples)
+trainer = Trainer(recipe, wrapped, optimizer, fabric, clips.labels(), loader)
+seen = {}
+
+def after_step():
+    if trainer.position.step in (100, 400):
+        seen[trainer.position.step] = resident()
+
+while 400 not in seen:
+    trainer.epoch(lambda clips: None, after_step)
+    trainer.position = trainer.position.next_epoch()
+print(json.dumps(seen))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
+def test_training_does_not_grow() -> None:
+    """Resident memory after 400 steps is within 3 % of that after 100."""
+    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["400"] <= 1.03 * seen["100"], seen
