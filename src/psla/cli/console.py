@@ -91,20 +91,21 @@ def number(value: float | None) -> str:
 
 
 @contextmanager
-def progress(totals: Mapping[str, int], rounds: int = 1) -> Iterator[Callable[[str, int], None]]:
+def progress(totals: Mapping[str, int], rounds: int | Mapping[str, int] = 1) -> Iterator[Callable[[str, int], None]]:
     """Hands out `report(stage, clips)`: bars on a terminal, elsewhere a line whenever a stage has been gone through.
 
     Args:
         totals: clips of one round of each stage.
         rounds: how often each stage is gone through, such as the epochs of a training.
     """
+    times = dict.fromkeys(totals, rounds) if isinstance(rounds, int) else dict(rounds)
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True)) as bars:
-            tasks = {stage: bars.add_task(stage, total=total * rounds) for stage, total in totals.items()}
+            tasks = {stage: bars.add_task(stage, total=total * times[stage]) for stage, total in totals.items()}
             yield lambda stage, clips: bars.advance(tasks[stage], clips)
         return
     done = dict.fromkeys(totals, 0)
@@ -115,7 +116,7 @@ def progress(totals: Mapping[str, int], rounds: int = 1) -> Iterator[Callable[[s
         # The last batch may be reported as a whole one.
         if done[stage] >= totals[stage]:
             done[stage], finished[stage] = 0, finished[stage] + 1
-            which = f" {finished[stage]} of {rounds}" if rounds > 1 else ""
+            which = f" {finished[stage]} of {times[stage]}" if times[stage] > 1 else ""
             typer.echo(f"{stage}{which}: {totals[stage]} clips", err=True)
 
     yield report

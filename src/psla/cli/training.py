@@ -17,6 +17,7 @@ from psla.cli.console import CommandError, guarded, number, progress, table
 from psla.cli.labels import ThresholdOption, TypesOption, threshold_of
 
 if TYPE_CHECKING:
+    from psla.data.clips import Clips
     from psla.recipe.run import Run
 
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: not a failure, try again later
@@ -58,7 +59,11 @@ def train(
     runtime = Runtime(accelerator, devices, nodes, cache_mb * 2**20, workers, checkpoint_minutes, skip_non_finite)
     corpus = read_clips(clips) if clips else Run.open(resume or "").clips
     epochs = (plan or Run.open(resume or "").recipe).optimizer.epochs
-    told = progress(corpus.counts(), epochs) if is_first_process() else nullcontext(lambda stage, clips: None)
+    told = (
+        progress(corpus.counts(), _rounds(corpus, epochs))
+        if is_first_process()
+        else nullcontext(lambda stage, clips: None)
+    )
     try:
         with told as report, _terminated() as stop:
             if plan is not None and out is not None:
@@ -72,6 +77,11 @@ def train(
         raise CommandError(str(error)) from error
     if is_first_process():
         _print_run(run, profile)
+
+
+def _rounds(corpus: Clips, epochs: int, runs: int = 1) -> dict[str, int]:
+    """How often the clips of each split are gone through: what is held out once more, with the averaged weights."""
+    return {split: runs * (epochs + (split != "train")) for split in corpus.counts()}
 
 
 @contextmanager
@@ -130,7 +140,7 @@ def teach(
     corpus, seeds = read_clips(clips), seed or [0, 1, 2]
     chosen = {kind.strip().upper() for kind in types.split(",")}
     teaching = Teaching(chosen, threshold_of(threshold), teacher=teacher)
-    with progress({**corpus.counts()}, 2 * len(seeds) * plan.optimizer.epochs) as report:
+    with progress(corpus.counts(), _rounds(corpus, plan.optimizer.epochs, 2 * len(seeds))) as report:
         found = teach(
             plan, corpus, out, seeds, teaching, Runtime(accelerator), lambda name, stage, count: report(stage, count)
         )
