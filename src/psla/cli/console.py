@@ -10,8 +10,6 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
-from psla.download import DownloadError
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -20,16 +18,8 @@ class CommandError(ValueError):
     """What a command refuses; the message is the sentence that the user reads."""
 
 
-# The errors of this package are ValueErrors, but for DownloadError; the rest is what a wrong path raises.
-USER_ERRORS = (
-    ValueError,
-    DownloadError,
-    FileExistsError,
-    FileNotFoundError,
-    IsADirectoryError,
-    NotADirectoryError,
-    PermissionError,
-)
+# The errors of this package are ValueErrors; OSErrors are what paths, disks and networks raise.
+USER_ERRORS = (ValueError, OSError)
 
 
 def sentence(error: BaseException) -> str:
@@ -51,6 +41,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
+        except BrokenPipeError:
+            raise  # whoever reads our output has enough: Typer ends quietly
         except USER_ERRORS as error:
             typer.echo(f"psla: {sentence(error)}", err=True)
             raise typer.Exit(2) from error

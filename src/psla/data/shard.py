@@ -74,7 +74,7 @@ class ShardWriter(contextlib.AbstractContextManager):
         )
         frame = clips.frame[self._rows]
         original = frame.select(pl.col("path", "start_s", "end_s").name.prefix("original_"))
-        frame = frame.drop([*places.columns, *original.columns], strict=False)
+        frame = frame.select(pl.exclude([*places.columns, *original.columns]))
         address = pl.format(f"{PACK_PREFIX}{self._shard:05d}/{{}}+{{}}", "offset", "samples")
         frame = pl.concat([frame, places, original], how="horizontal")
         nowhere = pl.lit(None, dtype=pl.Float64)

@@ -19,14 +19,12 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from psla.data.vocabulary import Vocabulary
-from psla.files import atomic_write
 from psla.model.front_end import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
-from psla.model.tensor_file import TensorFileError, read_layout
+from psla.model.tensor_file import TensorFileError, read_layout, write_tensors
 from psla.model.tensor_file import read_tensors as _read_tensors
 
 VERSION = 1
@@ -131,9 +129,7 @@ def save_model(
         text = json.dumps(header, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"the card cannot be written as JSON: {error}") from error
-    with atomic_write(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: text})
-    return Path(path)
+    return write_tensors(path, tensors, {_KEY: text})
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

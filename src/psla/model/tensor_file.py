@@ -1,4 +1,4 @@
-"""Reads .safetensors files without trusting them.
+"""Writes .safetensors files, whole or not at all, and reads them without trusting them.
 
 Format (https://huggingface.co/docs/safetensors): 8 bytes, the length n of the header, little-endian; n bytes of JSON, a
 tensor's name -> its dtype, shape and place in what follows, and `__metadata__`, texts by name; then the numbers. The
@@ -10,11 +10,15 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+
+from psla.files import atomic_write
 
 # A vocabulary of 527 classes, its scores and a recipe take 150 KB.
 MOST_HEADER_BYTES = 16 << 20
@@ -23,6 +27,21 @@ _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16
 
 class TensorFileError(ValueError):
     """A file that is not a whole .safetensors file."""
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> Path:
+    """Write tensors, from any device, atomically.
+
+    Raises:
+        OSError: the file cannot be written, such as on a full disk; what stood at `path` stays.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        with atomic_write(path) as temporary:
+            save_file(plain, temporary, metadata=metadata)
+    except SafetensorError as error:  # its own wrapping of what the system said
+        raise OSError(f"{path} cannot be written: {error}") from error
+    return Path(path)
 
 
 def read_layout(path: str | Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:

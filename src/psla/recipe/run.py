@@ -7,12 +7,12 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from psla.data.clips import Clips
@@ -25,6 +25,7 @@ from psla.files import atomic_write, sha256_of, write_json_atomic, write_text_at
 from psla.model.inference import Inference
 from psla.model.model_file import ModelCard, load_tensors, save_model
 from psla.model.network import TaggingNetwork
+from psla.model.tensor_file import write_tensors
 from psla.recipe.aggregation import average_weights
 from psla.recipe.pretraining import InitReport, PretrainingReport
 from psla.recipe.recipe import Recipe
@@ -105,7 +106,7 @@ class Run:
         with (self.folder / "timing.csv").open(encoding="utf-8", newline="") as file:
             return sum(float(row["total_s"]) for row in csv.DictReader(file))
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """A hash of the recipe and the clips: what a stored state belongs to."""
         return "-".join(sha256_of(self.folder / name)[:16] for name in ("recipe.yaml", "clips.parquet"))
@@ -140,9 +141,7 @@ class Run:
     def save_checkpoint(self, epoch: int, state: Mapping[str, Tensor]) -> Path:
         """The network's weights after an epoch (counted from 0)."""
         path = self.checkpoint(epoch)
-        with atomic_write(path) as temporary:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary)
-        return path
+        return write_tensors(path, state)
 
     def checkpoint(self, epoch: int) -> Path:
         """Path of the checkpoint after an epoch (counted from 0; the file name counts from 1)."""
@@ -219,9 +218,7 @@ class Run:
     def average_checkpoints(self, recipe: Recipe) -> None:
         """Write the average of the weights of `averaging.first_epoch` to the last."""
         epochs = range(recipe.averaging.first_epoch - 1, recipe.optimizer.epochs)
-        averaged = average_weights([self.checkpoint(epoch) for epoch in epochs])
-        with atomic_write(self.averaged) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in averaged.items()}, temporary)
+        write_tensors(self.averaged, average_weights([self.checkpoint(epoch) for epoch in epochs]))
 
     def finish(self, network: TaggingNetwork, vocabulary: Vocabulary, held_out: Mapping[str, Labels]) -> None:
         """Score the last epoch, the last five, the averaged weights and the averaged predictions; write the models.

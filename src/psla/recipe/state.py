@@ -18,10 +18,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from psla.files import atomic_write
+from psla.model.tensor_file import write_tensors
 
 VERSION = 1
 KEPT = 2  # states on the disk: the newest, and one to fall back on
@@ -73,8 +72,7 @@ def save_state(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {"version": VERSION, "identity": identity, "position": asdict(position), "crc32": _checksum(tensors)}
     path = folder / f"state_{position.step:09d}.safetensors"
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"psla_state": json.dumps(header)})
+    write_tensors(path, tensors, {"psla_state": json.dumps(header)})
     for old in states(folder)[KEPT:]:
         old.unlink(missing_ok=True)
     return path

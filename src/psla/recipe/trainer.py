@@ -80,6 +80,7 @@ class Trainer:
     on_skip: Callable[[int, list[str]], None] = lambda step, ids: None
 
     def __post_init__(self) -> None:
+        self._targets = self.targets or Targets(self.labels)
         sampling = self.recipe.sampling
         self._weights = clip_weights(self.labels, sampling.smoothing) if sampling.balanced else len(self.labels)
 
@@ -109,7 +110,6 @@ class Trainer:
             position.clips += clips
             position.rejected += batch.global_count - clips
             position.step, position.batch = position.step + 1, position.batch + 1
-            position.reasons = dict(self.loader.rejected)
             progress(batch.global_count)
             after_step()
         if position.clips == 0:
@@ -206,9 +206,8 @@ class Trainer:
         pair = batch.first, batch.second, batch.share, batch.first_lengths, batch.second_lengths
         one, other, share, lengths, other_lengths = (each.to(device, non_blocking=True) for each in pair)
         waveform = mix_waveforms(one, other, share, mixed, lengths, other_lengths)
-        targets = self.targets or Targets(self.labels)
         first, second = (
-            torch.from_numpy(targets.of(np.maximum(rows, 0))).to(device)
+            torch.from_numpy(self._targets.of(np.maximum(rows, 0))).to(device)
             for rows in (batch.rows_first, batch.rows_second)
         )
         tagging = self.network(

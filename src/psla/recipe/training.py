@@ -288,6 +288,7 @@ class _Session:
         """Write the state, in process 0."""
         if self.fabric.is_global_zero:
             trainer, run = self.trainer, self.run
+            trainer.position.reasons = dict(trainer.loader.rejected)
             save_state(run.checkpoints, trainer.position, self.network, trainer.optimizer, run.identity)
         self.saved = time.monotonic()
 
