@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from psla.model.depthwise import DepthwiseConv2d
+
 BATCH_NORM_EPSILON = 1e-3
 SQUEEZE_RATIO = 0.25
 
@@ -126,16 +128,18 @@ class ConvNorm(nn.Module):
         momentum: float,
         kernel: int = 1,
         stride: int = 1,
-        groups: int = 1,
+        depthwise: bool = False,
     ) -> None:
         super().__init__()
         before, after = same_padding(size, kernel, stride)
         # The convolution pads both sides alike and for nothing; only an odd zero costs a copy.
         self.odd_padding = (before, after, before, after) if before != after else None
         padding = 0 if self.odd_padding else before
-        self.conv = nn.Conv2d(
-            channels_in, channels_out, kernel, stride=stride, padding=padding, groups=groups, bias=False
-        )
+        self.conv: nn.Conv2d
+        if depthwise:
+            self.conv = DepthwiseConv2d(channels_in, kernel, stride, padding)
+        else:
+            self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=padding, bias=False)
         self.bn = nn.BatchNorm2d(channels_out, eps=BATCH_NORM_EPSILON, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -176,7 +180,7 @@ class Block(nn.Module):
         self.has_skip = stage.stride == 1 and channels_in == stage.channels
         self.expand = ConvNorm(channels_in, inner, size=size, momentum=momentum) if stage.expansion != 1 else None
         self.depthwise = ConvNorm(
-            inner, inner, size=size, momentum=momentum, kernel=stage.kernel, stride=stage.stride, groups=inner
+            inner, inner, size=size, momentum=momentum, kernel=stage.kernel, stride=stage.stride, depthwise=True
         )
         self.squeeze_excite = None if lite else SqueezeExcite(inner, max(1, int(channels_in * SQUEEZE_RATIO)))
         self.project = ConvNorm(inner, stage.channels, size=math.ceil(size / stage.stride), momentum=momentum)

@@ -20,6 +20,7 @@ from lightning_fabric.strategies import DDPStrategy
 from psla.data.source import ClipSource
 from psla.data.vocabulary import Vocabulary
 from psla.evaluation.predictions import Predictions
+from psla.model.host_memory import keep_freed_memory
 from psla.model.inference import Inference, predict
 from psla.model.network import TaggingNetwork
 
@@ -72,6 +73,7 @@ def open_fabric(runtime: Runtime, precision: str) -> Fabric:
     Args:
         precision: of the backbone in training: `float32`, `bf16`, or, to compare sums closely, `float64`.
     """
+    keep_freed_memory()
     devices, nodes = runtime.devices, runtime.nodes
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun has started the processes and knows how many
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
