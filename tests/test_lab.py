@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from psla.lab import cross_validation, demo
+from psla.data.vocabulary import Vocabulary
+from psla.evaluation.predictions import Predictions
+from psla.lab import cross_validation, demo, fold_accuracy
 from psla.recipe.recipe import Recipe
 
 SHARED = Path(__file__).parents[2] / "shared/data/esc10"
@@ -85,16 +87,52 @@ def test_finished_folds_are_read_not_run_again(tmp_path: Path) -> None:
     tiny = {"front_end.frames": 32, "masking.time": 8, "optimizer.epochs": 1, "averaging.first_epoch": 1}
     recipe = Recipe.load("esc50", {**tiny, "optimizer.warmup_steps": 0, "optimizer.batch_size": 4})
     root = write_tiny_esc50(tmp_path / "esc")
-    seen: list[int] = []
-    arguments = (recipe, root, tmp_path / "out", (1, 2), False, lambda fold, stage, clips: seen.append(fold))
-    first = cross_validation.cross_validate(*arguments)
-    assert set(seen) == {1, 2}
+    seen: list[str] = []
+    student = cross_validation.Student(weight=0.5, seeds=(3,))
+
+    def run() -> cross_validation.CrossValidation:
+        return cross_validation.cross_validate(
+            recipe, root, tmp_path / "out", (2,), False, (0, 1), student, lambda run, stage, clips: seen.append(run)
+        )
+
+    first = run()
+    assert set(seen) == {f"fold_2/{name}" for name in ("seed_0", "seed_1", "student_3")}
     seen.clear()
-    assert cross_validation.cross_validate(*arguments) == first
+    again = run()
     assert not seen
-    table = cross_validation.summary(first)
-    assert table.count("\n") == 4
-    assert all(0.0 <= result.accuracy["averaged"] <= 1.0 for result in first)
+    assert fold_accuracy.to_dict(again.answers) == fold_accuracy.to_dict(first.answers)
+    assert len(first.answers["single", "averaged"].clip_ids) == 2
+    assert first.answers["single", "averaged"].guesses.shape == (2, 2)
+    assert first.answers["committee", "averaged"].guesses.shape == (2, 1)
+    taught = first.runs[-1].recipe
+    assert (taught.seed, taught.distillation.weight) == (3, 0.5)
+    teacher = Predictions.read(tmp_path / "out/fold_2/teacher.safetensors")
+    assert set(teacher.clip_ids) == set(first.runs[-1].clips.split("train").clip_ids)
+
+
+def answers(clips: int, wrong: int, first: int = 0) -> fold_accuracy.Answers:
+    """`clips` clips of one fold, two to a source, the first `wrong` of them wrong."""
+    ids = [f"c{i}" for i in range(first, first + clips)]
+    truth = np.arange(clips) % 2
+    guesses = np.where(np.arange(clips) < wrong, 1 - truth, truth)[:, None]
+    sources = [f"s{i // 2}" for i in range(first, first + clips)]
+    return fold_accuracy.Answers(ids, sources, np.ones(clips, int), truth, guesses, Vocabulary(["dog", "rain"]))
+
+
+def test_accuracy_over_folds_is_that_of_the_clips() -> None:
+    """Law: accuracy, confusion and misclassified clips are counts; a system beside itself differs by exactly zero."""
+    found = fold_accuracy.join([answers(40, 4), answers(40, 0, first=40)])
+    assert found.accuracy == 0.95
+    assert found.confusion().sum() == 80
+    assert found.confusion().trace() == 76
+    assert [row["clip_id"] for row in found.misclassified()] == ["c0", "c1", "c2", "c3"]
+    low, high = found.interval()
+    assert 0.85 < low < 0.95 < high <= 1.0
+    assert found.interval(found) == (0.0, 0.0)
+    better = fold_accuracy.join([answers(40, 0), answers(40, 0, first=40)])
+    assert better.interval(found)[1] > 0 >= -better.interval(found)[0]
+    with pytest.raises(ValueError, match="different clips"):
+        found.interval(answers(40, 0))
 
 
 @pytest.mark.slow

@@ -53,6 +53,22 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
+def whole_numbers(text: str, what: str) -> tuple[int, ...]:
+    """Different whole numbers from 0 on, separated by commas.
+
+    Raises:
+        CommandError: anything else.
+
+    Example:
+        >>> whole_numbers("0,1,2", "a seed")
+        (0, 1, 2)
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts) or len({int(part) for part in parts}) < len(parts):
+        raise CommandError(f"{what} is a whole number from 0 on, several as in 0,1,2, each once; got {text!r}")
+    return tuple(int(part) for part in parts)
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns of text, aligned; the first to the left, the others to the right.
 

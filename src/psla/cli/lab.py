@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from psla.cli.console import guarded
+from psla.cli import lab_run
+from psla.cli.console import guarded, whole_numbers
 
 app = typer.Typer(no_args_is_help=True, help="Experiments of several runs.")
+app.command("run")(lab_run.run)
 
 
 @app.callback()
@@ -27,22 +29,35 @@ def cross_validate(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30.")] = None,
     fold: Annotated[list[int] | None, typer.Option(min=1, max=5, help="Only these folds.")] = None,
     inner: Annotated[bool, typer.Option("--inner", help="Choose settings: leave the evaluation fold out.")] = False,
+    seeds: Annotated[str, typer.Option(help="As in 0,1,2: a run for each, and a committee of them.")] = "0",
+    distill: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Teach a student; the teacher's share.")
+    ] = None,
+    student_seeds: Annotated[str, typer.Option(help="A student for each.")] = "0",
 ) -> None:
-    """Train and score on each of the official folds in turn."""
-    from psla.lab import cross_validation
+    """Train and score on each of the official folds in turn: single models, committees, students."""
+    from psla.files import write_json_atomic
+    from psla.lab import cross_validation, fold_accuracy
     from psla.recipe.recipe import Recipe, parse_override
 
     plan = Recipe.load(recipe, dict(parse_override(text) for text in set_ or []))
-    folds = fold or list(cross_validation.FOLDS)
-    trained, told = dict.fromkeys(folds, 0), dict.fromkeys(folds, 0)
+    trained: dict[str, int] = {}
+    told: dict[str, int] = {}
 
-    def report(fold: int, stage: str, clips: int) -> None:
+    def report(run: str, stage: str, clips: int) -> None:
         if stage == "train":
-            trained[fold] += clips
-        elif trained[fold] > told[fold]:
+            trained[run] = trained.get(run, 0) + clips
+        elif trained.get(run, 0) > told.get(run, 0):
             # Held-out clips are predicted once an epoch is trained.
-            typer.echo(f"fold {fold}: {trained[fold]} clips trained on", err=True)
-            told[fold] = trained[fold]
+            typer.echo(f"{run}: {trained[run]} clips trained on", err=True)
+            told[run] = trained[run]
 
-    results = cross_validation.cross_validate(plan, root, out, folds, inner, report)
-    typer.echo(cross_validation.summary(results))
+    student = None if distill is None else cross_validation.Student(distill, whole_numbers(student_seeds, "a seed"))
+    folds = fold or list(cross_validation.FOLDS)
+    found = cross_validation.cross_validate(
+        plan, root, out, folds, inner, whole_numbers(seeds, "a seed"), student, report
+    )
+    details = {"inner": inner, "hours": round(found.hours, 3), **fold_accuracy.to_dict(found.answers)}
+    write_json_atomic(out / "cross_validation.json", details)
+    typer.echo(fold_accuracy.tables(found.answers))
+    typer.echo(f"\n{len(found.runs)} runs, {found.hours:.2f} h; details in {out / 'cross_validation.json'}")

@@ -1,24 +1,29 @@
 """Cross-validation on ESC-50's official folds: train on all folds but one, score on that one, for each fold.
 
+    OUT/fold_K/seed_S/                a run for each fold and seed
+    OUT/fold_K/teacher.safetensors    the committee of the seeds over the training clips, where a student is asked for
+    OUT/fold_K/student_S/             a run on these and the labels, of the same size and budget
+    OUT/cross_validation.json         accuracies with intervals, confusions, misclassified clips; see `fold_accuracy`
+
 `inner=True` is for choosing settings: it leaves the evaluation fold out altogether and scores on another fold of the
 training folds, so that nothing is ever chosen on the clips that are reported.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from statistics import mean
-from typing import Any
 
 import polars as pl
 
 from psla.data.clips import Clips
 from psla.data.corpora import esc50
-from psla.files import write_json_atomic
+from psla.data.source import open_source
+from psla.evaluation.predictions import Predictions, average
+from psla.lab.fold_accuracy import Answers, join
+from psla.model.inference import predict
+from psla.model.model_file import load_model
 from psla.recipe.recipe import Recipe, RecipeError
 from psla.recipe.run import Run
 from psla.recipe.training import resume, train
@@ -28,12 +33,32 @@ VARIANTS = ("final", "last_five", "averaged", "checkpoint_ensemble")
 
 
 @dataclass(frozen=True)
-class FoldResult:
-    """Accuracy in [0, 1] of each variant on one fold, and the hours that its epochs took."""
+class Student:
+    """A distilled model beside the others.
 
-    fold: int
-    accuracy: Mapping[str, float]
-    hours: float
+    weight: share of the committee's probabilities in the targets, 0 .. 1. seeds: one student for each.
+    """
+
+    weight: float = 0.5
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What was trained and how it answered.
+
+    answers: by system (`single`, `committee`, `student`) and variant. runs: every run. folds, seeds: as asked for.
+    """
+
+    folds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    answers: dict[tuple[str, str], Answers]
+    runs: list[Run]
+
+    @property
+    def hours(self) -> float:
+        """Clock time of all epochs of all runs, predictions included."""
+        return sum(run.seconds for run in self.runs) / 3600
 
 
 def fold_clips(root: str | Path, fold: int, inner: bool = False) -> Clips:
@@ -52,48 +77,94 @@ def cross_validate(
     out: str | Path,
     folds: Sequence[int] = esc50.FOLDS,
     inner: bool = False,
-    progress: Callable[[int, str, int], None] = lambda fold, stage, clips: None,
-) -> list[FoldResult]:
-    """Train and score every fold; a finished fold in `out` is read, not run again, one that was interrupted goes on.
+    seeds: Sequence[int] = (0,),
+    student: Student | None = None,
+    progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
+) -> CrossValidation:
+    """Train and score every fold; a finished run in `out` is read, not run again, one that was interrupted goes on.
 
     Args:
-        recipe: the same for each fold.
+        recipe: the same for each fold; its seed is replaced by each of `seeds`.
         root: a corpus in ESC-50's layout.
-        out: a folder; each fold's run goes into `fold_K`.
+        out: a folder; see the module.
         folds: which folds are evaluated on.
         inner: for choosing settings; see the module.
+        seeds: a run for each, and a committee of them where there are several.
+        student: distil the committee.
+        progress: told (run as `fold_1/seed_0`, stage, clips done).
 
     Raises:
         ClipsError: not the layout of ESC-50.
-        RecipeError: a fold in `out` was begun with another recipe.
+        RecipeError: a run in `out` was begun with another recipe.
     """
-    results = []
+    parts: dict[tuple[str, str], list[Answers]] = {}
+    runs: list[Run] = []
     for fold in folds:
-        folder = Path(out) / f"fold_{fold}"
-        done = folder / "cross_validation.json"
-        if not done.exists():
-            run = _fold(recipe, fold_clips(root, fold, inner), folder, partial(progress, fold))
-            scores: dict[str, Any] = run.scores["evaluation"]
-            accuracy = {variant: scores[variant]["accuracy"] for variant in VARIANTS}
-            write_json_atomic(done, {"fold": fold, "accuracy": accuracy, "hours": round(run.seconds / 3600, 3)})
-        results.append(FoldResult(**json.loads(done.read_text(encoding="utf-8"))))
-    return results
+        clips, folder = fold_clips(root, fold, inner), Path(out) / f"fold_{fold}"
+
+        def trained(name: str, recipe: Recipe, clips: Clips = clips, folder: Path = folder) -> Run:
+            def report(stage: str, count: int) -> None:
+                progress(f"{folder.name}/{name}", stage, count)
+
+            return _run(recipe, clips, folder / name, report)
+
+        singles = [trained(f"seed_{seed}", _reseeded(recipe, seed)) for seed in seeds]
+        systems = {"single": [[run] for run in singles]}
+        if len(singles) > 1:
+            systems["committee"] = [singles]
+        if student is not None:
+            distilled = _distilled(recipe, student, _teacher(singles, clips, folder))
+            systems["student"] = [[trained(f"student_{each.seed}", each)] for each in distilled]
+        for system, members in systems.items():
+            for variant in VARIANTS:
+                part = _answers(members, variant, clips.split("evaluation"), fold)
+                parts.setdefault((system, variant), []).append(part)
+        runs += singles + [run for (run,) in systems.get("student", [])]
+    answers = {key: join(each) for key, each in parts.items()}
+    return CrossValidation(tuple(folds), tuple(seeds), answers, runs)
 
 
-def _fold(recipe: Recipe, clips: Clips, folder: Path, progress: Callable[[str, int], None]) -> Run:
-    if not Run(folder).exists:
+def _reseeded(recipe: Recipe, seed: int) -> Recipe:
+    return Recipe.from_dict({**recipe.model_dump(), "seed": seed})
+
+
+def _distilled(recipe: Recipe, student: Student, teacher: Path) -> list[Recipe]:
+    values = recipe.model_dump()
+    values["distillation"] = {"predictions": str(teacher), "weight": student.weight}
+    return [Recipe.from_dict({**values, "seed": seed}) for seed in student.seeds]
+
+
+def _run(recipe: Recipe, clips: Clips, folder: Path, progress: Callable[[str, int], None]) -> Run:
+    run = Run(folder)
+    if not run.exists:
         return train(recipe, clips, folder, progress=progress)
-    if Run(folder).recipe != recipe:
+    if run.recipe != recipe:
         raise RecipeError(f"{folder} holds a run with another recipe; choose another folder, or delete it")
-    return resume(folder, progress=progress)
+    return run if run.is_finished else resume(folder, progress=progress)
 
 
-def summary(results: Sequence[FoldResult]) -> str:
-    """A Markdown table: a row a fold, the mean last."""
-    lines = ["| fold | " + " | ".join(VARIANTS) + " | hours |", "|---" * (len(VARIANTS) + 2) + "|"]
-    for result in results:
-        cells = [f"{result.accuracy[variant]:.4f}" for variant in VARIANTS]
-        lines.append(f"| {result.fold} | " + " | ".join(cells) + f" | {result.hours:.2f} |")
-    means = [f"{mean(result.accuracy[variant] for result in results):.4f}" for variant in VARIANTS]
-    lines.append("| mean | " + " | ".join(means) + f" | {sum(result.hours for result in results):.2f} |")
-    return "\n".join(lines)
+def _teacher(singles: Sequence[Run], clips: Clips, folder: Path) -> Path:
+    """The training clips as the seeds' averaged models hear them: the mean of their probabilities, made once."""
+    path = folder / "teacher.safetensors"
+    if not path.is_file():
+        source, heard = open_source(clips.split("train")), []
+        for run in singles:
+            model = load_model(run.model_file)
+            heard.append(predict(model.network, source, model.vocabulary, split="train").predictions)
+        average(heard).save(path)
+    return path
+
+
+def _answers(members: Sequence[Sequence[Run]], variant: str, clips: Clips, fold: int) -> Answers:
+    """How a system answered on one fold: `members` has a list of runs for each of its models, a committee's several."""
+    names = [variant]
+    if variant in ("final", "last_five"):
+        epochs = members[0][0].recipe.optimizer.epochs
+        first = epochs if variant == "final" else max(1, epochs - 4)
+        names = [f"epoch_{epoch:03d}" for epoch in range(first, epochs + 1)]
+    files = []
+    for runs in members:
+        for name in names:
+            each = [Predictions.read(run.predictions / "evaluation" / f"{name}.safetensors") for run in runs]
+            files.append(each[0] if len(each) == 1 else average(each))
+    return Answers.of(files, clips, fold)
