@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from psla.model.backbone import BACKBONES, build_backbone
-from psla.model.efficientnet import VARIANTS, EfficientNet, same_padding
+from psla.model.conv_norm import same_padding
+from psla.model.efficientnet import VARIANTS, EfficientNet
 from psla.recipe.pretraining import our_name
 
 FULL = [f"efficientnet_b{i}" for i in range(8)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -12,6 +13,13 @@ import typer
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Precision(StrEnum):
+    """`--precision` of commands that run a model."""
+
+    float32 = "float32"
+    bf16 = "bf16"
 
 
 class CommandError(ValueError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, guarded, number, progress, table
+from psla.cli.console import CommandError, Precision, guarded, number, progress, table
 
 if TYPE_CHECKING:
     from psla.data.vocabulary import Vocabulary
@@ -56,6 +56,9 @@ def tag(
     ] = None,
     embeddings: Annotated[Path | None, typer.Option(help="Also write embeddings, to .safetensors or .npz.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
+    precision: Annotated[Precision, typer.Option(help="bf16: faster, and right to two or three digits.")] = (
+        Precision.float32
+    ),
 ) -> None:
     """Say what sounds in files; exits with 1 if one of them could not be read."""
     if as_json + as_csv + audacity > 1:
@@ -72,6 +75,7 @@ def tag(
         # The workers start while torch is imported and the model is loaded.
         pool = stack.enter_context(decode_pool(workers or min(len(paths), os.cpu_count() or 1)))
         from psla.files import Journal, sha256_of
+        from psla.model.host_memory import keep_freed_memory
         from psla.model.published import resolve
         from psla.tagging.embeddings import EmbeddingFile
         from psla.tagging.events import NOTE, EventRule
@@ -80,7 +84,8 @@ def tag(
         from psla.tagging.tagger import load
 
         model_path = resolve(model, _told_bytes(model))
-        tagger = load(model_path, hop, combine.value)
+        keep_freed_memory()
+        tagger = load(model_path, hop, combine.value, precision.value)
         rule = EventRule(threshold, release, max_gap, min_length) if events or audacity else None
         settings = RowSettings(
             top=5 if top is None and threshold is None else top,
@@ -90,7 +95,7 @@ def tag(
             events=rule,
         )
         kept = None if embeddings is None else EmbeddingFile(embeddings)
-        job = TagJob(tagger, sha256_of(model_path) if journal else "", settings, kept)
+        job = TagJob(tagger, f"{sha256_of(model_path)} {precision.value}" if journal else "", settings, kept)
         if rule is not None:
             typer.echo(f"psla: {NOTE}", err=True)
         written = stack.enter_context(Journal(journal)) if journal else None

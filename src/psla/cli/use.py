@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, guarded, number, progress, table
+from psla.cli.console import CommandError, Precision, guarded, number, progress, table
 
 ModelName = Annotated[str, typer.Argument(help="A model file, a committee, or a name that `psla models` lists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -24,6 +24,9 @@ def predict(
     half: Annotated[bool, typer.Option("--half", help="Keep float16, for a whole training set.")] = False,
     shard: Annotated[str | None, typer.Option(help="i/n: only this part of the clips, beside OUT.")] = None,
     merge: Annotated[int | None, typer.Option(min=1, help="Join so many parts that were made with --shard.")] = None,
+    precision: Annotated[Precision, typer.Option(help="bf16: faster, and right to two or three digits.")] = (
+        Precision.float32
+    ),
 ) -> None:
     """Write a model's probabilities for a table of clips."""
     from psla.data.pack import read_clips
@@ -51,8 +54,10 @@ def predict(
     from psla.files import sha256_of
     from psla.model import inference
     from psla.model.committee import load_any
+    from psla.model.host_memory import keep_freed_memory
     from psla.model.published import resolve
 
+    keep_freed_memory()
     tagger = load_any(model)
     with progress({"predict": len(chosen)}) as report:
         found = inference.predict(
@@ -61,6 +66,7 @@ def predict(
             tagger.vocabulary,
             split=split or "",
             progress=lambda count: report("predict", count),
+            precision=precision.value,
         )
     kept = found.predictions
     probabilities = kept.probabilities.astype("float16" if half else "float32")

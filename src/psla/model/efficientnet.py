@@ -14,11 +14,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from psla.model.depthwise import DepthwiseConv2d
+from psla.model.conv_norm import Activation, ConvNorm, activate
 
-BATCH_NORM_EPSILON = 1e-3
 SQUEEZE_RATIO = 0.25
 
 
@@ -92,62 +90,6 @@ def scale_channels(channels: int, width: float) -> int:
     return rounded + 8 if rounded < 0.9 * wanted else rounded
 
 
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after a side of `size` pixels under TensorFlow's rule "same" (output = ceil(size / stride)).
-
-    The rule puts the odd zero behind. At stride 2 an even side gets (0, 1) or (1, 2), an odd one (1, 1) or (2, 2).
-
-    Example:
-        >>> same_padding(224, 3, 2), same_padding(65, 5, 2), same_padding(224, 5, 1)
-        ((0, 1), (2, 2), (2, 2))
-    """
-    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
-def _activate(x: Tensor, lite: bool) -> Tensor:
-    """SiLU, or ReLU6 for lite, over `x` itself where autograd does not need it afterwards."""
-    if lite:
-        return F.relu6(x, inplace=True)  # its gradient is read from the output
-    return F.silu(x, inplace=not x.requires_grad)  # its gradient is read from the input
-
-
-class ConvNorm(nn.Module):
-    """Convolution without bias, padded for an ImageNet side of `size` pixels, and batch normalisation.
-
-    Shape:
-        (batch, channels_in, height, width) -> (batch, channels_out, ~height / stride, ~width / stride)
-    """
-
-    def __init__(
-        self,
-        channels_in: int,
-        channels_out: int,
-        *,
-        size: int,
-        momentum: float,
-        kernel: int = 1,
-        stride: int = 1,
-        depthwise: bool = False,
-    ) -> None:
-        super().__init__()
-        before, after = same_padding(size, kernel, stride)
-        # The convolution pads both sides alike and for nothing; only an odd zero costs a copy.
-        self.odd_padding = (before, after, before, after) if before != after else None
-        padding = 0 if self.odd_padding else before
-        self.conv: nn.Conv2d
-        if depthwise:
-            self.conv = DepthwiseConv2d(channels_in, kernel, stride, padding)
-        else:
-            self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=padding, bias=False)
-        self.bn = nn.BatchNorm2d(channels_out, eps=BATCH_NORM_EPSILON, momentum=momentum)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.odd_padding:
-            x = F.pad(x, self.odd_padding)
-        return self.bn(self.conv(x))
-
-
 class SqueezeExcite(nn.Module):
     """Gates each channel by a function of the means of all channels (https://arxiv.org/abs/1709.01507).
 
@@ -162,7 +104,7 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mean = x.mean((2, 3), keepdim=True)  # (batch, channels, 1, 1)
-        gate = self.expand(_activate(self.reduce(mean), lite=False)).sigmoid()
+        gate = self.expand(activate(self.reduce(mean), "silu")).sigmoid()
         return x * gate if x.requires_grad or gate.requires_grad else x.mul_(gate)
 
 
@@ -176,11 +118,20 @@ class Block(nn.Module):
     def __init__(self, channels_in: int, stage: _Stage, *, size: int, momentum: float, lite: bool) -> None:
         super().__init__()
         inner = channels_in * stage.expansion
-        self.lite = lite
+        activation: Activation = "relu6" if lite else "silu"
         self.has_skip = stage.stride == 1 and channels_in == stage.channels
-        self.expand = ConvNorm(channels_in, inner, size=size, momentum=momentum) if stage.expansion != 1 else None
+        self.expand: nn.Module | None = None
+        if stage.expansion != 1:
+            self.expand = ConvNorm(channels_in, inner, size=size, momentum=momentum, activation=activation)
         self.depthwise = ConvNorm(
-            inner, inner, size=size, momentum=momentum, kernel=stage.kernel, stride=stage.stride, depthwise=True
+            inner,
+            inner,
+            size=size,
+            momentum=momentum,
+            activation=activation,
+            kernel=stage.kernel,
+            stride=stage.stride,
+            depthwise=True,
         )
         self.squeeze_excite = None if lite else SqueezeExcite(inner, max(1, int(channels_in * SQUEEZE_RATIO)))
         self.project = ConvNorm(inner, stage.channels, size=math.ceil(size / stage.stride), momentum=momentum)
@@ -189,8 +140,8 @@ class Block(nn.Module):
         """`keep`: (batch,) factors on the residual branch; without effect in a block that has no skip."""
         branch = x
         if self.expand is not None:
-            branch = _activate(self.expand(branch), self.lite)
-        branch = _activate(self.depthwise(branch), self.lite)
+            branch = self.expand(branch)
+        branch = self.depthwise(branch)
         if self.squeeze_excite is not None:
             branch = self.squeeze_excite(branch)
         branch = self.project(branch)
@@ -250,7 +201,8 @@ class EfficientNet(nn.Module):
         channels = scale_channels(_STEM_CHANNELS, fixed_width)
         self.name = name
         self.lite = variant.lite
-        self.stem = ConvNorm(1, channels, size=size, momentum=momentum, kernel=3, stride=2)
+        activation: Activation = "relu6" if variant.lite else "silu"
+        self.stem = ConvNorm(1, channels, size=size, momentum=momentum, activation=activation, kernel=3, stride=2)
         size = math.ceil(size / 2)
         blocks = []
         for stage in _plan(variant):
@@ -260,7 +212,7 @@ class EfficientNet(nn.Module):
                 channels, size = row.channels, math.ceil(size / row.stride)
         self.blocks = nn.ModuleList(blocks)
         self.channels = scale_channels(_HEAD_CHANNELS, fixed_width)
-        self.head = ConvNorm(channels, self.channels, size=size, momentum=momentum)
+        self.head = ConvNorm(channels, self.channels, size=size, momentum=momentum, activation=activation)
         self.drop_connect_units = len(blocks)
 
     def keep_probabilities(self, rate: float) -> Tensor:
@@ -292,9 +244,9 @@ class EfficientNet(nn.Module):
             raise ValueError(f"the input has shape {tuple(x.shape)}; it must be (batch, 1, mel bins, frames)")
         if keep is not None and keep.shape != (len(x), self.drop_connect_units):
             raise ValueError(f"keep has shape {tuple(keep.shape)}; it must be {(len(x), self.drop_connect_units)}")
-        x = _activate(self.stem(x), self.lite)
+        x = self.stem(x)
         if x.device.type == "cpu":  # twice as fast there; each layer hands the layout on
             x = x.contiguous(memory_format=torch.channels_last)
         for index, block in enumerate(self.blocks):
             x = block(x, None if keep is None else keep[:, index])
-        return _activate(self.head(x), self.lite)
+        return self.head(x)

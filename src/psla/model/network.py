@@ -107,8 +107,11 @@ class TaggingNetwork(nn.Module):
     def features(self, log_mel: Tensor, keep: Tensor | None = None) -> Tensor:
         """Backbone features: (batch, frames, bins) -> (batch, channels, bins / 32, frames / 32)."""
         image = log_mel.transpose(1, 2).unsqueeze(1)  # (batch, 1, bins, frames): one plane, frequency upright
-        image = image.to(self.pooling.classification.weight.dtype)  # float64 where the whole network is
-        return self.backbone(image.contiguous(memory_format=torch.channels_last), keep)
+        kind = next(self.backbone.parameters()).dtype  # float64 where the whole network is; bfloat16 for inference
+        features = self.backbone(image.to(kind).contiguous(memory_format=torch.channels_last), keep)
+        if torch.is_autocast_enabled(features.device.type):
+            return features
+        return features.to(self.pooling.classification.weight.dtype)
 
     @property
     def parameters_count(self) -> int:
