@@ -77,7 +77,7 @@ def test_missing_clips_and_strange_ontologies_are_refused():
     predictions = teacher(clips)
     with pytest.raises(LabelingError, match="3 have labels and no predictions"):
         enhance_clips(clips, predictions.select(predictions.clip_ids[3:]), GRAPH)
-    with pytest.raises(LabelingError, match="none of the 28 classes"):
+    with pytest.raises(LabelingError, match=r"none of the \d+ classes"):
         enhance_clips(clips, predictions, Ontology({"a": []}))
 
 

@@ -173,30 +173,42 @@ def soundscape(
     seed: Annotated[int, typer.Option(min=0, help="Of train; evaluation has the next one.")] = 0,
     seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 2.56,
     imbalance: Annotated[float, typer.Option(help="The most frequent class by the rarest.")] = 20.0,
+    classes: Annotated[int, typer.Option(min=0, help="Only so many classes, the most frequent; 0: all.")] = 0,
     missing_children: Annotated[float, typer.Option(help="Probability that a child's label is left out.")] = 0.0,
     missing_parents: Annotated[float, typer.Option(help="Probability that a parent's label is left out.")] = 0.0,
+    events: Annotated[
+        Path | None,
+        typer.Option(metavar="CLIPS", help="A table of recordings: they sound in place of synthesised events."),
+    ] = None,
     out: Out = Path("clips.parquet"),
     validation: Validation = 0.0,
 ) -> None:
-    """The embedded corpus: synthesised, nothing to download."""
+    """The embedded corpus: synthesised, nothing to download; or, with --events, mixed from recordings.
+
+    The classes of the recordings must be AudioSet's (id or name) or ESC-50's; their splits decide which soundscapes
+    they sound in. Their sounding parts are listed beside OUT (….events-HASH.parquet). `psla pack` renders the result.
+    """
     from psla.data.clips import Clips
-    from psla.data.corpora.soundscape import SoundscapeConfig, table, vocabulary
+    from psla.data.corpora import soundscape_corpus
+    from psla.data.corpora.soundscape_config import SoundscapeConfig
 
-    def rows(count: int, seed: int, split: str) -> list[dict]:
-        config = SoundscapeConfig(
-            seed=seed,
-            seconds=seconds,
-            clips=count,
-            imbalance=imbalance,
-            missing_children=missing_children,
-            missing_parents=missing_parents,
-        )
-        return table(config, split)
-
-    found = rows(clips, seed, "train")
-    if evaluation_clips:
-        found += rows(evaluation_clips, seed + 1, "evaluation")
-    _take(Clips.from_rows(found, vocabulary(), "soundscape"), out, validation, seed, None, False, False)
+    config = SoundscapeConfig(
+        seed=seed,
+        seconds=seconds,
+        clips=clips,
+        imbalance=imbalance,
+        missing_children=missing_children,
+        missing_parents=missing_parents,
+        classes=classes,
+    )
+    if events is None:
+        made = soundscape_corpus.make(config, evaluation_clips, validation)
+    else:
+        _check_writable(out, None)
+        with notes(), scanning() as report:
+            recordings = Clips.read(events)
+            made = soundscape_corpus.make_recorded(config, evaluation_clips, recordings, out, validation, report)
+    _take(made, out, 0.0, seed, None, False, False)
 
 
 def _take(

@@ -5,23 +5,29 @@ colour, half of the clips in a room. The classes are AudioSet's, their frequenci
 truth is known, labels can be left out on purpose in the paper's two ways (section on label enhancement): type I, a clip
 with the parent's label but not the child's; type II, with the child's label but not the parent's.
 
+The events are the models of `sound_events`, or recordings (`recordings`); all else is the same for both. What a clip is
+drawn from, and its address: `soundscape_config`. A whole corpus with its splits: `soundscape_corpus`.
+
 Bits repeat on one machine; another processor or numpy version may round a sample differently by one.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 
+from psla.data.corpora.event import EventSource, Take
 from psla.data.corpora.signals import RATE, band, colour, fast_length, frequencies, noise
-from psla.data.corpora.sound_events import EVENTS
+from psla.data.corpora.sound_events import EVENTS, SynthesisedEvents
+from psla.data.corpora.soundscape_config import SoundscapeConfig as SoundscapeConfig
+from psla.data.corpora.soundscape_config import from_uri as from_uri
+from psla.data.corpora.soundscape_config import uri as uri
+from psla.data.corpora.soundscape_config import within
 from psla.data.ontology import Ontology
 from psla.data.vocabulary import Vocabulary
 
@@ -35,56 +41,6 @@ FACTS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class SoundscapeConfig:
-    """What a corpus of soundscapes is drawn from.
-
-    Attributes:
-        seed: 0 .. 2**32 - 1; corpora with different seeds share no clip.
-        seconds: length of a clip, 0.2 .. 60 s.
-        clips: number of clips that `table` lists, at least 1.
-        imbalance: how many times more often the most frequent class occurs than the rarest, 1 (balanced) .. 10000.
-        max_events: a clip has 1 .. max_events events, at most 16.
-        snr: lowest and highest level of an event above the noise, in dB within -30 .. 60: the mean power of its
-            loudest 64 ms against that of the noise.
-        room: longest reverberation time (60 dB) in seconds, 0 .. 3; half of the clips, or all at 0, are out of doors.
-        missing_children: probability that an event's class is left out of the labels where an ancestor's stays, 0 .. 1.
-        missing_parents: probability that a label of an ancestor class is left out, 0 .. 1.
-
-    Raises:
-        ValueError: a value outside its range.
-
-    Example:
-        >>> SoundscapeConfig(seconds=1.0).samples
-        16000
-    """
-
-    seed: int = 0
-    seconds: float = 2.56
-    clips: int = 1000
-    imbalance: float = 20.0
-    max_events: int = 4
-    snr: tuple[float, float] = (5.0, 25.0)
-    room: float = 0.8
-    missing_children: float = 0.0
-    missing_parents: float = 0.0
-
-    def __post_init__(self) -> None:
-        _within("seed", self.seed, 0, 2**32 - 1, whole=True)
-        _within("clips", self.clips, 1, 2**32, whole=True)
-        _within("max_events", self.max_events, 1, 16, whole=True)
-        ranges = {"seconds": (0.2, 60), "imbalance": (1, 10000), "room": (0, 3)}
-        for name, (low, high) in {**ranges, "missing_children": (0, 1), "missing_parents": (0, 1)}.items():
-            _within(name, getattr(self, name), low, high)
-        if len(self.snr) != 2 or not -30 <= self.snr[0] <= self.snr[1] <= 60:
-            raise ValueError(f"snr must be two levels in dB, -30 <= lowest <= highest <= 60; got {self.snr}")
-
-    @property
-    def samples(self) -> int:
-        """Length of a clip in samples at 16 kHz."""
-        return round(self.seconds * RATE)
-
-
-@dataclass(frozen=True)
 class Scene:
     """What sounds in a clip, and what its annotation says.
 
@@ -92,61 +48,90 @@ class Scene:
         events: (class id, onset in s, offset in s), in the order of their onsets.
         labels: class ids of the annotation, in the order of `vocabulary`.
         true_labels: class ids of the events and all their ancestors, in the same order.
+        takes: what was drawn of each event, in the order of `events`.
     """
 
     events: tuple[tuple[str, float, float], ...]
     labels: tuple[str, ...]
     true_labels: tuple[str, ...]
-
-
-def _within(name: str, value: float, low: float, high: float, whole: bool = False) -> None:
-    right_type = isinstance(value, int) if whole else isinstance(value, int | float)
-    if not right_type or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name} must be a{' whole' if whole else ''} number from {low} to {high}; got {value!r}")
+    takes: tuple[Take, ...]
 
 
 @cache
 def ancestors(class_id: str) -> frozenset[str]:
-    """The ids of AudioSet's vocabulary above a class.
-
-    The walk ends at a class that is only `abstract`: it groups words ("Onomatopoeia") or ignorance of the source, not
-    sounds. Other classes outside the vocabulary are walked through.
+    """The ids of AudioSet's vocabulary above a class: of its `Ontology.concrete_ancestors`.
 
     Example:
         >>> sorted(Vocabulary.audioset()[id].name for id in ancestors("/m/015jpf"))
         ['Alarm', 'Telephone']
     """
-    ontology, found = Ontology.audioset(), set()
-    ahead = list(ontology.parents(class_id))
-    while ahead:
-        step = ahead.pop()
-        if step not in found and ontology.restrictions(step) != {"abstract"}:
-            found.add(step)
-            ahead.extend(ontology.parents(step))
-    return frozenset(id for id in found if id in Vocabulary.audioset())
+    above = Ontology.audioset().concrete_ancestors(class_id)
+    return frozenset(id for id in above if id in Vocabulary.audioset())
 
 
-@cache
-def vocabulary() -> Vocabulary:
-    """The classes that a soundscape can be labelled with: those of `EVENTS` and their ancestors, in AudioSet's order.
+def event_source(config: SoundscapeConfig) -> EventSource:
+    """What the events come from: the models of `sound_events`, or the recordings that the config names.
+
+    Raises:
+        AudioError: the table of recordings cannot be read, or has none of the split.
+    """
+    if config.events:
+        from psla.data.corpora.recordings import open_events
+
+        return open_events(config.events, config.events_split)
+    return SynthesisedEvents()
+
+
+def class_ids(config: SoundscapeConfig) -> tuple[str, ...]:
+    """The classes of the events, the most frequent first.
+
+    Raises:
+        ValueError: more `classes` than there are.
+        AudioError: as `event_source`.
+
+    Example:
+        >>> class_ids(SoundscapeConfig(classes=2))
+        ('/m/06mb1', '/m/02mk9')
+    """
+    ids = event_source(config).class_ids
+    if config.classes > len(ids):
+        raise ValueError(f"classes must be a number up to {len(ids)}, for so many sound; got {config.classes}")
+    return ids[: config.classes or len(ids)]
+
+
+def vocabulary(config: SoundscapeConfig | None = None) -> Vocabulary:
+    """The classes that a soundscape can be labelled with: those of its events and their ancestors, in AudioSet's order.
+
+    Args:
+        config: of the soundscapes; None: the default, all classes of `EVENTS`.
+
+    Raises:
+        ValueError, AudioError: as `class_ids`.
 
     Example:
         >>> len(vocabulary()), vocabulary().names[:3]
-        (28, ['Animal', 'Wild animals', 'Insect'])
+        (68, ['Animal', 'Wild animals', 'Bird'])
+        >>> len(vocabulary(SoundscapeConfig(classes=13)))
+        28
     """
-    ids = set(EVENTS).union(*(ancestors(id) for id in EVENTS))
+    return _vocabulary(tuple(EVENTS) if config is None else class_ids(config))
+
+
+@cache
+def _vocabulary(events: tuple[str, ...]) -> Vocabulary:
+    ids = set(events).union(*map(ancestors, events))
     ordered = [c for c in Vocabulary.audioset() if c.id in ids]
     return Vocabulary([c.id for c in ordered], [c.name for c in ordered])
 
 
 @cache
-def class_probabilities(imbalance: float) -> np.ndarray:
-    """(len(EVENTS),) float64, how often an event is of each class, in the order of `EVENTS`.
+def class_probabilities(imbalance: float, classes: int = len(EVENTS)) -> np.ndarray:
+    """(classes,) float64, how often an event is of each class, the most frequent first.
 
     The class of rank r (from 1) has the weight r ** -a; a is such that the first is `imbalance` times the last.
     """
-    ranks = np.arange(1, len(EVENTS) + 1)
-    weights = ranks ** -(math.log(imbalance) / math.log(len(EVENTS)))
+    ranks = np.arange(1, classes + 1)
+    weights = ranks ** -(math.log(imbalance) / math.log(max(classes, 2)))
     return weights / weights.sum()
 
 
@@ -156,52 +141,56 @@ def describe(config: SoundscapeConfig, index: int) -> Scene:
     The events do not depend on `missing_children` and `missing_parents`, and a higher rate only leaves out more.
 
     Raises:
-        ValueError: an index outside 0 .. 2**32 - 1.
+        ValueError: an index outside 0 .. 2**32 - 1, or as `class_ids`.
+        AudioError: as `event_source`.
 
     Example:
         >>> scene = describe(SoundscapeConfig(seed=1, missing_parents=1.0), 0)
         >>> set(scene.labels) == {id for id, onset_s, offset_s in scene.events}
         True
     """
-    _within("index", index, 0, 2**32 - 1, whole=True)
+    within("index", index, 0, 2**32 - 1, whole=True)
     rng = np.random.default_rng([config.seed, index])
+    source, classes, names = event_source(config), class_ids(config), vocabulary(config).ids
     count = int(rng.integers(1, config.max_events + 1))
-    drawn = rng.choice(len(EVENTS), size=count, p=class_probabilities(float(config.imbalance)))
-    events = []
-    for class_id in [tuple(EVENTS)[i] for i in drawn]:
-        duration, moment, early = rng.uniform(*EVENTS[class_id].seconds), rng.uniform(), rng.uniform() < 0.5
-        # At least 0.3 s of an event lie in the clip, and half of the lasting sounds were there before it began.
-        onset = moment * (config.seconds - min(duration, 0.3, config.seconds))
-        onset = 0.0 if early and EVENTS[class_id].background else round(onset, 4)
-        events.append((class_id, onset, min(round(onset + duration, 4), float(config.seconds))))
-    events.sort(key=lambda e: e[1])
-    own = {class_id for class_id, _, _ in events}
+    drawn = rng.choice(len(classes), size=count, p=class_probabilities(float(config.imbalance), len(classes)))
+    found = []
+    for class_id in [classes[i] for i in drawn]:
+        take = source.draw(rng, class_id, config.seconds)
+        moment, early = rng.uniform(), rng.uniform() < 0.5
+        onset = moment * (config.seconds - min(take.inside, config.seconds))
+        onset = 0.0 if early and take.background else round(onset, 4)  # half of the lasting sounds began before
+        found.append(((class_id, onset, min(round(onset + take.seconds, 4), float(config.seconds))), take))
+    found.sort(key=lambda pair: pair[0][1])
+    own = {event[0] for event, _ in found}
     true = own.union(*map(ancestors, own))
-    chance = dict(zip(vocabulary().ids, rng.uniform(size=len(vocabulary())), strict=True))
+    chance = dict(zip(names, rng.uniform(size=len(names)), strict=True))
     kept = {id for id in true - own if chance[id] >= config.missing_parents}
-    kept |= {id for id in own if chance[id] >= config.missing_children or not ancestors(id) & kept}
-    return Scene(
-        tuple(events), tuple(c for c in vocabulary().ids if c in kept), tuple(c for c in vocabulary().ids if c in true)
-    )
+    for id in sorted(own, key=lambda id: len(ancestors(id))):  # an event's class may be above another's
+        if chance[id] >= config.missing_children or not ancestors(id) & kept:
+            kept.add(id)
+    events, takes = zip(*found, strict=True)
+    return Scene(events, tuple(c for c in names if c in kept), tuple(c for c in names if c in true), takes)
 
 
 def synthesise(config: SoundscapeConfig, index: int) -> np.ndarray:
     """Renders one clip: (config.samples,) int16 at 16 kHz, its peak -18 .. -1 dB below full scale.
 
     Raises:
-        ValueError: an index outside 0 .. 2**32 - 1.
+        ValueError: an index outside 0 .. 2**32 - 1, or as `class_ids`.
+        AudioError: as `event_source`, or a recording that cannot be read.
 
     Example:
         >>> synthesise(SoundscapeConfig(seconds=0.5), 7).shape
         (8000,)
     """
-    scene = describe(config, index)
+    scene, source = describe(config, index), event_source(config)
     rng = np.random.default_rng([config.seed, index, 1])
     n = config.samples
     background = noise(rng, n, colour(rng.uniform(0, 1.2), rng.uniform(50, 300)))  # the level that snr refers to
     foreground = np.zeros(n, dtype=np.float32)
-    for class_id, onset, offset in scene.events:
-        wave = EVENTS[class_id](rng, offset - onset)
+    for (class_id, onset, offset), take in zip(scene.events, scene.takes, strict=True):
+        wave = source.render(rng, class_id, take, offset - onset)
         level = 10 ** (rng.uniform(*config.snr) / 20) / _loudest(wave)
         start = min(round(onset * RATE), n - 1)
         foreground[start : start + len(wave)] += wave[: n - start] * np.float32(level)
@@ -233,58 +222,11 @@ def _reverberate(rng: np.random.Generator, wave: np.ndarray, longest: float) -> 
     return wave + np.fft.irfft(spectrum, length)[: len(wave)]
 
 
-_AUDIBLE = ("seconds", "imbalance", "max_events", "snr", "room")
-_NUMBER: dict[str, type] = {"max_events": int}  # the others are float
-_ADDRESS = re.compile(r"soundscape://([0-9]+)/([0-9]+)(?:\?(.+))?")
-
-
-def uri(config: SoundscapeConfig, index: int) -> str:
-    """The address of a clip: all that its audio depends on (seconds always, the rest where not the default).
-
-    Example:
-        >>> uri(SoundscapeConfig(seed=3, snr=(0.0, 10.0)), 12)
-        'soundscape://3/12?seconds=2.56&snr=0.0%2C10.0'
-    """
-    _within("index", index, 0, 2**32 - 1, whole=True)
-    default, query = SoundscapeConfig(), {}
-    for name in _AUDIBLE:
-        value = getattr(config, name)
-        if name == "seconds" or value != getattr(default, name):
-            query[name] = ",".join(map(repr, value)) if name == "snr" else repr(value)
-    return f"soundscape://{config.seed}/{index}?{urlencode(query)}"
-
-
-def from_uri(uri: str) -> tuple[SoundscapeConfig, int]:
-    """The config and the index behind an address; fields that do not change the audio have their defaults.
-
-    Raises:
-        ValueError: not an address of a soundscape, or a field that is unknown, given twice or out of range.
-
-    Example:
-        >>> config, index = from_uri("soundscape://3/12?seconds=1.0")
-        >>> config.seed, config.seconds, index
-        (3, 1.0, 12)
-    """
-    match = _ADDRESS.fullmatch(uri)
-    if not match:
-        raise ValueError(f"a soundscape's address is soundscape://SEED/INDEX?field=value&...; got {uri!r}")
-    values: dict[str, Any] = {"seed": int(match[1])}
-    try:
-        for name, text in parse_qsl(match[3] or "", keep_blank_values=True, strict_parsing=bool(match[3])):
-            if name not in _AUDIBLE or name in values:
-                raise ValueError(f"{name!r} is given twice or not one of {', '.join(_AUDIBLE)}")
-            values[name] = tuple(map(float, text.split(","))) if name == "snr" else _NUMBER.get(name, float)(text)
-        config = SoundscapeConfig(**values)
-        _within("index", int(match[2]), 0, 2**32 - 1, whole=True)
-    except ValueError as error:
-        raise ValueError(f"cannot read the address {uri!r}: {error}") from error
-    return config, int(match[2])
-
-
 def table(config: SoundscapeConfig, split: str = "train", first: int = 0) -> list[dict[str, Any]]:
     """The rows of a corpus: clips first .. first + config.clips - 1, one dict each.
 
-    Splits with the same seed must not share indices; `first` sets them apart.
+    Splits with the same seed must not share indices; `first` sets them apart. With recorded events, the column
+    `event_sources` has the source of each event's recording.
 
     Example:
         >>> row = table(SoundscapeConfig(clips=2), split="evaluation", first=5)[1]
@@ -293,9 +235,10 @@ def table(config: SoundscapeConfig, split: str = "train", first: int = 0) -> lis
     """
     rows = []
     for index in range(first, first + config.clips):
-        scene, clip_id = describe(config, index), f"s{config.seed}_{index:07d}"
+        scene, clip_id = describe(config, index), f"{'r' if config.events else 's'}{config.seed}_{index:07d}"
         events = [{"class_id": id, "onset_s": onset, "offset_s": offset} for id, onset, offset in scene.events]
         row: dict[str, Any] = {"clip_id": clip_id, "source": clip_id, "path": uri(config, index), "split": split}
         row |= {"start_s": 0.0, "end_s": float(config.seconds), "events": events}
+        row |= {"event_sources": [take.source for take in scene.takes]} if config.events else {}
         rows.append(row | {"labels": list(scene.labels), "true_labels": list(scene.true_labels)})
     return rows
