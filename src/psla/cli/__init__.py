@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from psla.cli import aggregate, corpus, lab, labels, models, pack, stats, tag, training, use
+from psla.cli import aggregate, corpus, lab, lab_report, labels, models, pack, stats, tag, training, use
 
 app = typer.Typer(
     name="psla",
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(lab.app, name="lab")
+lab.app.command("report")(lab_report.lab_report)
 app.command()(training.train)
 app.command()(training.teach)
 app.command()(use.predict)
@@ -35,6 +36,7 @@ app.command()(aggregate.compare)
 app.command()(pack.pack)
 app.command()(stats.stats)
 app.command("import")(models.import_)
+app.command()(lab_report.report)
 app.command("models")(models.models)
 
 

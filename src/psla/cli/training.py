@@ -40,6 +40,9 @@ def train(
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Between two states to go on from.")] = 10.0,
     skip_non_finite: Annotated[int, typer.Option(min=0, help="Steps with a non-finite loss to leave out.")] = 0,
     profile: Annotated[bool, typer.Option("--profile", help="Print where the time went.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile the backbone: for long trainings on a GPU.")
+    ] = False,
 ) -> None:
     """Train a tagger and score it on what the clips hold out; SIGTERM keeps the state and exits with 75."""
     given = [recipe, clips, out, init, *(set_ or [])]
@@ -47,6 +50,8 @@ def train(
         raise CommandError("--resume RUN goes on with the run's own recipe and clips: give nothing else of them")
     if resume is None and (recipe is None or clips is None or out is None):
         raise CommandError("a training needs RECIPE, --clips and --out; or --resume RUN to go on with one")
+    if profile and compiled:
+        raise CommandError("--profile looks between the layers that --compile joins: choose one")
     from psla.recipe.recipe import Recipe, parse_override
 
     overrides = [f"init={init}"] if init is not None else []
@@ -56,7 +61,9 @@ def train(
     from psla.recipe.devices import Runtime, is_first_process
     from psla.recipe.run import Run
 
-    runtime = Runtime(accelerator, devices, nodes, cache_mb * 2**20, workers, checkpoint_minutes, skip_non_finite)
+    runtime = Runtime(
+        accelerator, devices, nodes, cache_mb * 2**20, workers, checkpoint_minutes, skip_non_finite, compiled
+    )
     corpus = read_clips(clips) if clips else Run.open(resume or "").clips
     epochs = (plan or Run.open(resume or "").recipe).optimizer.epochs
     told = (

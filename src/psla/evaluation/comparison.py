@@ -5,12 +5,6 @@ draw, and the difference is looked at; 95 % of the draws lie between `low` and `
 only chance: another seed of the same training gives another model. Where several seeds are given for each side, pairs
 of seeds are drawn, too.
 
-A draw is a weight w >= 0 for each clip, so a class is sorted once and then only reweighted. With
-    N(s) = sum of w over clips with probability >= s,    T(s) = the same over positive clips,
-    AP = sum over positive clips of w T(s) / N(s), divided by the sum of w over positive clips
-and N is needed only at the probabilities of positive clips: the sorted clips fall into as many bins as there are
-such probabilities, the weights of a bin are added up, and N is the running sum of the bins.
-
 Source: Efron and Tibshirani, An introduction to the bootstrap (1993), chapter 13 (percentile intervals).
 Not here: corrections for bias or for many classes. Of 527 classes with no difference, 26 intervals leave out zero.
 """
@@ -19,27 +13,25 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from psla.data.labels import Labels
 from psla.evaluation.metrics import average_precisions
 from psla.evaluation.predictions import Predictions
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-RESAMPLES_AT_A_TIME = 128  # the weights of this many draws stay in the processor's cache
-
-CLIPS_FOR_THREADS = 5000
-
-
-class ComparisonError(ValueError):
-    """Predictions that cannot be compared with each other."""
+from psla.evaluation.resampling import (
+    RESAMPLES_AT_A_TIME,
+    defined_mean,
+    draw_units,
+    groups_of,
+    threads_for,
+    unit_weights,
+)
+from psla.evaluation.resampling import ComparisonError as ComparisonError
+from psla.evaluation.resampling import Ranked as _Ranked
 
 
 @dataclass(frozen=True)
@@ -149,7 +141,7 @@ def compare(
     sides = [[side] if isinstance(side, Predictions) else list(side) for side in (first, second)]
     files = _check(sides, labels, resamples, confidence)
     ids, left_out = _common(files, labels)
-    groups = _groups(ids, sources)
+    groups = groups_of(ids, sources)
     units = int(groups.max()) + 1
     rows = [each.rows_of(ids) for each in files]
     labels = labels.select(ids)
@@ -161,23 +153,22 @@ def compare(
     generator = np.random.default_rng(seed)
     drawn_pairs = generator.integers(0, pairs, (resamples, pairs))
     drawn = np.empty((len(files), resamples, len(labels.vocabulary)), dtype=np.float32)  # average precisions
-    with _threads_for(len(ids)):
+    with threads_for(len(ids)):
         for begin in range(0, resamples, RESAMPLES_AT_A_TIME):
             many = min(RESAMPLES_AT_A_TIME, resamples - begin)
-            draws = [np.bincount(generator.integers(0, units, units), minlength=units) for _ in range(many)]
-            weights = np.ascontiguousarray(np.array(draws, dtype=np.float32)[:, groups].T)  # (clips, draws)
+            weights = unit_weights(draw_units(generator, many, units), groups)
             for each, target in zip(ranked, drawn, strict=True):
                 each.average_precisions(weights, target[begin : begin + many])
             progress(many)
     difference = exact[pairs:] - exact[:pairs]  # (pairs, classes)
     per_draw = drawn[pairs:].astype(np.float64) - drawn[:pairs]  # (pairs, draws, classes)
-    means = _seed_means(_nanmean(per_draw), drawn_pairs)
+    means = _seed_means(defined_mean(per_draw), drawn_pairs)
     low, high = _interval(means, confidence)
     per_class = _per_class(exact, difference, per_draw, drawn_pairs, labels, confidence)
     return Comparison(
-        first=float(np.mean(_nanmean(exact[:pairs]))),
-        second=float(np.mean(_nanmean(exact[pairs:]))),
-        difference=float(np.mean(_nanmean(difference))),
+        first=float(np.mean(defined_mean(exact[:pairs]))),
+        second=float(np.mean(defined_mean(exact[pairs:]))),
+        difference=float(np.mean(defined_mean(difference))),
         low=float(low),
         high=float(high),
         share_better=float(np.mean(means > 0)),
@@ -196,64 +187,6 @@ def compare(
         sure_losses=sum(each.high < 0 for each in per_class),
         per_class=per_class,
     )
-
-
-@contextmanager
-def _threads_for(clips: int) -> Iterator[None]:
-    """One thread for few clips: to wake up the others takes longer than the sums do."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads if clips >= CLIPS_FOR_THREADS else 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-class _Ranked:
-    """Predictions with each class sorted once: which clips fall into the bin of which positive clip's probability."""
-
-    def __init__(self, probabilities: np.ndarray, labels: Labels) -> None:
-        self.classes: list[tuple[int, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]] = []
-        by_class = np.argsort(labels.indices, kind="stable")
-        rows = np.repeat(np.arange(len(labels), dtype=np.int32), np.diff(labels.offsets))[by_class]
-        ends = np.cumsum(labels.counts())
-        for c, end in enumerate(ends):
-            positive = rows[ends[c - 1] if c else 0 : end]
-            if len(positive):
-                fall = -probabilities[:, c].astype(np.float32)
-                self.classes.append((c, *_bins(fall, positive)))
-
-    def average_precisions(self, weights: np.ndarray, target: np.ndarray) -> None:
-        """Average precision of each class under each draw, (clips, draws) -> (draws, classes); NaN: no positive."""
-        import torch
-
-        table = torch.from_numpy(weights)
-        bags = torch.nn.functional.embedding_bag  # adds up rows of a table, bin by bin
-        target[:] = np.nan
-        for c, (clips, starts), (positive, positive_starts) in self.classes:
-            total = bags(clips, table, starts, mode="sum").cumsum(0)  # N: (probabilities, draws)
-            of_bin = bags(positive, table, positive_starts, mode="sum")
-            true = of_bin.cumsum(0)  # T
-            positives = true[-1].clone()
-            summed = true.mul_(of_bin).div_(total.clamp_(min=1)).sum(0)  # T is 0 where N is
-            target[:, c] = (summed / positives).numpy()  # 0 / 0 is NaN: a draw without positives
-
-
-def _bins(fall: np.ndarray, positive: np.ndarray) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """All clips, then the positive ones, by falling probability, each with the starts of its bins."""
-    import torch
-
-    positive = positive[np.argsort(fall[positive], kind="stable")]
-    levels, positive_starts = np.unique(fall[positive], return_index=True)
-    order = np.argsort(fall, kind="stable").astype(np.int32)
-    ends = np.searchsorted(fall[order], levels, "right")
-    order = order[: ends[-1]]  # below the last positive clip nothing counts
-    starts = np.concatenate([[0], ends[:-1]])
-    bins = [(order, starts), (positive, positive_starts)]
-    (a, b), (c, d) = [tuple(torch.from_numpy(each.astype(np.int32)) for each in one) for one in bins]
-    return (a, b), (c, d)
 
 
 def _per_class(
@@ -293,30 +226,12 @@ def _interval(values: np.ndarray, confidence: float) -> np.ndarray:
     return np.quantile(defined, [tail, 1 - tail]) if len(defined) else np.array([math.nan, math.nan])
 
 
-def _nanmean(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of what is defined; NaN where nothing is."""
-    defined = ~np.isnan(values)
-    count = defined.sum(axis=-1)
-    total = np.where(defined, values, 0).sum(axis=-1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
 def _common(files: list[Predictions], labels: Labels) -> tuple[list[str], list[int]]:
     """The sorted ids of the clips that all have, and how many of each file's are left out."""
     ids = set(labels.clip_ids).intersection(*(each.clip_ids for each in files))
     if not ids:
         raise ComparisonError("the files and the labels have no clip in common")
     return sorted(ids), [len(each) - len(ids) for each in files]
-
-
-def _groups(ids: list[str], sources: Mapping[str, str] | None) -> np.ndarray:
-    """(clips,) the number of the unit that each clip is drawn with."""
-    if sources is None:
-        return np.arange(len(ids))
-    missing = [id for id in ids if id not in sources]
-    if missing:
-        raise ComparisonError(f"{len(missing)} of {len(ids)} clips have no source, the first: {missing[0]!r}")
-    return np.unique([sources[id] for id in ids], return_inverse=True)[1].reshape(-1)
 
 
 def _check(sides: list[list[Predictions]], labels: Labels, resamples: int, confidence: float) -> list[Predictions]:

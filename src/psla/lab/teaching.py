@@ -93,7 +93,7 @@ def teach(
         enhanced = _enhanced(clips, first, folder, teaching)
         second = _run(seeded, enhanced.clips, folder / "second", runtime, "second", progress)
         rows.append({"seed": seed, **_row(clips, split, first, second, enhanced, teaching.ontology)})
-    table = {"split": split, "variant": VARIANT, "seeds": rows, "summary": _summary(rows)}
+    table = {"split": split, "variant": VARIANT, "seeds": rows, "summary": summary(rows)}
     write_json_atomic(Path(out) / "teaching.json", table)
     return table
 
@@ -140,17 +140,32 @@ def _row(
     clips: Clips, split: str, first: Run, second: Run, enhanced: EnhancedClips, ontology: Ontology
 ) -> dict[str, Any]:
     """Table VIII's columns for one seed; against the true labels, too, where the clips have them."""
-    additions = enhanced.enhancement.additions
-    added = np.bincount(additions.classes, minlength=len(enhanced.enhancement.labels.vocabulary))
+    row = additions_row(clips, enhanced, ontology)
+    ids = enhanced.enhancement.labels.vocabulary.ids
+    impacted = np.isin(ids, row.pop("classes_added_to"))
+    row |= _improvement(clips.split(split), split, first, second, impacted, "labels")
+    if "true_labels" in clips.frame.columns:
+        row["true_labels"] = _improvement(clips.split(split), split, first, second, impacted, "true_labels")
+    return row
+
+
+def additions_row(clips: Clips, enhanced: EnhancedClips, ontology: Ontology) -> dict[str, Any]:
+    """Table VIII's columns on what was added, before any training.
+
+    Returns:
+        `impacted_classes` and `labels_added_percent`; `classes_added_to`, the ids of the impacted classes; and, where
+        the clips have true labels, `additions`, see `against_truth`.
+    """
+    additions, vocabulary = enhanced.enhancement.additions, enhanced.enhancement.labels.vocabulary
+    added = np.bincount(additions.classes, minlength=len(vocabulary))
     before = int(enhanced.enhancement.original.counts().sum())
     row: dict[str, Any] = {
         "impacted_classes": int((added > 0).sum()),
         "labels_added_percent": 100 * len(additions) / before,
-        **_improvement(clips.split(split), split, first, second, added > 0, "labels"),
+        "classes_added_to": [vocabulary.ids[index] for index in np.flatnonzero(added)],
     }
     if "true_labels" in clips.frame.columns:
         row["additions"] = against_truth(enhanced.enhancement, enhanced.part.labels("true_labels"), ontology)
-        row["true_labels"] = _improvement(clips.split(split), split, first, second, added > 0, "true_labels")
     return row
 
 
@@ -160,8 +175,26 @@ def _improvement(
     before, after = (_scores(run, held_out, split, column) for run in (first, second))
     old = np.array([each.average_precision for each in before.per_class])
     new = np.array([each.average_precision for each in after.per_class])
+    scores = {"map_before": before.mean_average_precision, "map_after": after.mean_average_precision}
+    return {**relative_improvements(old, new, impacted), **scores}
+
+
+def relative_improvements(before: np.ndarray, after: np.ndarray, impacted: np.ndarray) -> dict[str, float | None]:
+    """Table VIII's means over classes of the relative improvement of the average precision, in per cent.
+
+    Classes without positives are left out; None where no class is left.
+
+    Args:
+        before, after: (classes,) average precision, NaN without positives. impacted: (classes,) bool, got a label.
+
+    Example:
+        >>> relative_improvements(np.array([0.5, 0.4]), np.array([0.6, 0.4]), np.array([True, False]))
+        ... # doctest: +NORMALIZE_WHITESPACE, +ELLIPSIS
+        {'impacted_improvement_percent': 19.99..., 'non_impacted_improvement_percent': 0.0,
+         'mean_classwise_relative_percent': 9.99...}
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = 100 * (new - old) / old
+        relative = 100 * (after - before) / before
     known = np.isfinite(relative)
 
     def over(chosen: np.ndarray) -> float | None:
@@ -172,8 +205,6 @@ def _improvement(
         "impacted_improvement_percent": over(impacted),
         "non_impacted_improvement_percent": over(~impacted),
         "mean_classwise_relative_percent": over(np.ones_like(impacted)),
-        "map_before": before.mean_average_precision,
-        "map_after": after.mean_average_precision,
     }
 
 
@@ -182,7 +213,7 @@ def _scores(run: Run, held_out: Clips, split: str, column: str) -> Scores:
     return score(predictions, held_out.labels(column).part(predictions.vocabulary))
 
 
-def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
     """Mean and standard deviation over the seeds of each column; no deviation from a single seed."""
     summary: dict[str, dict[str, float | None]] = {}
     for prefix, each in (("", rows), ("true_labels.", [row["true_labels"] for row in rows if "true_labels" in row])):
