@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint slow benchmarks clean
+.PHONY: demo test lint slow slow-boxed browser benchmarks clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +20,13 @@ test: $(STAMP)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# The slow laws in 30 minutes: none begins after 25, and what was left out is named.
+slow-boxed: $(STAMP)
+	$(BIN)/python -m pytest -m slow --begin-within 25 -rs --timeout 300
+
+browser: $(STAMP)
+	$(BIN)/python -m pytest -m browser -rs
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

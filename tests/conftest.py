@@ -1,6 +1,23 @@
-"""What all tests share: hypothesis draws the same examples every time, so that a green run stays green."""
+"""What all tests share: hypothesis draws the same examples every time, so that a green run stays green; a time box."""
 
+import time
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("reproducible", derandomize=True, deadline=None)
 settings.load_profile("reproducible")
+
+_BEGAN = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--begin-within MINUTES`: tests that would begin later are skipped, and say so."""
+    parser.addoption("--begin-within", type=float, default=None, help="minutes in which tests may begin")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Holds the tests to the time box."""
+    minutes = item.config.getoption("--begin-within")
+    if minutes is not None and time.monotonic() - _BEGAN > 60 * minutes:
+        pytest.skip(f"the time box of {minutes:g} minutes is used up")

@@ -56,3 +56,52 @@ def test_training_does_not_grow() -> None:
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert seen["400"] <= 1.03 * seen["100"], seen
+
+
+# Predictions of 20,000 soundscapes by a small network in a process of its own; resident memory on the way.
+PREDICTIONS = """
+import json, torch
+from psla.data.clips import Clips
+from psla.data.corpora.soundscape import SoundscapeConfig, table, vocabulary
+from psla.data.source import open_source
+from psla.model.front_end import FrontEndConfig
+from psla.model.host_memory import keep_freed_memory
+from psla.model.inference import predict
+from psla.model.network import NetworkConfig, TaggingNetwork
+
+keep_freed_memory()
+torch.set_num_threads(1)
+
+def resident():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
+
+clips = Clips.from_rows(table(SoundscapeConfig(seconds=0.3, clips=20000), "evaluation"), vocabulary())
+front_end = FrontEndConfig(frames=32, mel_bins=32)
+network = TaggingNetwork(NetworkConfig("efficientnet_lite0", len(clips.vocabulary), 1, front_end=front_end)).eval()
+done, seen = 0, {}
+
+def progress(count):
+    global done
+    done += count
+    if done % 5000 == 0:
+        seen[done] = resident()
+
+predictions = predict(network, open_source(clips), clips.vocabulary, batch_size=50, progress=progress).predictions
+print(json.dumps({"seen": seen, "clips": len(predictions)}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
+def test_predicting_does_not_grow() -> None:
+    """Over 20,000 soundscapes resident memory grows by no more than 3 % and the probabilities themselves."""
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICTIONS], capture_output=True, text=True, timeout=1100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["clips"] == 20000
+    kept_kib = 15000 * 60 * 4 / 1024  # the probabilities of the last 15,000 clips
+    assert found["seen"]["20000"] <= 1.03 * found["seen"]["5000"] + kept_kib, found

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,7 +41,8 @@ class Runtime:
     machines, >= 1; under torchrun or SLURM both must agree with what started the processes. cache_bytes: decoded clips
     that are kept in memory, >= 0. workers: threads that read clips, >= 1. checkpoint_minutes: between two states from
     which the training can go on, >= 0; 0: after every step. skip_non_finite: steps with a non-finite loss that are
-    left out and listed before the training stops, >= 0.
+    left out and listed before the training stops, >= 0. compile: `torch.compile` for the backbone's training steps:
+    worth its minutes at the start in long trainings on a GPU; rounds differently.
 
     Raises:
         ValueError: a value out of its range.
@@ -52,6 +55,7 @@ class Runtime:
     workers: int = 2
     checkpoint_minutes: float = 10.0
     skip_non_finite: int = 0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         least = {
@@ -91,6 +95,26 @@ def open_fabric(runtime: Runtime, precision: str) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def compile_backbone(network: TaggingNetwork, device: torch.device) -> None:
+    """Have the backbone compiled at its first step (`torch.compile`); `uncompiled` is for predictions.
+
+    Raises:
+        ValueError: there is no C++ compiler, which a CPU's code needs.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise ValueError(
+            f"compiling for a CPU needs a C++ compiler, and {compiler!r} is not on the path; install it, name another "
+            "in the variable CXX, or train without --compile"
+        )
+    network.backbone.compile()
+
+
+def uncompiled(runtime: Runtime) -> AbstractContextManager[object]:
+    """Where a compiled backbone runs as written: in predictions, which are the same with and without `--compile`."""
+    return torch.compiler.set_stance("force_eager") if runtime.compile else nullcontext()
 
 
 def is_first_process() -> bool:

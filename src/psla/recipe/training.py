@@ -23,7 +23,15 @@ from psla.evaluation.metrics import Scores
 from psla.model.front_end import FrontEndConfig
 from psla.model.model_file import load_tensors
 from psla.model.network import NetworkConfig, TaggingNetwork
-from psla.recipe.devices import Runtime, is_first_process, open_fabric, predict_together, sum_over_processes
+from psla.recipe.devices import (
+    Runtime,
+    compile_backbone,
+    is_first_process,
+    open_fabric,
+    predict_together,
+    sum_over_processes,
+    uncompiled,
+)
 from psla.recipe.distillation import targets_of
 from psla.recipe.loading import Loader
 from psla.recipe.pretraining import InitReport, PretrainingReport, init_random, load_imagenet, load_init
@@ -183,6 +191,8 @@ def _carry_out(
         weight_decay=plan.weight_decay,
         fused=on_gpu,
     )
+    if runtime.compile:
+        compile_backbone(network, fabric.device)
     wrapped, optimizer = fabric.setup(network, adam)
     part = clips.split("train")
     source = open_source(part, runtime.cache_bytes)
@@ -267,7 +277,8 @@ class _Session:
         """Predict a split with all processes and keep the predictions; the scores, in process 0."""
         source, truth = self.held_out[split]
         progress = partial(self.progress, split)
-        found = predict_together(self.fabric, self.network, source, self.vocabulary, split, progress)
+        with uncompiled(self.runtime):
+            found = predict_together(self.fabric, self.network, source, self.vocabulary, split, progress)
         return self.run.keep(found, truth, name) if self.fabric.is_global_zero else None
 
     def after_step(self) -> None:
