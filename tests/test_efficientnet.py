@@ -10,7 +10,7 @@ from torch import nn
 
 from psla.model.backbone import BACKBONES, build_backbone
 from psla.model.conv_norm import same_padding
-from psla.model.efficientnet import VARIANTS, EfficientNet
+from psla.model.efficientnet import VARIANTS, EfficientNet, SqueezeExcite
 from psla.recipe.pretraining import our_name
 
 FULL = [f"efficientnet_b{i}" for i in range(8)]
@@ -251,3 +251,15 @@ def test_names() -> None:
     """There are 8 + 5 + 1 backbones, each with a name."""
     assert set(BACKBONES) == {*FULL, *LITE, "resnet50"}
     assert len(BACKBONES) == len(set(BACKBONES)) == len(VARIANTS) + 1
+
+
+def test_the_gradient_of_squeeze_excite_is_right() -> None:
+    """In float64 the gradients by the input and the weights are those of finite differences."""
+    torch.manual_seed(0)
+    part = SqueezeExcite(3, 2).double()
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(part, (x,))
+    assert torch.autograd.gradcheck(
+        lambda weight: torch.func.functional_call(part, {"reduce.weight": weight}, (x,)),
+        (part.reduce.weight.detach().requires_grad_(),),
+    )

@@ -189,7 +189,7 @@ def _carry_out(
         lr=plan.learning_rate,
         betas=(plan.beta1, plan.beta2),
         weight_decay=plan.weight_decay,
-        fused=on_gpu,
+        fused=fabric.device.type in ("cpu", "cuda"),  # one pass over weights, gradients and moments
     )
     if runtime.compile:
         compile_backbone(network, fabric.device)
