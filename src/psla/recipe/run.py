@@ -192,15 +192,24 @@ class Run:
         with (self.folder / "log.csv").open(encoding="utf-8", newline="") as file:
             return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
-    def rewind(self, epochs: int) -> None:
-        """Cut the logs back to the first `epochs` epochs: what comes after them is done again."""
-        for name in ("log.csv", "timing.csv"):
-            path = self.folder / name
-            if path.exists():
-                with path.open(encoding="utf-8", newline="") as file:
-                    reader = csv.DictReader(file)
-                    columns, rows = tuple(reader.fieldnames or ()), list(reader)
-                self._write_rows(path, columns, [row for row in rows if int(row["epoch"]) <= epochs])
+    def rewind(self, epochs: int, steps: int) -> None:
+        """Cut the logs back to the first `epochs` epochs and `steps` steps: what comes after them is done again."""
+        for name, key, end in (("log.csv", "epoch", epochs + 1), ("timing.csv", "epoch", epochs + 1)):
+            self._cut(self.folder / name, key, end)
+        self._cut(self.folder / "non_finite.csv", "step", steps)
+
+    def _cut(self, path: Path, key: str, end: int) -> None:
+        """Keep the rows of a table whose `key` is below `end`; a table of nothing is taken away."""
+        if not path.exists():
+            return
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            columns, rows = tuple(reader.fieldnames or ()), list(reader)
+        kept = [row for row in rows if int(row[key]) < end]
+        if kept:
+            self._write_rows(path, columns, kept)
+        else:
+            path.unlink()
 
     def note_non_finite(self, step: int, clip_ids: Sequence[str]) -> None:
         """Enter the clips of a step with a non-finite loss into non_finite.csv."""
@@ -279,7 +288,7 @@ class Run:
         self._write_rows(path, columns, [*rows, row])
 
     @staticmethod
-    def _write_rows(path: Path, columns: tuple[str, ...], rows: list[Mapping[str, Any]]) -> None:
+    def _write_rows(path: Path, columns: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> None:
         with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
             writer.writeheader()

@@ -98,7 +98,6 @@ class Trainer:
         recipe, fabric, position = self.recipe, self.fabric, self.position
         plan = self.plan(position.epoch)
         size = recipe.optimizer.batch_size
-        rate = learning_rate(recipe, position.step, position.epoch)
         self.network.train()
         batches = self.loader.batches(plan, size, fabric.global_rank, fabric.world_size, first_batch=position.batch)
         while (batch := self._next(batches)) is not None:
@@ -122,7 +121,7 @@ class Trainer:
             "steps": position.batch,
             "clips": position.clips,
             "rejected": position.rejected,
-            "learning_rate": rate,
+            "learning_rate": learning_rate(recipe, position.step - 1, position.epoch),  # of the last step that was done
             "loss": position.loss_sum / position.clips,
         }
 

@@ -250,7 +250,7 @@ class _Session:
             trainer.loader.rejected.update(found.reasons)
         self.fabric.barrier()  # nobody writes before all have read
         if self.fabric.is_global_zero:
-            self.run.rewind(trainer.position.epoch)
+            self.run.rewind(trainer.position.epoch, trainer.position.step)
             self.run.note_pretraining(report)
 
     def epoch(self) -> None:

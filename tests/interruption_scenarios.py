@@ -1,0 +1,28 @@
+"""How each long job of the package is interrupted: tiny inputs, a scenario a job; the law is in `test_interruption.py`.
+
+A scenario is a function `call(subject, out, tell)`, made known by `@scenario`: it does the job in the folder `out`,
+telling `tell`, and returns what must be the same however often it was interrupted. It is called again as it was called.
+They are in `interruption_training.py`, `interruption_files.py` and `interruption_lab.py`.
+"""
+
+from __future__ import annotations
+
+import interruption_files
+import interruption_lab
+import interruption_training
+
+__all__ = ["EXEMPT", "interruption_files", "interruption_lab", "interruption_training"]
+
+# What the rules find and no scenario interrupts, each with the reason.
+EXEMPT = {
+    "psla.data.worker_handle.WorkerHandle.blocks": "a worker that does not come to its end is replaced: DecodePool",
+    "psla.tagging.batch.FileStream.blocks": "what one reader takes out of a queue, once: tag_groups makes another",
+    "psla.data.corpora.audioset.read": "`scan`, and no more",
+    "psla.tagging.tagger.load": "`load_any`, and no more",
+    "psla.recipe.pretraining.load_imagenet": "`weights_file`, then in memory",
+    "psla.recipe.training.build_network": "`load_imagenet`, then in memory",
+    "psla.lab.estimate.measure": "measures time, and nothing else comes out",
+    "psla.lab.report.report_parts": "in memory; `write_report` writes what it gives",
+    "psla.lab.report_figures.figures": "in memory; `write_report` writes what it gives",
+    "psla.lab.results.row_result": "in memory but for `sweep`; `carry_out` writes what it gives",
+}

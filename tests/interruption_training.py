@@ -1,0 +1,274 @@
+"""How trainings and what is done with networks, labels and scores are interrupted; see `interruption_scenarios.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from interruption_law import Setting, Tell, scenario
+from psla.data.clips import Clips
+from psla.data.labels import Labels
+from psla.data.ontology import Ontology
+from psla.data.source import ArraySource, open_source
+from psla.data.vocabulary import Vocabulary
+from psla.evaluation.comparison import compare
+from psla.evaluation.predictions import Predictions
+from psla.evaluation.resampling import Draws
+from psla.lab.soundscapes import soundscapes
+from psla.model.front_end import FrontEndConfig
+from psla.model.inference import predict
+from psla.model.network import NetworkConfig, TaggingNetwork
+from psla.recipe import batch_norm, labeling
+from psla.recipe.coverage import simulated_unseen
+from psla.recipe.devices import Runtime, open_fabric, predict_together
+from psla.recipe.enhancement import enhance_clips
+from psla.recipe.enhancement_report import write_report as write_enhancement_report
+from psla.recipe.loading import Loader
+from psla.recipe.moments import measure
+from psla.recipe.recipe import Recipe
+from psla.recipe.run import Run
+from psla.recipe.sampling import EpochPlan
+from psla.recipe.statistics import coverage
+from psla.recipe.sweep import start_sweep
+from psla.recipe.trainer import Trainer
+from psla.recipe.training import TrainingInterrupted, build_network, resume, train
+from tagging_models import noise
+
+CPU = Runtime(accelerator="cpu", workers=1)
+EVERY_STEP = replace(CPU, checkpoint_minutes=0)
+RATE = 16000
+
+
+def recipe(**changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "front_end": {"frames": 32, "mel_bins": 32},
+        "backbone": {"name": "efficientnet_lite0", "pretraining": "none"},
+        "pooling": {"heads": 1},
+        "masking": {"frequency": 8, "time": 8},
+        "optimizer": {"batch_size": 4, "epochs": 2, "warmup_steps": 0, **changes},
+        "averaging": {"first_epoch": 1},
+    }
+    return Recipe.from_dict(values)
+
+
+def corpus(training: int = 8, evaluation: int = 5, broken: bool = True) -> Clips:
+    """Soundscapes with labels left out; one of each split cannot be read."""
+    clips = soundscapes(training, evaluation, 0.3)
+    absent = pl.int_range(pl.len()).over("split") == 2
+    path = pl.when(absent).then(pl.lit("/absent.wav")).otherwise("path").alias("path")
+    return Clips(clips.frame.with_columns(path), clips.vocabulary, clips.name) if broken else clips
+
+
+def trained(what: Recipe, clips: Clips, out: Path, tell: Tell, runtime: Runtime = CPU) -> Run:
+    """`train`, which says itself that `resume` goes on."""
+    if Run(out).exists:
+        return resume(out, runtime=runtime, progress=tell)
+    return train(what, clips, out, runtime=runtime, progress=tell)
+
+
+def poison(setting: Setting) -> Clips:
+    """The loss of the second step is not finite."""
+    loss = Trainer.loss
+
+    def poisoned(self: Trainer, batch: Any, epoch: int) -> torch.Tensor:
+        return loss(self, batch, epoch) * (float("nan") if self.position.step == 1 else 1.0)
+
+    setting.patch.setattr(Trainer, "loss", poisoned)
+    return corpus()
+
+
+@scenario("psla.recipe.training.train", lambda setting: corpus(), keeps=True)
+def _train(clips: Clips, out: Path, tell: Tell) -> Run:
+    return trained(recipe(), clips, out, tell)
+
+
+# Report 3 is that of the evaluation clips after the first epoch: the state after its last step is there.
+@scenario(
+    "psla.recipe.training.train",
+    lambda setting: corpus(),
+    note="while it warms up",
+    also=(3,),
+)
+def _train_warming_up(clips: Clips, out: Path, tell: Tell) -> Run:
+    return trained(recipe(warmup_steps=4), clips, out, tell, EVERY_STEP)
+
+
+@scenario("psla.recipe.training.train", poison, note="steps left out", also=(2, 3))
+def _train_skipping(clips: Clips, out: Path, tell: Tell) -> Run:
+    return trained(recipe(), clips, out, tell, replace(CPU, skip_non_finite=3))
+
+
+@scenario("psla.recipe.training.resume", lambda setting: corpus(), also=(4,), keeps=True)
+def _resume(clips: Clips, out: Path, tell: Tell) -> Run:
+    if not Run(out).exists:
+        with pytest.raises(TrainingInterrupted):
+            train(recipe(), clips, out, runtime=CPU, stop=lambda: True)
+    return resume(out, runtime=CPU, progress=tell)
+
+
+def trainer(clips: Clips, **changes: Any) -> Trainer:
+    part, what = clips.split("train"), recipe(**changes)
+    network, _ = build_network(what, clips.vocabulary)
+    fabric = open_fabric(CPU, "float32")
+    wrapped, optimizer = fabric.setup(network, torch.optim.Adam(network.parameters(), lr=1e-3))
+    loader = Loader(open_source(part), network.config.front_end.window_samples)
+    return Trainer(what, wrapped, optimizer, fabric, part.labels(), loader)
+
+
+def epoch_of(subject: Trainer, tell: Tell) -> Any:
+    return subject.epoch(tell), subject.position, subject.network, subject.loader.rejected
+
+
+@scenario("psla.recipe.trainer.Trainer.epoch", lambda setting: corpus(12), trainer)
+def _epoch(subject: Trainer, out: Path, tell: Tell) -> Any:
+    return epoch_of(subject, tell)
+
+
+@scenario(
+    "psla.recipe.trainer.Trainer.epoch",
+    lambda setting: corpus(12),
+    partial(trainer, warmup_steps=100),
+    note="while it warms up",
+)
+def _epoch_warming_up(subject: Trainer, out: Path, tell: Tell) -> Any:
+    return epoch_of(subject, tell)
+
+
+@scenario("psla.recipe.loading.Loader.batches", lambda setting: corpus())
+def _batches(clips: Clips, out: Path, tell: Tell) -> Any:
+    loader = Loader(open_source(clips), limit_samples=4000)
+    plan = EpochPlan(len(clips), mixup_rate=0.5, mixup_alpha=10.0, seed=0, epoch=0)
+    return tell.each(loader.batches(plan, batch_size=3)), loader.rejected
+
+
+# Networks over sources
+
+
+def network(classes: int, seed: int = 0) -> TaggingNetwork:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        front_end = FrontEndConfig(frames=32, mel_bins=32)
+        return TaggingNetwork(NetworkConfig("efficientnet_lite0", classes, heads=1, front_end=front_end))
+
+
+def heard(setting: Setting) -> tuple[TaggingNetwork, Clips]:
+    clips = corpus()
+    return network(len(clips.vocabulary)), clips
+
+
+def own_network(given: tuple[TaggingNetwork, Clips]) -> tuple[TaggingNetwork, Clips]:
+    return deepcopy(given[0]), given[1]
+
+
+@scenario("psla.model.inference.predict", heard, lambda given: (deepcopy(given[0]).train(), given[1]))
+def _predict(given: tuple[TaggingNetwork, Clips], out: Path, tell: Tell) -> Any:
+    found = predict(given[0], open_source(given[1]), given[1].vocabulary, batch_size=4, progress=tell)
+    return found, given[0].training
+
+
+@scenario("psla.recipe.devices.predict_together", lambda setting: (network(4), array_source(40)))
+def _predict_together(given: tuple[TaggingNetwork, ArraySource], out: Path, tell: Tell) -> Any:
+    return predict_together(open_fabric(CPU, "float32"), *given, Vocabulary(list("abcd")), "evaluation", tell)
+
+
+@scenario("psla.recipe.batch_norm.reestimate", heard, own_network)
+def _reestimate(given: tuple[TaggingNetwork, Clips], out: Path, tell: Tell) -> Any:
+    rejected = batch_norm.reestimate(given[0], open_source(given[1]), batch_size=4, progress=tell)
+    norms = [each for each in given[0].modules() if isinstance(each, torch.nn.BatchNorm2d)]
+    return rejected, given[0], [(each.momentum, each.training) for each in norms]
+
+
+def array_source(clips: int) -> ArraySource:
+    return ArraySource([str(i) for i in range(clips)], [noise(4000, seed) for seed in range(clips)])
+
+
+@scenario("psla.recipe.moments.measure", lambda setting: array_source(40))
+def _measure(source: ArraySource, out: Path, tell: Tell) -> Any:
+    return measure(source, FrontEndConfig(frames=32, mel_bins=32), progress=tell)
+
+
+def checkpoints(setting: Setting) -> tuple[list[Path], Labels]:
+    """Of a network of one weight a clip and class."""
+    labels = Labels.from_matrix(list("abcd"), np.eye(4, 2, dtype=bool), Vocabulary(["dog", "rain"]))
+    generator, paths = torch.Generator().manual_seed(0), []
+    for epoch in range(1, 4):
+        paths.append(setting.folder / f"epoch_{epoch:03d}.safetensors")
+        save_file({"w": torch.rand(4, 2, generator=generator)}, paths[-1])
+    return paths, labels
+
+
+@scenario("psla.recipe.sweep.start_sweep", checkpoints)
+def _start_sweep(given: tuple[list[Path], Labels], out: Path, tell: Tell) -> Any:
+    paths, labels = given
+
+    def predicted(weights: Mapping[str, torch.Tensor]) -> Predictions:
+        return Predictions(weights["w"].numpy(), labels.clip_ids, labels.vocabulary)
+
+    return start_sweep(paths, predicted, labels, progress=tell)
+
+
+# Labels, statistics and comparisons
+
+
+def wrongly_labelled(setting: Setting) -> tuple[Clips, Predictions]:
+    """Training clips, blocks of four of them, and a teacher that knows the truth fairly well."""
+    setting.patch.setattr(labeling, "CLIPS_AT_A_TIME", 4)
+    clips = soundscapes(12, 3, 0.3)
+    part = clips.split("train")
+    truth = part.labels("true_labels").matrix()
+    probabilities = np.random.default_rng(0).random(truth.shape) * 0.5 + 0.5 * truth
+    return clips, Predictions(probabilities.astype(np.float32), part.clip_ids, clips.vocabulary, "train")
+
+
+@scenario("psla.recipe.labeling.enhance", wrongly_labelled)
+def _enhance(given: tuple[Clips, Predictions], out: Path, tell: Tell) -> Any:
+    return labeling.enhance(given[0].split("train").labels(), given[1], Ontology.audioset(), progress=tell)
+
+
+@scenario("psla.recipe.enhancement.enhance_clips", wrongly_labelled)
+def _enhance_clips(given: tuple[Clips, Predictions], out: Path, tell: Tell) -> Any:
+    return enhance_clips(*given, Ontology.audioset(), progress=tell)
+
+
+@scenario(
+    "psla.recipe.enhancement_report.write_report",
+    lambda setting: enhance_clips(*wrongly_labelled(setting), Ontology.audioset()),
+)
+def _enhancement_report(given: Any, out: Path, tell: Tell) -> Any:
+    return write_enhancement_report(out, given, pictures=3, progress=tell)
+
+
+@scenario("psla.recipe.coverage.simulated_unseen")
+def _simulated_unseen(setting: Setting, out: Path, tell: Tell) -> Any:
+    return simulated_unseen(np.arange(1.0, 30.0), 4, [0.0, 0.5], progress=tell)
+
+
+@scenario("psla.recipe.statistics.coverage", lambda setting: corpus().split("train").labels())
+def _coverage(labels: Labels, out: Path, tell: Tell) -> Any:
+    return coverage(labels, 4, [0.0, 0.5], progress=tell)
+
+
+def judged(setting: Setting) -> tuple[Predictions, Predictions, Labels]:
+    rng, ids, vocabulary = np.random.default_rng(0), [str(i) for i in range(30)], Vocabulary(["dog", "rain"])
+    files = [Predictions(rng.random((30, 2)).astype(np.float32), ids, vocabulary) for _ in range(2)]
+    return files[0], files[1], Labels.from_matrix(ids, rng.random((30, 2)) < 0.3, vocabulary)
+
+
+@scenario("psla.evaluation.comparison.compare", judged)
+def _compare(given: Any, out: Path, tell: Tell) -> Any:
+    return compare(*given, resamples=400, progress=tell)
+
+
+@scenario("psla.evaluation.resampling.Draws.score", judged, lambda given: (given[0], Draws(given[2], 400)))
+def _draws(given: tuple[Predictions, Draws], out: Path, tell: Tell) -> Any:
+    return given[1].score(given[0], tell)
