@@ -16,14 +16,14 @@ demo: $(STAMP)
 	$(BIN)/psla demo --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 # The slow laws in 30 minutes: none begins after 25, and what was left out is named.
 slow-boxed: $(STAMP)
-	$(BIN)/python -m pytest -m slow --begin-within 25 -rs --timeout 300
+	$(BIN)/python -m pytest -n 2 -m slow --begin-within 25 -rs
 
 browser: $(STAMP)
 	$(BIN)/python -m pytest -m browser -rs

@@ -1,6 +1,12 @@
-"""What all tests share: hypothesis draws the same examples every time, so that a green run stays green; a time box."""
+"""What all tests share: hypothesis draws the same examples every time, so that a green run stays green; a time box;
+a thread for each of several test processes."""
 
+import os
 import time
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported: processes that share the cores only wait for each other with more threads.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 from hypothesis import settings

@@ -38,6 +38,7 @@ from interruption_law import SCENARIOS, Interruption, Scenario, Setting, Tell, c
 from interruption_scenarios import EXEMPT
 from psla.lab.runner import Watcher
 from psla.lab.training_data import Predicting
+from psla.model import released
 from psla.model.efficientnet import VARIANTS, Variant
 from psla.recipe.run import Run
 
@@ -158,6 +159,8 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     for name in ("efficientnet_b0", "efficientnet_lite0"):
         monkeypatch.setitem(VARIANTS, name, Variant(width=0.1, depth=0.1, image_size=224))
+    # It remembers shapes by name: those of these networks must not be found by other tests.
+    monkeypatch.setattr(released, "_trunk_shapes", released._trunk_shapes.__wrapped__)
     monkeypatch.setattr(Run, "draw", lambda *args, **options: None)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     yield

@@ -12,6 +12,7 @@ import json, sys, torch
 from psla.data.clips import Clips
 from psla.data.corpora.soundscape import SoundscapeConfig, table, vocabulary
 from psla.data.source import open_source
+from psla.model.efficientnet import VARIANTS, Variant
 from psla.recipe.devices import Runtime, open_fabric
 from psla.recipe.loading import Loader
 from psla.recipe.recipe import Recipe
@@ -24,9 +25,10 @@ def resident():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
 
+VARIANTS["efficientnet_lite0"] = Variant(width=0.25, depth=0.25, image_size=224, lite=True)  # fast steps
 recipe = Recipe.from_dict({
     "front_end": {"frames": 64, "mel_bins": 32},
-    "backbone": {"name": "efficientnet_lite0"},
+    "backbone": {"name": "efficientnet_lite0", "pretraining": "none"},
     "masking": {"frequency": 12, "time": 16},
     "optimizer": {"batch_size": 2, "epochs": 60, "warmup_steps": 0},
 })
