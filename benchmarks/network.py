@@ -101,12 +101,14 @@ def step(
 
 
 def interleaved(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, measured in turn so that a change of the machine's speed meets all of them."""
-    for run in runs.values():
-        run()
+    """Median seconds of each, measured in turn so that a change of the machine's speed meets all of them.
+
+    Each run that is timed comes after one that is not: a step of a training finds the memory of the step before it.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
+            run()
             began = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - began)
