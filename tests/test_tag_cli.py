@@ -28,7 +28,11 @@ from psla.data.source import open_source
 from psla.files import Journal
 from psla.model.inference import predict
 from psla.model.model_file import load_model
+from psla.tagging.decoding import decode_pool
+from psla.tagging.embeddings import EmbeddingFile
 from psla.tagging.events import NOTE
+from psla.tagging.job import TagJob
+from psla.tagging.rows import RowSettings
 from psla.tagging.tagger import load
 from tagging_models import CLASSES, WINDOW, noise, tiny_model_file
 
@@ -350,3 +354,14 @@ def test_a_file_longer_than_a_batch_stays_apart_from_its_neighbours(home: Path, 
         if row["status"] == "tagged":
             wave = waves[Path(row["path"]).stem]
             assert row["classes"] == tagger.tag(wave, 16000).to_dict(3)["classes"]
+
+
+def test_a_journal_beside_embeddings_is_refused(tmp_path: Path) -> None:
+    """What a journal skips would get no embedding, so both together are refused before any file is read."""
+    job = TagJob(load(tiny_model_file(tmp_path)), "model", RowSettings(), EmbeddingFile(tmp_path / "e.npz"))
+    with (
+        Journal(tmp_path / "rows.jsonl") as journal,
+        decode_pool(1) as pool,
+        pytest.raises(ValueError, match="choose one"),
+    ):
+        next(job.rows([str(tmp_path / "a.wav")], pool, journal))

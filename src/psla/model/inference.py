@@ -90,11 +90,11 @@ def predict(
     rows: list[Tensor] = []
     rejected: dict[str, str] = {}
     try:
-        for batch_ids, waves in _read_ahead(source, batch_size, rejected):
+        for done, (batch_ids, waves) in enumerate(_read_ahead(source, batch_size, rejected)):
             if waves:
                 rows.append(tag_waveforms(ready, waves, device).clip_probabilities.cpu())
                 ids.extend(batch_ids)
-            progress(batch_size)
+            progress(min(batch_size, len(source) - done * batch_size))
     finally:
         network.train(training)
     if not ids:

@@ -11,6 +11,7 @@ paper's authors are such files once imported (`psla.model.released`).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -111,8 +112,12 @@ class InitReport:
 
 
 def _some(ids: tuple[str, ...]) -> str:
-    more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
-    return f"{len(ids)} ({', '.join(ids[:5])}{more})" if ids else "none"
+    return f"{len(ids)} ({_first(ids)})" if ids else "none"
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first five of them, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 @dataclass(frozen=True)
@@ -205,7 +210,7 @@ def _match(
     missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
     problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     if any(problems.values()):
-        named = "; ".join(f"{word}: {', '.join(names)}" for word, names in problems.items() if names)
+        named = "; ".join(f"{word}: {_first(names)}" for word, names in problems.items() if names)
         raise PretrainingError(f"{path} does not fit {name}: {named}")
     return found, left_out
 

@@ -59,7 +59,12 @@ class TagJob:
         """One row for each path, in order; what the journal has is not done again.
 
         Each row is in the journal, on the disk, before it is handed out.
+
+        Raises:
+            ValueError: a journal beside embeddings, which a file that the journal has would not get.
         """
+        if journal is not None and self.embeddings is not None:
+            raise ValueError("a journal skips files that are done, and embeddings need them all: choose one")
         done: dict[str, Mapping[str, Any]] = {}
         keys = [""] * len(paths)
         if journal is not None:
