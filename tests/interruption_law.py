@@ -59,7 +59,7 @@ class Scenario:
 
     job: its qualified name; note: what tells several scenarios of one job apart. given: makes the inputs, once.
     fresh: of these, what one interrupted job works on. also: reports at which it is interrupted besides the first, the
-    last and one between. keeps: called again, it does not do all of it again. defect: why the law does not hold yet.
+    last and one between. keeps: called again, it does not do all of it again.
     """
 
     job: str
@@ -70,7 +70,6 @@ class Scenario:
     also: tuple[int, ...] = ()
     slow: bool = False
     keeps: bool = False
-    defect: str = ""
 
     @property
     def id(self) -> str:

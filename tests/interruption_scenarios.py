@@ -22,6 +22,7 @@ EXEMPT = {
     "psla.recipe.pretraining.load_imagenet": "`weights_file`, then in memory",
     "psla.recipe.training.build_network": "`load_imagenet`, then in memory",
     "psla.lab.estimate.measure": "measures time, and nothing else comes out",
+    "psla.lab.trained.trained": "`train` or `resume`, and no more; `teach` and `cross_validate` call it",
     "psla.lab.report.report_parts": "in memory; `write_report` writes what it gives",
     "psla.lab.report_figures.figures": "in memory; `write_report` writes what it gives",
     "psla.lab.results.row_result": "in memory but for `sweep`; `carry_out` writes what it gives",

@@ -147,9 +147,8 @@ def found() -> list[Any]:
 
 
 def marks(scenario: Scenario) -> list[pytest.MarkDecorator]:
-    """Slow ones and known defects."""
-    known = pytest.mark.xfail(reason=scenario.defect, strict=True, raises=AssertionError)
-    return [pytest.mark.slow] * scenario.slow + [known] * bool(scenario.defect)
+    """Slow ones."""
+    return [pytest.mark.slow] * scenario.slow
 
 
 @pytest.fixture(autouse=True)

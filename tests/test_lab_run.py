@@ -395,7 +395,7 @@ def test_another_recipe_or_other_clips_are_refused(undisturbed: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (["--shard", "3/2"], "--shard is i/n"),
+        (["--shard", "3/2"], "a part reads i/n"),
         (["--rows", "nothing"], "neither a row of the lab nor a group"),
         (["--rows", "nothing.yaml"], "No such file"),
         (["--seeds", "one"], "whole number"),

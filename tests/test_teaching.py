@@ -11,7 +11,7 @@ from psla.data.clips import Clips
 from psla.data.corpora.soundscape import SoundscapeConfig, table, vocabulary
 from psla.evaluation.metrics import score
 from psla.evaluation.predictions import Predictions
-from psla.lab import teaching
+from psla.lab import teaching, trained
 from psla.lab.teaching import Teaching, teach
 from psla.recipe.devices import Runtime
 from psla.recipe.recipe import Recipe, RecipeError
@@ -76,7 +76,11 @@ def test_what_is_finished_is_not_done_again(taught: tuple[Path, dict], monkeypat
     """A second call gives the same table without a training."""
     out, found = taught
     for name in ("train", "resume", "predict"):
-        monkeypatch.setattr(teaching, name, lambda *a, **k: pytest.fail("nothing is left to do"))
+        monkeypatch.setattr(
+            trained if name in ("train", "resume") else teaching,
+            name,
+            lambda *a, **k: pytest.fail("nothing is left to do"),
+        )
     assert teach(recipe(), clips(), out, seeds=(0, 1), runtime=CPU) == found
 
 

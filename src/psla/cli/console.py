@@ -15,6 +15,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: not a failure, try again later
+
+
 class Precision(StrEnum):
     """`--precision` of commands that run a model."""
 

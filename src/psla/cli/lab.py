@@ -14,12 +14,6 @@ app = typer.Typer(no_args_is_help=True, help="Experiments of several runs.")
 app.command("run")(lab_run.run)
 
 
-@app.callback()
-def _lab() -> None:
-    # Keeps `cross-validate` a command of its own: Typer folds a group of one command into it.
-    pass
-
-
 @app.command("cross-validate")
 @guarded
 def cross_validate(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from psla.cli.console import CommandError, guarded, number, progress, table, whole_numbers
+from psla.cli.console import INTERRUPTED, guarded, number, progress, table, whole_numbers
 
 if TYPE_CHECKING:
     from psla.lab.folder import Lab
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from psla.recipe.devices import Runtime
 
 NOT_RUN = 1
-INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: not a failure, try again later
 SOUNDSCAPE = "soundscape"
 
 
@@ -48,7 +47,9 @@ def run(
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Between two states to go on from.")] = 10.0,
 ) -> None:
     """Run the rows of the paper's tables; a row that cannot be run is noted, and the exit code is then 1."""
-    numbers, part = whole_numbers(seeds, "a seed"), _shard(shard)
+    from psla.evaluation.parts import parse_part
+
+    numbers, part = whole_numbers(seeds, "a seed"), parse_part(shard) if shard is not None else None
     from psla.recipe.recipe import Recipe, parse_override
 
     overrides = dict(map(parse_override, set_ or []))
@@ -83,21 +84,6 @@ def run(
     _print_outcome(lab, found, part)
     if found.not_run:
         raise typer.Exit(NOT_RUN)
-
-
-def _shard(text: str | None) -> tuple[int, int] | None:
-    """`2/4` -> (2, 4).
-
-    Example:
-        >>> _shard("2/4")
-        (2, 4)
-    """
-    if text is None:
-        return None
-    first, slash, last = text.partition("/")
-    if not (slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-        raise CommandError(f"--shard is i/n with 1 <= i <= n, as in 2/4; got {text!r}")
-    return int(first), int(last)
 
 
 class _Teller:

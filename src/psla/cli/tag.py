@@ -56,7 +56,7 @@ def tag(
     ] = None,
     embeddings: Annotated[Path | None, typer.Option(help="Also write embeddings, to .safetensors or .npz.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
-    precision: Annotated[Precision, typer.Option(help="bf16: faster, and right to two or three digits.")] = (
+    precision: Annotated[Precision, typer.Option(help="bf16: faster, probabilities within a few hundredths.")] = (
         Precision.float32
     ),
 ) -> None:

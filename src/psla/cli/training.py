@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from psla.cli.console import CommandError, guarded, number, progress, table
+from psla.cli.console import INTERRUPTED, CommandError, guarded, number, progress, table
 from psla.cli.labels import ThresholdOption, TypesOption, threshold_of
 
 if TYPE_CHECKING:
     from psla.data.clips import Clips
     from psla.recipe.run import Run
 
-INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: not a failure, try again later
 _SCORES = {"mean_average_precision": "mAP", "mean_auc": "AUC", "d_prime": "d-prime", "accuracy": "accuracy"}
 
 

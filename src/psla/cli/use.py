@@ -24,7 +24,7 @@ def predict(
     half: Annotated[bool, typer.Option("--half", help="Keep float16, for a whole training set.")] = False,
     shard: Annotated[str | None, typer.Option(help="i/n: only this part of the clips, beside OUT.")] = None,
     merge: Annotated[int | None, typer.Option(min=1, help="Join so many parts that were made with --shard.")] = None,
-    precision: Annotated[Precision, typer.Option(help="bf16: faster, and right to two or three digits.")] = (
+    precision: Annotated[Precision, typer.Option(help="bf16: faster, probabilities within a few hundredths.")] = (
         Precision.float32
     ),
 ) -> None:

@@ -1,7 +1,8 @@
 """Cross-validation on ESC-50's official folds: train on all folds but one, score on that one, for each fold.
 
     OUT/fold_K/seed_S/                a run for each fold and seed
-    OUT/fold_K/teacher.safetensors    the committee of the seeds over the training clips, where a student is asked for
+    OUT/fold_K/teacher-seed_S...      what each says of the training clips, where a student is asked for
+    OUT/fold_K/teacher.safetensors    the committee of the seeds over them: the mean
     OUT/fold_K/student_S/             a run on these and the labels, of the same size and budget
     OUT/cross_validation.json         accuracies with intervals, confusions, misclassified clips; see `fold_accuracy`
 
@@ -13,20 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
 from psla.data.clips import Clips
 from psla.data.corpora import esc50
-from psla.data.source import open_source
 from psla.evaluation.predictions import Predictions, average
 from psla.lab.fold_accuracy import Answers, join
-from psla.model.inference import predict
-from psla.model.model_file import load_model
-from psla.recipe.recipe import Recipe, RecipeError
+from psla.lab.trained import trained
+from psla.lab.training_data import Predicting, teacher_predictions
+from psla.recipe.recipe import Recipe
 from psla.recipe.run import Run
-from psla.recipe.training import resume, train
 
 FOLDS = esc50.FOLDS
 VARIANTS = ("final", "last_five", "averaged", "checkpoint_ensemble")
@@ -102,24 +102,21 @@ def cross_validate(
     for fold in folds:
         clips, folder = fold_clips(root, fold, inner), Path(out) / f"fold_{fold}"
 
-        def trained(name: str, recipe: Recipe, clips: Clips = clips, folder: Path = folder) -> Run:
-            def report(stage: str, count: int) -> None:
-                progress(f"{folder.name}/{name}", stage, count)
+        def run(name: str, recipe: Recipe, clips: Clips = clips, folder: Path = folder) -> Run:
+            return trained(recipe, clips, folder / name, progress=partial(progress, f"{folder.name}/{name}"))
 
-            return _run(recipe, clips, folder / name, report)
-
-        singles = [trained(f"seed_{seed}", _reseeded(recipe, seed)) for seed in seeds]
-        systems = {"single": [[run] for run in singles]}
+        singles = [run(f"seed_{seed}", _reseeded(recipe, seed)) for seed in seeds]
+        systems = {"single": [[single] for single in singles]}
         if len(singles) > 1:
             systems["committee"] = [singles]
         if student is not None:
             distilled = _distilled(recipe, student, _teacher(singles, clips, folder))
-            systems["student"] = [[trained(f"student_{each.seed}", each)] for each in distilled]
+            systems["student"] = [[run(f"student_{each.seed}", each)] for each in distilled]
         for system, members in systems.items():
             for variant in VARIANTS:
                 part = _answers(members, variant, clips.split("evaluation"), fold)
                 parts.setdefault((system, variant), []).append(part)
-        runs += singles + [run for (run,) in systems.get("student", [])]
+        runs += singles + [each for (each,) in systems.get("student", [])]
     answers = {key: join(each) for key, each in parts.items()}
     return CrossValidation(tuple(folds), tuple(seeds), answers, runs)
 
@@ -134,24 +131,11 @@ def _distilled(recipe: Recipe, student: Student, teacher: Path) -> list[Recipe]:
     return [Recipe.from_dict({**values, "seed": seed}) for seed in student.seeds]
 
 
-def _run(recipe: Recipe, clips: Clips, folder: Path, progress: Callable[[str, int], None]) -> Run:
-    run = Run(folder)
-    if not run.exists:
-        return train(recipe, clips, folder, progress=progress)
-    if run.recipe != recipe:
-        raise RecipeError(f"{folder} holds a run with another recipe; choose another folder, or delete it")
-    return run if run.is_finished else resume(folder, progress=progress)
-
-
 def _teacher(singles: Sequence[Run], clips: Clips, folder: Path) -> Path:
     """The training clips as the seeds' averaged models hear them: the mean of their probabilities, made once."""
     path = folder / "teacher.safetensors"
     if not path.is_file():
-        source, heard = open_source(clips.split("train")), []
-        for run in singles:
-            model = load_model(run.model_file)
-            heard.append(predict(model.network, source, model.vocabulary, split="train").predictions)
-        average(heard).save(path)
+        average(teacher_predictions(single, folder, Predicting(clips)) for single in singles).save(path)
     return path
 
 

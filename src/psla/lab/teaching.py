@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -26,6 +27,7 @@ from psla.data.source import open_source
 from psla.evaluation.metrics import Scores, score
 from psla.evaluation.predictions import Predictions, is_predictions
 from psla.files import write_json_atomic
+from psla.lab.trained import trained
 from psla.model.committee import load_any
 from psla.model.inference import predict
 from psla.recipe.devices import Runtime
@@ -34,7 +36,6 @@ from psla.recipe.enhancement_report import against_truth
 from psla.recipe.labeling import TYPES, Relation
 from psla.recipe.recipe import Recipe, RecipeError
 from psla.recipe.run import Run
-from psla.recipe.training import resume, train
 
 VARIANT = "averaged"  # the predictions that are compared, in both runs
 COLUMNS = (
@@ -89,32 +90,13 @@ def teach(
     for seed in seeds:
         folder = Path(out) / f"seed_{seed}"
         seeded = Recipe.from_dict({**recipe.model_dump(), "seed": seed})
-        first = _run(seeded, clips, folder / "first", runtime, "first", progress)
+        first = trained(seeded, clips, folder / "first", runtime, partial(progress, "first"))
         enhanced = _enhanced(clips, first, folder, teaching)
-        second = _run(seeded, enhanced.clips, folder / "second", runtime, "second", progress)
+        second = trained(seeded, enhanced.clips, folder / "second", runtime, partial(progress, "second"))
         rows.append({"seed": seed, **_row(clips, split, first, second, enhanced, teaching.ontology)})
     table = {"split": split, "variant": VARIANT, "seeds": rows, "summary": summary(rows)}
     write_json_atomic(Path(out) / "teaching.json", table)
     return table
-
-
-def _run(
-    recipe: Recipe,
-    clips: Clips,
-    folder: Path,
-    runtime: Runtime,
-    name: str,
-    progress: Callable[[str, str, int], None],
-) -> Run:
-    def report(stage: str, count: int) -> None:
-        progress(name, stage, count)
-
-    run = Run(folder)
-    if not run.exists:
-        return train(recipe, clips, folder, runtime=runtime, progress=report)
-    if run.recipe != recipe:
-        raise RecipeError(f"{folder} holds a run with another recipe; choose another folder, or delete it")
-    return run if run.is_finished else resume(folder, runtime=runtime, progress=report)
 
 
 def _enhanced(clips: Clips, first: Run, folder: Path, teaching: Teaching) -> EnhancedClips:

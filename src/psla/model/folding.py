@@ -2,8 +2,7 @@
 
 In evaluation mode a batch normalisation is a factor and a summand for each channel, so it becomes part of the
 convolution before it: weight * g / sqrt(v + e) and bias b - m * g / sqrt(v + e), computed in float64. Each pass over
-the feature maps that is saved is time: on a CPU the network is 1.2 times as fast in float32 and, in bfloat16, 1.3 times
-as fast as under autocast (docs/performance.md). Values agree with the network's within rounding.
+the feature maps that is saved is time: docs/performance.md. Values agree with the network's within rounding.
 """
 
 from __future__ import annotations
@@ -85,8 +84,8 @@ def for_inference(network: TaggingNetwork, precision: Precision = "float32") -> 
 
     Args:
         network: is left as it is.
-        precision: of the backbone; `bf16` is twice as fast on a CPU that has it and moves a probability in its second
-            or third digit.
+        precision: of the backbone; `bf16` is twice as fast on a CPU that has it and moves a probability by up to a few
+            hundredths.
 
     Example:
         >>> from psla.model.network import NetworkConfig

@@ -1,8 +1,8 @@
 """The C library's allocator, told to keep what is freed.
 
 A step on a CPU allocates and frees the same hundreds of large tensors again and again. glibc returns each of them to
-the operating system and asks for it anew, and every page is zeroed and mapped again: half of a training step.
-Measured in docs/performance.md.
+the operating system and asks for it anew, and every page is zeroed and mapped again: a third of a training step
+where it was measured (docs/LOG.md).
 """
 
 from __future__ import annotations

@@ -194,8 +194,8 @@ class Run:
 
     def rewind(self, epochs: int, steps: int) -> None:
         """Cut the logs back to the first `epochs` epochs and `steps` steps: what comes after them is done again."""
-        for name, key, end in (("log.csv", "epoch", epochs + 1), ("timing.csv", "epoch", epochs + 1)):
-            self._cut(self.folder / name, key, end)
+        for name in ("log.csv", "timing.csv"):
+            self._cut(self.folder / name, "epoch", epochs + 1)
         self._cut(self.folder / "non_finite.csv", "step", steps)
 
     def _cut(self, path: Path, key: str, end: int) -> None:

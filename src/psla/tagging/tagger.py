@@ -45,8 +45,8 @@ class Tagger:
         hop_s: seconds from one window's beginning to the next's, one sample to a whole window; None: a whole window.
             The window is what the model was trained on.
         combine: how several windows become one clip, `mean` or `max`; see `psla.tagging.recording`.
-        precision: of the backbone: `float32`, or, for a faster copy of the network that moves a probability in its
-            second or third digit, `bf16`.
+        precision: of the backbone: `float32`, or, for a faster copy of the network that moves a probability by up to a
+            few hundredths, `bf16`.
 
     Attributes:
         window_s, hop_s, step_s: seconds of a window, from one window to the next, and of a step of the frames (0.32).
