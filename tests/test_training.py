@@ -149,6 +149,10 @@ CHANGED: dict[str, Any] = {
     "pooling.heads": 1,
     "sampling.balanced": False,
     "sampling.smoothing": 100.0,
+    "waveform.crop_frames": 32,
+    "waveform.crop_by": "energy",
+    "waveform.shift": 1.0,
+    "waveform.gain_db": 12.0,
     "mixup.rate": 1.0,
     "mixup.alpha": 0.2,
     "masking.frequency": 24,
@@ -160,6 +164,8 @@ CHANGED: dict[str, Any] = {
     "optimizer.batch_size": 8,
     "optimizer.epochs": 3,
     "optimizer.warmup_steps": 0,
+    "optimizer.schedule": "cosine",
+    "optimizer.label_smoothing": 0.1,
     "optimizer.halve_after": 1,
     "optimizer.halve_every": 2,
     "optimizer.beta1": 0.5,
@@ -230,6 +236,11 @@ def test_every_field_changes_something(
         before = outcome(
             fit(recipe(distillation={"predictions": request.getfixturevalue("teacher")}), eight, tmp_path / "b")
         )
+    if key == "waveform.crop_by":  # says nothing as long as nothing is cut
+        changed["waveform"]["crop_frames"] = 32
+        changed["front_end"] = {"hop_ms": 5.0}  # so that the clips are longer than that
+        unchanged = recipe(waveform={"crop_frames": 32}, front_end=changed["front_end"])
+        before = outcome(fit(unchanged, eight, tmp_path / "b"))
     if key == "init":
         changed["init"] = str(request.getfixturevalue("mixed_run").model_file)
     if key == "backbone.batch_norm":

@@ -238,18 +238,20 @@ class FrontEnd(nn.Module):
         torch.mm(power[:, self._high_bottom :], self.high_filters, out=mel[:, half:])
         torch.log(mel.clamp_(min=FLOOR).view_as(result), out=result)
 
-    def fit(self, log_mel: Tensor, frame_counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Cut or pad (batch, any, mel_bins) to the configured number of frames, before normalising.
+    def fit(
+        self, log_mel: Tensor, frame_counts: Tensor | None = None, frames: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Cut or pad (batch, any, mel_bins) to so many frames (None: as configured), before normalising.
 
-        frame_counts: (batch,) real frames of each clip; all where None. Returns (batch, config.frames, mel_bins)
+        frame_counts: (batch,) real frames of each clip; all where None. Returns (batch, frames, mel_bins)
         float32, where positions past a clip's frames hold 0.0 (`released`) or the configured mean (`masked`), and the
-        frame counts, at most config.frames.
+        frame counts, at most `frames`.
 
         >>> fitted, counts = FrontEnd(FrontEndConfig(frames=4)).fit(torch.ones(1, 3, 128), torch.tensor([2]))
         >>> fitted[0, :, 0].tolist(), counts.tolist()
         ([1.0, 1.0, 0.0, 0.0], [2])
         """
-        batch, present, frames = *log_mel.shape[:2], self.config.frames
+        (batch, present), frames = log_mel.shape[:2], frames or self.config.frames
         frame_counts = torch.full((batch,), present) if frame_counts is None else frame_counts
         counts = frame_counts.to(log_mel.device, torch.int64).clamp(min=0, max=min(present, frames))
         fill = 0.0 if self.config.padding == "released" else self.config.mean

@@ -84,10 +84,15 @@ class TaggingNetwork(nn.Module):
         masks: Masks | None = None,
         mask_fill: float = 0.0,
         keep: Tensor | None = None,
+        frames: int | None = None,
     ) -> Tagging:
-        """Tag a batch of waveforms; masks and `keep` (drop-connect, see the backbone) are given in training only."""
+        """Tag a batch of waveforms.
+
+        In training only: masks, `keep` (drop-connect, see the backbone), and `frames`, the length of the log-mel where
+        it is not the front end's.
+        """
         counts = None if lengths is None else self.front_end.frame_counts(lengths)
-        log_mel, frame_counts = self.front_end.fit(self.front_end.log_mel(waveform, lengths), counts)
+        log_mel, frame_counts = self.front_end.fit(self.front_end.log_mel(waveform, lengths), counts, frames)
         if masks is not None:
             log_mel = apply_masks(log_mel, masks, mask_fill)
         return self.from_log_mel(self.front_end.normalise(log_mel), frame_counts, keep)

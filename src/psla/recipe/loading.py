@@ -22,7 +22,8 @@ from torch import Tensor
 
 from psla.data.audio import AudioError
 from psla.data.source import ClipSource
-from psla.recipe.sampling import EpochPlan
+from psla.recipe.sampling import EpochPlan, positional_uniforms
+from psla.recipe.waveform import Cut
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Loader:
         limit_samples: what is past this many samples of a clip is not read by the network and not handed on; >= 1.
         workers: threads, each of which reads one batch at a time; >= 1.
         prefetch: batches that are read while one is trained on, >= 1; each is held in memory as a whole.
+        cut: which part of a clip is handed on; None: its first `limit_samples`.
         pin_memory: put waveforms into page-locked memory, from which a GPU copies without waiting; needs CUDA.
 
     Attributes:
@@ -73,14 +75,20 @@ class Loader:
     """
 
     def __init__(
-        self, source: ClipSource, limit_samples: int, workers: int = 2, prefetch: int = 3, pin_memory: bool = False
+        self,
+        source: ClipSource,
+        limit_samples: int,
+        workers: int = 2,
+        prefetch: int = 3,
+        pin_memory: bool = False,
+        cut: Cut | None = None,
     ) -> None:
         for name, value in (("limit_samples", limit_samples), ("workers", workers), ("prefetch", prefetch)):
             if value < 1:
                 raise ValueError(f"the loader's {name} must be 1 or more; got {value}")
         if pin_memory and not torch.cuda.is_available():
             raise ValueError("pin_memory needs a CUDA device, and torch finds none here; leave it off")
-        self.source, self.limit_samples = source, limit_samples
+        self.source, self.limit_samples, self.cut = source, limit_samples, cut
         self.workers, self.prefetch, self.pin_memory = workers, prefetch, pin_memory
         self.rejected: dict[str, str] = {}
         self._clip_ids = source.clip_ids
@@ -146,11 +154,14 @@ class Loader:
         self, plan: EpochPlan, positions: np.ndarray, count: int, stopped: threading.Event
     ) -> tuple[Batch, dict[str, str]]:
         rejected: dict[str, str] = {}
-        waves = [self._read(int(row), rejected, stopped) for row in plan.first[positions]]
+        first_cut, second_cut = self._places(plan, positions)
+        pairs = zip(plan.first[positions].tolist(), first_cut, strict=True)
+        waves = [self._read(row, place, rejected, stopped) for row, place in pairs]
         good = [i for i, wave in enumerate(waves) if wave is not None]
         positions = positions[good]
         firsts = [wave for wave in waves if wave is not None]
-        seconds = [self._read(int(row), rejected, stopped) for row in plan.second[positions]]
+        pairs = zip(plan.second[positions].tolist(), second_cut[good], strict=True)
+        seconds = [self._read(row, place, rejected, stopped) for row, place in pairs]
         mixed = np.array([wave is not None for wave in seconds], dtype=bool)
         samples = max((len(wave) for wave in firsts), default=0)
         first, first_lengths = self._stack(firsts, samples)
@@ -169,12 +180,23 @@ class Loader:
         )
         return batch, rejected
 
-    def _read(self, row: int, rejected: dict[str, str], stopped: threading.Event) -> np.ndarray | None:
+    def _places(self, plan: EpochPlan, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the first and the second clip of these positions are cut: (positions, 2) uniform numbers each."""
+        if self.cut is None or len(positions) == 0:
+            return np.zeros((len(positions), 2)), np.zeros((len(positions), 2))
+        start, stop = int(positions[0]), int(positions[-1]) + 1
+        drawn = positional_uniforms(plan.seed, plan.epoch, "cut", start, stop, width=4)[positions - start]
+        return drawn[:, :2], drawn[:, 2:]
+
+    def _read(
+        self, row: int, place: np.ndarray, rejected: dict[str, str], stopped: threading.Event
+    ) -> np.ndarray | None:
         """The waveform of a row, or None: it is -1, it cannot be read, or nobody waits for it any more."""
         if row < 0 or stopped.is_set():
             return None
         try:
-            return self.source.read(row)[: self.limit_samples]
+            waveform = self.source.read(row)
+            return (waveform if self.cut is None else self.cut(waveform, place))[: self.limit_samples]
         except AudioError as error:
             rejected[self._clip_ids[row]] = str(error)
             return None

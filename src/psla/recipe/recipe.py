@@ -9,117 +9,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError
 
 from psla.data.vocabulary import Vocabulary, VocabularyError
-from psla.model.backbone import BACKBONES
-
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+from psla.recipe.sections import (
+    AveragingRecipe,
+    BackboneRecipe,
+    DistillationRecipe,
+    FrontEndRecipe,
+    MaskingRecipe,
+    MixupRecipe,
+    OptimizerRecipe,
+    PoolingRecipe,
+    SamplingRecipe,
+    Section,
+    WaveformRecipe,
+)
 
 
 class RecipeError(ValueError):
     """A recipe that cannot be carried out; the sentence names the key and the rule."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class FrontEndRecipe(_Section):
-    """Log-mel front end (section II-C); see `psla.FrontEndConfig`."""
-
-    window: Literal["hanning", "hamming"] = "hanning"
-    mel_bins: int = Field(128, ge=32, le=256)
-    hop_ms: float = Field(10.0, ge=2.5, le=25.0, description="milliseconds between frames")
-    frames: int = Field(1056, ge=32, le=36000, description="length that every log-mel is cut or padded to")
-    mean: float = Field(-4.6476, description="mean of the log-mel over the corpus")
-    deviation: float = Field(4.5699, gt=0.0, description="standard deviation of the log-mel over the corpus")
-    padding: Literal["released", "masked"] = "released"
-
-
-class BackboneRecipe(_Section):
-    """The network's trunk and its pretraining (section III)."""
-
-    name: str = "efficientnet_b2"
-    pretraining: Literal["imagenet", "none"] = "imagenet"
-    stem: Literal["random", "sum"] = Field("random", description="from three input channels to one")
-    weights: str | None = Field(None, description="a local file of ImageNet weights instead of the published one")
-    drop_connect: float = Field(0.2, ge=0.0, lt=1.0, description="drop rate of the last block; falls to 0 at the first")
-    batch_norm_momentum: float = Field(0.01, gt=0.0, le=1.0, description="share of the newest batch")
-    batch_norm: Literal["device", "synchronised"] = Field(
-        "device", description="statistics of a device's clips, or all"
-    )
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in BACKBONES:
-            raise ValueError(f"{name!r} is none of {', '.join(BACKBONES)}")
-        return name
-
-
-class PoolingRecipe(_Section):
-    """Attention pooling (section II-C)."""
-
-    heads: int = Field(4, ge=0, le=64, description="attention heads; 0 is mean pooling")
-
-
-class SamplingRecipe(_Section):
-    """Balanced sampling (section IV-A, Algorithm 1)."""
-
-    balanced: bool = Field(True, description="draw with replacement by clip weight; false: a reshuffled traversal")
-    smoothing: float = Field(0.0, ge=0.0, description="added to every class count before 1 / count")
-
-
-class MixupRecipe(_Section):
-    """Mix-up training (section IV-C)."""
-
-    rate: Share = Field(0.5, description="share of the clips that are mixed")
-    alpha: float = Field(10.0, gt=0.0, description="of Beta(alpha, alpha)")
-
-
-class MaskingRecipe(_Section):
-    """Time and frequency masking (section IV-B)."""
-
-    frequency: int = Field(48, ge=0, description="F, largest width in mel bins")
-    time: int = Field(192, ge=0, description="T, largest width in frames")
-    fill: Literal["zero", "mean"] = Field("zero", description="value before normalising: 0 (released) or the mean")
-
-
-class DistillationRecipe(_Section):
-    """A teacher's stored probabilities beside the labels; see `psla.recipe.distillation`."""
-
-    predictions: str | None = Field(
-        None, description="the teacher's predictions of the training clips; none: no teacher"
-    )
-    weight: Share = Field(0.5, description="share of the teacher's probability in the target")
-
-
-class OptimizerRecipe(_Section):
-    """Adam and its schedule (section II-B)."""
-
-    learning_rate: float = Field(1e-4, gt=0.0, le=1.0)
-    batch_size: int = Field(100, ge=1, description="clips, over all devices")
-    epochs: int = Field(30, ge=1)
-    warmup_steps: int = Field(1000, ge=0, description="linear warm-up, moved every step")
-    halve_after: int = Field(10, ge=0, description="epochs before the first halving")
-    halve_every: int = Field(5, ge=1, description="epochs between halvings")
-    beta1: float = Field(0.95, ge=0.0, lt=1.0)
-    beta2: float = Field(0.999, ge=0.0, lt=1.0)
-    weight_decay: float = Field(5e-7, ge=0.0)
-    precision: Literal["float32", "bf16"] = Field("bf16", description="of the backbone in training")
-
-
-class AveragingRecipe(_Section):
-    """Weight averaging (section VI-A)."""
-
-    first_epoch: int = Field(16, ge=1, description="weights of this epoch (counted from 1) to the last are averaged")
-
-
-class Recipe(_Section):
+class Recipe(Section):
     """A whole run.
 
     Example:
@@ -132,6 +47,7 @@ class Recipe(_Section):
     backbone: BackboneRecipe = BackboneRecipe()
     pooling: PoolingRecipe = PoolingRecipe()
     sampling: SamplingRecipe = SamplingRecipe()
+    waveform: WaveformRecipe = WaveformRecipe()
     mixup: MixupRecipe = MixupRecipe()
     masking: MaskingRecipe = MaskingRecipe()
     distillation: DistillationRecipe = DistillationRecipe()
@@ -140,6 +56,11 @@ class Recipe(_Section):
     init: str | None = Field(None, description="a model file that training starts from, in place of ImageNet weights")
     classes: list[str] | None = Field(None, description="ids of the classes to train; all of the clips' vocabulary")
     seed: int = Field(0, ge=0, lt=2**63)
+
+    @property
+    def training_frames(self) -> int:
+        """Length of a training clip's log-mel; evaluation always has `front_end.frames`."""
+        return self.waveform.crop_frames or self.front_end.frames
 
     @staticmethod
     def load(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -177,10 +98,15 @@ class Recipe(_Section):
                 f"recipe key masking.frequency: a mask of {self.masking.frequency} bins is wider than the "
                 f"{self.front_end.mel_bins} bins of the front end"
             )
-        if self.masking.time > self.front_end.frames:
+        if self.waveform.crop_frames > self.front_end.frames:
+            raise RecipeError(
+                f"recipe key waveform.crop_frames: a part of {self.waveform.crop_frames} frames is longer than the "
+                f"{self.front_end.frames} frames of the front end"
+            )
+        if self.masking.time > self.training_frames:
             raise RecipeError(
                 f"recipe key masking.time: a mask of {self.masking.time} frames is longer than the "
-                f"{self.front_end.frames} frames of the front end"
+                f"{self.training_frames} frames of a training clip"
             )
         if self.backbone.weights and self.backbone.pretraining == "none":
             raise RecipeError("recipe key backbone.weights: a file of weights needs backbone.pretraining: imagenet")

@@ -11,8 +11,8 @@ import numpy as np
 from psla.data.labels import Labels
 
 # Streams of random numbers that must not run into each other.
-_PLAN, _MASKS, _DROP_CONNECT = 0, 1, 2
-STREAMS = {"masks": _MASKS, "drop_connect": _DROP_CONNECT}
+_PLAN, _MASKS, _DROP_CONNECT, _CUT, _GAIN = range(5)
+STREAMS = {"masks": _MASKS, "drop_connect": _DROP_CONNECT, "cut": _CUT, "gain": _GAIN}
 
 
 def clip_weights(labels: Labels, smoothing: float = 0.0) -> np.ndarray:
@@ -58,6 +58,7 @@ class EpochPlan:
         first: (N,) int32 rows of the clips that are read (int64 where N is 2**31 or more).
         second: (N,) rows of the clips mixed into them, of the same type; -1 where nothing is mixed.
         share: (N,) float32 share (lambda) of the first clip; 1 where nothing is mixed.
+        seed, epoch: what it was drawn from.
 
     Raises:
         ValueError: no clips, a negative or non-finite weight, all weights 0, a rate or alpha out of range.
@@ -73,6 +74,7 @@ class EpochPlan:
             raise ValueError(f"mixup_rate must lie in [0, 1]; got {mixup_rate}")
         if not mixup_alpha > 0.0:
             raise ValueError(f"mixup_alpha must be above 0; got {mixup_alpha}")
+        self.seed, self.epoch = seed, epoch
         generator = np.random.default_rng([seed, epoch, _PLAN])
         if isinstance(weights, int | np.integer):
             if weights < 1:
@@ -145,7 +147,7 @@ def positional_uniforms(seed: int, epoch: int, stream: str, start: int, stop: in
 
     Args:
         seed, epoch: of the run.
-        stream: `masks` or `drop_connect`.
+        stream: `masks`, `drop_connect`, `cut` or `gain`.
         start, stop: positions, 0 <= start <= stop.
         width: numbers a position, >= 1.
 

@@ -6,6 +6,7 @@ drop-connect) belongs to the position in the plan, so that any number of process
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from psla.data.labels import Labels
 from psla.model.augmentation import draw_masks, mix_targets, mix_waveforms
+from psla.model.front_end import unit_waveform
 from psla.model.network import TaggingNetwork
 from psla.recipe.devices import gather_objects, sum_over_processes
 from psla.recipe.distillation import Targets
@@ -26,6 +28,7 @@ from psla.recipe.profile import Profile
 from psla.recipe.recipe import Recipe
 from psla.recipe.sampling import EpochPlan, clip_weights, positional_uniforms
 from psla.recipe.state import Position
+from psla.recipe.waveform import gains
 
 # Keeps log(p) finite: the smallest step below 1 that float32 resolves well.
 PROBABILITY_MARGIN = 1e-7
@@ -39,7 +42,8 @@ def learning_rate(recipe: Recipe, step: int, epoch: int) -> float:
     """The learning rate at a step (counted from 0 over the run) of an epoch (counted from 0).
 
     Linear warm-up over the first steps, constant, halved every `halve_every` epochs after the `halve_after`-th
-    (section II-B: "cut it in half every 5 epochs after the 10th", so epoch 11 is the first at half the rate).
+    (section II-B: "cut it in half every 5 epochs after the 10th", so epoch 11 is the first at half the rate); or, with
+    the schedule `cosine`, 1 + cos(pi epoch / epochs) halves of it.
 
     Example:
         >>> recipe = Recipe()
@@ -47,8 +51,10 @@ def learning_rate(recipe: Recipe, step: int, epoch: int) -> float:
         [0.0001, 5e-05, 5e-05, 2.5e-05]
     """
     plan = recipe.optimizer
-    halvings = max(0, (epoch - plan.halve_after) // plan.halve_every + 1)
     warm = min(1.0, (step + 1) / plan.warmup_steps) if plan.warmup_steps else 1.0
+    if plan.schedule == "cosine":
+        return plan.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * epoch / plan.epochs))
+    halvings = max(0, (epoch - plan.halve_after) // plan.halve_every + 1)
     return plan.learning_rate * warm * 0.5**halvings
 
 
@@ -61,6 +67,18 @@ def binary_cross_entropy(probabilities: Tensor, targets: Tensor) -> Tensor:
     p, y = probabilities.to(kind).clamp(PROBABILITY_MARGIN, 1.0 - PROBABILITY_MARGIN), targets.to(kind)
     # Written out, because torch's own raises on a NaN before the step can say which clips it came from.
     return -(y * p.log() + (1.0 - y) * torch.log1p(-p)).mean(dim=1)
+
+
+def smooth_targets(targets: Tensor, share: float) -> Tensor:
+    """Label smoothing: (1 - share) * targets + share / classes; (batch, classes) float, a share of 0 changes nothing.
+
+    Source: section 7 of https://arxiv.org/abs/1512.00567, which spreads a share of the label over all classes alike.
+
+    Example:
+        >>> smooth_targets(torch.tensor([[1.0, 0.0]]), 0.5).tolist()
+        [[0.75, 0.25]]
+    """
+    return targets if share == 0.0 else (1.0 - share) * targets + share / targets.shape[1]
 
 
 @dataclass
@@ -204,6 +222,9 @@ class Trainer:
         # From pinned memory the copies run beside what the device still computes.
         pair = batch.first, batch.second, batch.share, batch.first_lengths, batch.second_lengths
         one, other, share, lengths, other_lengths = (each.to(device, non_blocking=True) for each in pair)
+        if recipe.waveform.gain_db:
+            factors = gains(self._uniforms("gain", batch.positions, epoch, 2), recipe.waveform.gain_db).to(device)
+            one, other = unit_waveform(one) * factors[:, :1], unit_waveform(other) * factors[:, 1:]
         waveform = mix_waveforms(one, other, share, mixed, lengths, other_lengths)
         first, second = (
             torch.from_numpy(self._targets.of(np.maximum(rows, 0))).to(device)
@@ -215,8 +236,10 @@ class Trainer:
             masks=self._masks(batch.positions, epoch),
             mask_fill=0.0 if recipe.masking.fill == "zero" else recipe.front_end.mean,
             keep=self._keep(batch.positions, epoch),
+            frames=recipe.training_frames,
         )
-        return binary_cross_entropy(tagging.clip_probabilities, mix_targets(first, second, share, mixed))
+        targets = smooth_targets(mix_targets(first, second, share, mixed), recipe.optimizer.label_smoothing)
+        return binary_cross_entropy(tagging.clip_probabilities, targets)
 
     def _uniforms(self, stream: str, positions: np.ndarray, epoch: int, width: int) -> Tensor:
         start = int(positions[0])
@@ -224,11 +247,11 @@ class Trainer:
         return torch.from_numpy(drawn[positions - start])
 
     def _masks(self, positions: np.ndarray, epoch: int) -> Any:
-        masking, front_end = self.recipe.masking, self.recipe.front_end
+        masking, bins = self.recipe.masking, self.recipe.front_end.mel_bins
         if masking.frequency == 0 and masking.time == 0:
             return None
         uniforms = self._uniforms("masks", positions, epoch, 4)  # drawn on the CPU: checking them must not stall a GPU
-        return draw_masks(uniforms, front_end.frames, front_end.mel_bins, masking.frequency, masking.time)
+        return draw_masks(uniforms, self.recipe.training_frames, bins, masking.frequency, masking.time)
 
     def _keep(self, positions: np.ndarray, epoch: int) -> Tensor | None:
         backbone = _bare(self.network).backbone

@@ -40,6 +40,7 @@ from psla.recipe.recipe import Recipe, RecipeError
 from psla.recipe.run import Run
 from psla.recipe.state import load_newest, save_state
 from psla.recipe.trainer import Trainer, TrainingError, binary_cross_entropy, learning_rate
+from psla.recipe.waveform import Cut
 
 __all__ = [
     "Trainer",
@@ -155,6 +156,16 @@ def resume(
     return _carry_out(run, recipe, run.clips, fabric, runtime, progress, stop, profile)
 
 
+def training_loader(recipe: Recipe, source: ClipSource, workers: int = 2, pin_memory: bool = False) -> Loader:
+    """The loader of a recipe's training clips: their first frames, or parts drawn anew each time."""
+    values = {**recipe.front_end.model_dump(), "frames": recipe.training_frames}
+    samples, waveform = FrontEndConfig(**values).window_samples, recipe.waveform
+    cut = None
+    if waveform.crop_frames or waveform.shift:
+        cut = Cut(samples if waveform.crop_frames else None, waveform.crop_by, waveform.shift)
+    return Loader(source, samples, workers, pin_memory=pin_memory, cut=cut)
+
+
 def check_fit(recipe: Recipe, clips: Clips) -> None:
     """Refuse a recipe that cannot be carried out on these clips.
 
@@ -203,7 +214,7 @@ def _carry_out(
         optimizer,
         fabric,
         labels,
-        Loader(source, network.config.front_end.window_samples, runtime.workers, pin_memory=on_gpu),
+        training_loader(recipe, source, runtime.workers, pin_memory=on_gpu),
         targets=targets_of(labels, recipe.distillation.predictions, recipe.distillation.weight),
         profile=Profile(fabric.device) if profile else None,
         skip_non_finite=runtime.skip_non_finite,
