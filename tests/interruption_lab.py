@@ -23,7 +23,8 @@ from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
 from psla.data.watch import DecodePool
 from psla.files import Journal
-from psla.lab import cross_validation, demo, estimate, runner, sweeps, teaching
+from psla.lab import cross_validation, demo, estimate, runner, selection, sweeps, teaching
+from psla.lab.candidates import Candidate
 from psla.lab.folder import Lab
 from psla.lab.measured import Measured
 from psla.lab.report import write_report as write_lab_report
@@ -168,6 +169,13 @@ def _cross_validate(root: Path, out: Path, tell: Tell) -> Any:
     what = recipe(epochs=1)
     found = cross_validation.cross_validate(what, root, out, (2,), seeds=(0, 1), student=student, progress=tell)
     return found.answers, [run.folder for run in found.runs]
+
+
+@scenario("psla.lab.selection.select", tiny_esc50, slow=True, keeps=True)
+def _select(root: Path, out: Path, tell: Tell) -> Any:
+    candidates = [Candidate(f"rate_{rate}", recipe(epochs=1, learning_rate=rate)) for rate in (0.001, 0.03)]
+    found = selection.select(candidates, root, out, (2,), tell)
+    return found.judged, found.chosen(2)
 
 
 class Watcher:

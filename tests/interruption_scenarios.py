@@ -23,6 +23,8 @@ EXEMPT = {
     "psla.recipe.training.build_network": "`load_imagenet`, then in memory",
     "psla.lab.estimate.measure": "measures time, and nothing else comes out",
     "psla.lab.trained.trained": "`train` or `resume`, and no more; `teach` and `cross_validate` call it",
+    "psla.lab.cross_validation.train_singles": "what `cross_validate` begins with, and no more",
+    "psla.lab.selection.train_candidates": "what `select` begins with, and no more",
     "psla.lab.report.report_parts": "in memory; `write_report` writes what it gives",
     "psla.lab.report_figures.figures": "in memory; `write_report` writes what it gives",
     "psla.lab.results.row_result": "in memory but for `sweep`; `carry_out` writes what it gives",

@@ -4,15 +4,16 @@
     OUT/fold_K/teacher-seed_S...      what each says of the training clips, where a student is asked for
     OUT/fold_K/teacher.safetensors    the committee of the seeds over them: the mean
     OUT/fold_K/student_S/             a run on these and the labels, of the same size and budget
-    OUT/cross_validation.json         accuracies with intervals, confusions, misclassified clips; see `fold_accuracy`
+    OUT/cross_validation.json, .md    what was found; see `fold_report.py`
 
-`inner=True` is for choosing settings: it leaves the evaluation fold out altogether and scores on another fold of the
-training folds, so that nothing is ever chosen on the clips that are reported.
+Settings are to be chosen by `selection.py`, which never looks at the fold that is reported; each fold is then trained
+with its own recipe. `inner=True` tries settings out by hand: it leaves the evaluation fold out altogether and scores on
+another fold of the training folds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,9 +24,10 @@ from psla.data.clips import Clips
 from psla.data.corpora import esc50
 from psla.evaluation.predictions import Predictions, average
 from psla.lab.fold_accuracy import Answers, join
+from psla.lab.shards import share_of, working
 from psla.lab.trained import trained
 from psla.lab.training_data import Predicting, teacher_predictions
-from psla.recipe.recipe import Recipe
+from psla.recipe.recipe import Recipe, RecipeError
 from psla.recipe.run import Run
 
 FOLDS = esc50.FOLDS
@@ -47,13 +49,22 @@ class Student:
 class CrossValidation:
     """What was trained and how it answered.
 
-    answers: by system (`single`, `committee`, `student`) and variant. runs: every run. folds, seeds: as asked for.
+    answers: by system (`single`, `committee`, `student`) and variant. members: by system and fold, the runs that it
+    consists of; a committee's are the singles. recipes: by fold. folds, seeds, inner: as asked for.
     """
 
     folds: tuple[int, ...]
     seeds: tuple[int, ...]
+    inner: bool
+    recipes: dict[int, Recipe]
     answers: dict[tuple[str, str], Answers]
-    runs: list[Run]
+    members: dict[str, dict[int, list[Run]]]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every run, by fold, the students of a fold last."""
+        systems = [self.members[system] for system in ("single", "student") if system in self.members]
+        return [run for fold in self.folds for system in systems for run in system[fold]]
 
     @property
     def hours(self) -> float:
@@ -71,8 +82,37 @@ def fold_clips(root: str | Path, fold: int, inner: bool = False) -> Clips:
     return clips.filter(~pl.col("clip_id").is_in(sorted(left_out)))
 
 
+def train_singles(
+    recipe: Recipe | Mapping[int, Recipe],
+    root: str | Path,
+    out: str | Path,
+    folds: Sequence[int] = esc50.FOLDS,
+    inner: bool = False,
+    seeds: Sequence[int] = (0,),
+    shard: tuple[int, int] | None = None,
+    progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
+) -> list[Run]:
+    """The trainings of single models, what `cross_validate` begins with; the arguments are its.
+
+    Args:
+        shard: (i, n), 1 <= i <= n: only every n-th of them; see `psla.lab.shards`.
+
+    Raises:
+        ClipsError, RecipeError, LabError: see `cross_validate`.
+    """
+    recipes = _recipes(recipe, folds)
+    jobs = [(fold, seed) for fold in folds for seed in seeds]
+    with working(Path(out), shard):
+        runs = []
+        for fold, seed in share_of(jobs, shard):
+            name = f"fold_{fold}/seed_{seed}"
+            clips, each = fold_clips(root, fold, inner), _reseeded(recipes[fold], seed)
+            runs.append(trained(each, clips, Path(out) / name, progress=partial(progress, name)))
+        return runs
+
+
 def cross_validate(
-    recipe: Recipe,
+    recipe: Recipe | Mapping[int, Recipe],
     root: str | Path,
     out: str | Path,
     folds: Sequence[int] = esc50.FOLDS,
@@ -84,41 +124,52 @@ def cross_validate(
     """Train and score every fold; a finished run in `out` is read, not run again, one that was interrupted goes on.
 
     Args:
-        recipe: the same for each fold; its seed is replaced by each of `seeds`.
+        recipe: the same for each fold, or one for each; its seed is replaced by each of `seeds`.
         root: a corpus in ESC-50's layout.
         out: a folder; see the module.
         folds: which folds are evaluated on.
-        inner: for choosing settings; see the module.
+        inner: for trying settings out; see the module.
         seeds: a run for each, and a committee of them where there are several.
         student: distil the committee.
         progress: told (run as `fold_1/seed_0`, stage, clips done).
 
     Raises:
         ClipsError: not the layout of ESC-50.
-        RecipeError: a run in `out` was begun with another recipe.
+        RecipeError: a run in `out` was begun with another recipe, or a fold has none.
+        LabError: another process works on `out`.
     """
+    recipes = _recipes(recipe, folds)
+    trainings = iter(train_singles(recipes, root, out, folds, inner, seeds, progress=progress))
     parts: dict[tuple[str, str], list[Answers]] = {}
-    runs: list[Run] = []
-    for fold in folds:
-        clips, folder = fold_clips(root, fold, inner), Path(out) / f"fold_{fold}"
-
-        def run(name: str, recipe: Recipe, clips: Clips = clips, folder: Path = folder) -> Run:
-            return trained(recipe, clips, folder / name, progress=partial(progress, f"{folder.name}/{name}"))
-
-        singles = [run(f"seed_{seed}", _reseeded(recipe, seed)) for seed in seeds]
-        systems = {"single": [[single] for single in singles]}
-        if len(singles) > 1:
-            systems["committee"] = [singles]
-        if student is not None:
-            distilled = _distilled(recipe, student, _teacher(singles, clips, folder))
-            systems["student"] = [[run(f"student_{each.seed}", each)] for each in distilled]
-        for system, members in systems.items():
-            for variant in VARIANTS:
-                part = _answers(members, variant, clips.split("evaluation"), fold)
-                parts.setdefault((system, variant), []).append(part)
-        runs += singles + [each for (each,) in systems.get("student", [])]
+    members: dict[str, dict[int, list[Run]]] = {}
+    with working(Path(out), None):
+        for fold in folds:
+            clips, folder = fold_clips(root, fold, inner), Path(out) / f"fold_{fold}"
+            singles = [next(trainings) for _ in seeds]
+            systems = {"single": [[single] for single in singles]}
+            if len(singles) > 1:
+                systems["committee"] = [singles]
+            if student is not None:
+                systems["student"] = []
+                for each in _distilled(recipes[fold], student, _teacher(singles, clips, folder)):
+                    name = f"student_{each.seed}"
+                    told = partial(progress, f"{folder.name}/{name}")
+                    systems["student"].append([trained(each, clips, folder / name, progress=told)])
+            for system, models in systems.items():
+                members.setdefault(system, {})[fold] = [run for model in models for run in model]
+                for variant in VARIANTS:
+                    part = _answers(models, variant, clips.split("evaluation"), fold)
+                    parts.setdefault((system, variant), []).append(part)
     answers = {key: join(each) for key, each in parts.items()}
-    return CrossValidation(tuple(folds), tuple(seeds), answers, runs)
+    return CrossValidation(tuple(folds), tuple(seeds), inner, recipes, answers, members)
+
+
+def _recipes(recipe: Recipe | Mapping[int, Recipe], folds: Sequence[int]) -> dict[int, Recipe]:
+    if isinstance(recipe, Recipe):
+        return dict.fromkeys(folds, recipe)
+    if missing := [str(fold) for fold in folds if fold not in recipe]:
+        raise RecipeError(f"there is no recipe for fold {', '.join(missing)}; leave it out, or choose one for it")
+    return {fold: recipe[fold] for fold in folds}
 
 
 def _reseeded(recipe: Recipe, seed: int) -> Recipe:

@@ -15,8 +15,10 @@ import numpy as np
 from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
 from psla.evaluation.predictions import Predictions
+from psla.evaluation.report import Table
 
 DRAWS = 2000
+PAIRED = (("committee", "single"), ("student", "single"), ("student", "committee"))
 
 
 @dataclass(frozen=True)
@@ -124,28 +126,25 @@ def to_dict(answers: Mapping[tuple[str, str], Answers]) -> dict[str, Any]:
     return {"classes": next(iter(answers.values())).vocabulary.names, "systems": data}
 
 
-def tables(answers: Mapping[tuple[str, str], Answers]) -> str:
-    """Markdown: accuracy by system, variant and fold; the differences between systems, paired."""
+def accuracies(answers: Mapping[tuple[str, str], Answers]) -> Table:
+    """Accuracy by system, variant and fold, over all clips, and its interval."""
     folds = [int(fold) for fold in np.unique(next(iter(answers.values())).folds)]
-    head = ["system", "variant", *(f"fold {fold}" for fold in folds), "all", "95 %"]
     rows = []
     for (system, variant), each in answers.items():
         low, high = each.interval()
         cells = [f"{each.accuracy_of_fold(fold):.4f}" for fold in folds]
         rows.append([system, variant, *cells, f"{each.accuracy:.4f}", f"{low:.4f} .. {high:.4f}"])
-    text = _markdown(head, rows)
-    pairs = [("committee", "single"), ("student", "single"), ("student", "committee")]
+    return Table(["system", "variant", *(f"fold {fold}" for fold in folds), "all", "95 %"], rows, text=(0, 1))
+
+
+def differences(answers: Mapping[tuple[str, str], Answers]) -> Table:
+    """Differences between systems, paired; no row where there is one system."""
     rows = []
-    for one, other in pairs:
+    for one, other in PAIRED:
         for variant in dict.fromkeys(variant for _, variant in answers):
             if (one, variant) in answers and (other, variant) in answers:
                 ours, theirs = answers[one, variant], answers[other, variant]
                 low, high = ours.interval(theirs)
                 gap = ours.accuracy - theirs.accuracy
                 rows.append([f"{one} - {other}", variant, f"{gap:+.4f}", f"{low:+.4f} .. {high:+.4f}"])
-    return text if not rows else text + "\n\n" + _markdown(["difference", "variant", "all", "95 %"], rows)
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return Table(["difference", "variant", "all", "95 %"], rows, text=(0, 1))
