@@ -143,8 +143,8 @@ def ranked(
         axes.fill_between(places, found - deviation, found + deviation, color=BLUE, alpha=0.25, linewidth=0)
         if log:
             axes.set_yscale("log")
-        ends = [[_shortened(row[1], 14) for row in part] for part in (rows[:2], rows[-2:])]
-        axes.set_xlabel(f"{len(rows)} classes: {', '.join(ends[0])} … {', '.join(ends[1])}", parse_math=False)
+        first, last = (_shortened(rows[place][1], 20) for place in (0, -1))
+        axes.set_xlabel(f"{len(rows)} classes, from {first} to {last}", parse_math=False)
         axes.set_ylabel(label)
     if mean is not None and not math.isnan(mean):
         draw = axes.axvline if few else axes.axhline

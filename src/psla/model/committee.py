@@ -82,9 +82,10 @@ class Committee(TaggingNetwork):
         masks: Masks | None = None,
         mask_fill: float = 0.0,
         keep: Tensor | None = None,
+        frames: int | None = None,
     ) -> Tagging:
-        """Tag a batch of waveforms; masks and `keep` are for training, and a committee is not trained."""
-        if masks is not None or keep is not None:
+        """Tag a batch of waveforms; what follows the lengths is for training, and a committee is not trained."""
+        if masks is not None or keep is not None or frames is not None:
             raise CommitteeError("a committee is not trained: train its members, each by itself")
         return _average([member(waveform, lengths) for member in self._networks])
 
@@ -115,10 +116,10 @@ class Committee(TaggingNetwork):
 def load_any(
     path_or_name: str | Path, progress: Callable[[int, int | None], None] = lambda received, total: None
 ) -> Model:
-    """Load whatever stands for a model: a model file, a committee's JSON file, or a published model by name.
+    """Load whatever stands for a model: a model file, a committee's JSON file, or a model by name.
 
     Args:
-        path_or_name: a path, or a name that `psla models` lists, which is fetched once into the cache.
+        path_or_name: a path, or a name that `psla models` lists; a published model is fetched once into the cache.
         progress: told of the bytes received and their total (None: not known) while a file is fetched.
 
     Raises:
