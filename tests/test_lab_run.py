@@ -158,6 +158,25 @@ def test_a_result_is_what_its_files_say(undisturbed: Path) -> None:
     assert found["averaged"]["clips_per_second"] is None
 
 
+def test_a_lab_that_was_run_has_its_report(undisturbed: Path, tmp_path: Path) -> None:
+    """What `psla lab run` leaves is what `psla lab report` reads; each row's mean stands on the page."""
+    out = copied(undisturbed, tmp_path / "lab")
+    result = CliRunner().invoke(app, ["lab", "report", str(out), "--resamples", "200"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    page, tables = ((out / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+    for name in SMOKE:
+        mean = json.loads((out / f"results/{name}.json").read_text())["mean"]["mean_average_precision"]
+        assert f"{mean:.4f}" in page, name
+        assert f"{mean:.4f}" in tables, name
+    for run in (out / "runs").iterdir():
+        assert run.name in page, "every number leads to its run"
+    verdicts = {
+        each["claim"]["id"]: each["status"] for each in json.loads((out / "verdicts.json").read_text())["verdicts"]
+    }
+    assert verdicts["labels_12"] in ("supported", "contradicted", "not resolved")
+    assert verdicts["pretraining"] == "not tested"
+
+
 def test_details_are_the_tables_columns(undisturbed: Path) -> None:
     """Table VIII's columns are counted from the enhanced clips, Table X's are the members' and the ensemble's mAPs."""
     found = json.loads((undisturbed / "results/labels_12.json").read_text())
