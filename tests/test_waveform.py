@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from psla.data.source import ArraySource
+from psla.lab.estimate import _size
 from psla.recipe.loading import Loader
 from psla.recipe.recipe import Recipe, RecipeError
 from psla.recipe.sampling import EpochPlan
@@ -141,3 +142,9 @@ def test_an_impossible_cut_is_refused(values: tuple[Any, ...]) -> None:
     """Length, place and shift have their ranges."""
     with pytest.raises(ValueError, match="a cut needs at least 1 sample"):
         Cut(*values)
+
+
+def test_the_estimate_knows_the_length_in_training() -> None:
+    """Two recipes that differ in the length of training clips alone are measured apart."""
+    whole, part = (Recipe.load("demo", {"waveform.crop_frames": frames}) for frames in (0, 64))
+    assert _size(whole) != _size(part)

@@ -17,10 +17,9 @@ from psla.data.source import ArraySource
 from psla.data.vocabulary import Vocabulary
 from psla.lab.plan import Job
 from psla.recipe.devices import Runtime, open_fabric, predict_together
-from psla.recipe.loading import Loader
 from psla.recipe.recipe import Recipe
 from psla.recipe.trainer import Trainer
-from psla.recipe.training import build_network
+from psla.recipe.training import build_network, training_loader
 
 STEPS = 3  # the first of them warms up and does not count
 BATCH = 4  # at most; the time is taken for a clip
@@ -56,6 +55,8 @@ def seconds_of(
 def _size(recipe: Recipe) -> str:
     front_end, precision = recipe.front_end, recipe.optimizer.precision
     frames = f"{front_end.frames} x {front_end.mel_bins}"
+    if recipe.training_frames != front_end.frames:
+        frames = f"{frames} ({recipe.training_frames} in training)"
     return f"{recipe.backbone.name}, {recipe.pooling.heads} heads, {frames}, {precision}"
 
 
@@ -81,7 +82,8 @@ def measure(recipe: Recipe, classes: int, runtime: Runtime) -> tuple[float, floa
     labels = Labels.from_sets(ids, [[index % classes] for index in range(len(ids))], vocabulary)
     batches = Recipe.from_dict({**plain, "optimizer": {**recipe.optimizer.model_dump(), "batch_size": size}})
     source = ArraySource(ids, waves)
-    trainer = Trainer(batches, wrapped, optimizer, fabric, labels, Loader(source, window, runtime.workers))
+    loader = training_loader(batches, source, runtime.workers)
+    trainer = Trainer(batches, wrapped, optimizer, fabric, labels, loader)
     ends = [time.monotonic()]
 
     def ended() -> None:
