@@ -17,9 +17,10 @@ from psla.data.source import ArraySource
 from psla.data.vocabulary import Vocabulary
 from psla.lab.plan import Job
 from psla.recipe.devices import Runtime, open_fabric, predict_together
+from psla.recipe.loading import training_loader
 from psla.recipe.recipe import Recipe
 from psla.recipe.trainer import Trainer
-from psla.recipe.training import build_network, training_loader
+from psla.recipe.training import build_network
 
 STEPS = 3  # the first of them warms up and does not count
 BATCH = 4  # at most; the time is taken for a clip

@@ -22,6 +22,8 @@ from torch import Tensor
 
 from psla.data.audio import AudioError
 from psla.data.source import ClipSource
+from psla.model.front_end import FrontEndConfig
+from psla.recipe.recipe import Recipe
 from psla.recipe.sampling import EpochPlan, positional_uniforms
 from psla.recipe.waveform import Cut
 
@@ -217,3 +219,13 @@ class Loader:
                 stacked[row, :length] = wave[:length]
             stacked[row, length:] = 0
         return tensor, torch.tensor(lengths, dtype=torch.int64)
+
+
+def training_loader(recipe: Recipe, source: ClipSource, workers: int = 2, pin_memory: bool = False) -> Loader:
+    """The loader of a recipe's training clips: their first frames, or parts drawn anew each time."""
+    values = {**recipe.front_end.model_dump(), "frames": recipe.training_frames}
+    samples, waveform = FrontEndConfig(**values).window_samples, recipe.waveform
+    cut = None
+    if waveform.crop_frames or waveform.shift:
+        cut = Cut(samples if waveform.crop_frames else None, waveform.crop_by, waveform.shift)
+    return Loader(source, samples, workers, pin_memory=pin_memory, cut=cut)

@@ -33,14 +33,13 @@ from psla.recipe.devices import (
     uncompiled,
 )
 from psla.recipe.distillation import targets_of
-from psla.recipe.loading import Loader
+from psla.recipe.loading import training_loader
 from psla.recipe.pretraining import InitReport, PretrainingReport, init_random, load_imagenet, load_init
 from psla.recipe.profile import Profile
 from psla.recipe.recipe import Recipe, RecipeError
 from psla.recipe.run import Run
 from psla.recipe.state import load_newest, save_state
 from psla.recipe.trainer import Trainer, TrainingError, binary_cross_entropy, learning_rate
-from psla.recipe.waveform import Cut
 
 __all__ = [
     "Trainer",
@@ -154,16 +153,6 @@ def resume(
     recipe = run.recipe
     fabric = open_fabric(runtime, recipe.optimizer.precision)
     return _carry_out(run, recipe, run.clips, fabric, runtime, progress, stop, profile)
-
-
-def training_loader(recipe: Recipe, source: ClipSource, workers: int = 2, pin_memory: bool = False) -> Loader:
-    """The loader of a recipe's training clips: their first frames, or parts drawn anew each time."""
-    values = {**recipe.front_end.model_dump(), "frames": recipe.training_frames}
-    samples, waveform = FrontEndConfig(**values).window_samples, recipe.waveform
-    cut = None
-    if waveform.crop_frames or waveform.shift:
-        cut = Cut(samples if waveform.crop_frames else None, waveform.crop_by, waveform.shift)
-    return Loader(source, samples, workers, pin_memory=pin_memory, cut=cut)
 
 
 def check_fit(recipe: Recipe, clips: Clips) -> None:
