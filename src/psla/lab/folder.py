@@ -17,7 +17,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,15 +28,13 @@ import torch
 from psla.data.clips import Clips
 from psla.data.labels import Labels
 from psla.files import Journal, sha256_of, write_json_atomic, write_text_atomic
+from psla.lab import shards
 from psla.lab.plan import Job
+from psla.lab.shards import LabError as LabError
 from psla.recipe.recipe import Recipe
 from psla.recipe.run import Run
 
 VERSION = 1
-
-
-class LabError(ValueError):
-    """A folder or clips that a lab cannot work with; the sentence says what to do."""
 
 
 @dataclass
@@ -175,15 +173,7 @@ class Lab:
         Raises:
             LabError: another process works on the lab.
         """
-        name = "journal.jsonl" if shard is None else f"journal-{shard[0]}-of-{shard[1]}.jsonl"
-        others = sorted(self.folder.glob("journal-*.jsonl")) if shard is None else []
-        with ExitStack() as stack:
-            try:
-                journal = stack.enter_context(Journal(self.folder / name))
-                for path in others:
-                    stack.enter_context(Journal(path))
-            except ValueError as error:
-                raise LabError(f"another process works on {self.folder}: wait for it, or stop it ({error})") from error
+        with shards.working(self.folder, shard) as journal:
             yield journal
 
 

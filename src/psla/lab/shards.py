@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from psla.files import Journal, JournalError
-from psla.lab.folder import LabError
 
 T = TypeVar("T")
+
+
+class LabError(ValueError):
+    """A folder or clips that an experiment cannot work with; the sentence says what to do."""
 
 
 def share_of(jobs: Sequence[T], shard: tuple[int, int] | None) -> list[T]:
@@ -24,8 +27,8 @@ def share_of(jobs: Sequence[T], shard: tuple[int, int] | None) -> list[T]:
 
 
 @contextmanager
-def working(folder: Path, shard: tuple[int, int] | None) -> Iterator[None]:
-    """Hold a folder, or its shard, for this process while the block runs.
+def working(folder: Path, shard: tuple[int, int] | None) -> Iterator[Journal]:
+    """Hold a folder, or its shard, for this process while the block runs; its journal.
 
     Raises:
         LabError: another process works on the folder, or on the same shard of it.
@@ -34,8 +37,9 @@ def working(folder: Path, shard: tuple[int, int] | None) -> Iterator[None]:
     others = sorted(folder.glob("journal-*.jsonl")) if shard is None else []
     with ExitStack() as stack:
         try:
-            for path in (folder / name, *others):
+            journal = stack.enter_context(Journal(folder / name))
+            for path in others:
                 stack.enter_context(Journal(path))
         except JournalError as error:
             raise LabError(f"another process works on {folder}: wait for it, or stop it ({error})") from error
-        yield
+        yield journal
