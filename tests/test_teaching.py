@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -95,9 +96,17 @@ def test_a_teacher_from_elsewhere(taught: tuple[Path, dict], tmp_path: Path) -> 
 
 
 def test_refusals(taught: tuple[Path, dict], tmp_path: Path) -> None:
-    """Clips that hold nothing out, and a folder of another recipe."""
+    """Clips that hold nothing out, and a folder of another recipe or of other clips; where they lie is no matter."""
     with pytest.raises(RecipeError, match="hold nothing out"):
         teach(recipe(), clips(evaluation=0), tmp_path, runtime=CPU)
     other = Recipe.from_dict({**recipe().model_dump(), "mixup": {"rate": 1.0}})
     with pytest.raises(RecipeError, match="another recipe"):
         teach(other, clips(), taught[0], runtime=CPU)
+    for others in (
+        clips(evaluation=7),
+        Clips(clips().frame.filter(pl.col("clip_id") != clips().clip_ids[0]), vocabulary()),
+    ):
+        with pytest.raises(RecipeError, match="on other clips"):
+            teach(recipe(), others, taught[0], runtime=CPU)
+    moved = Clips(clips().frame.with_columns(path="elsewhere/" + pl.col("clip_id")), vocabulary())
+    assert trained.material(moved) == trained.material(clips())

@@ -135,7 +135,7 @@ def cross_validate(
 
     Raises:
         ClipsError: not the layout of ESC-50.
-        RecipeError: a run in `out` was begun with another recipe, or a fold has none.
+        RecipeError: a run in `out` was begun with another recipe or on other clips, or a fold has no recipe.
         LabError: another process works on `out`.
     """
     recipes = _recipes(recipe, folds)

@@ -32,7 +32,7 @@ from psla.lab.folder import machine
 from psla.lab.judging import FOLDS, RULE, Judged, Pair, choose, join, judges_of, pairs_of, run_name
 from psla.lab.results import parameters
 from psla.lab.shards import share_of, working
-from psla.lab.trained import trained
+from psla.lab.trained import material, trained
 from psla.recipe.recipe import Recipe, RecipeError
 from psla.recipe.run import Run
 from psla.recipe.trainer import TrainingError
@@ -288,12 +288,5 @@ def _check(candidate: Candidate, clips: Clips, run: Run) -> None:
             f"{run.folder} holds a run with another recipe than candidate {candidate.name}; choose another folder, or "
             "delete it"
         )
-    if _material(run.clips) != _material(clips):
+    if material(run.clips) != material(clips):
         raise SelectionError(f"{run.folder} holds a run on other clips; choose another folder, or delete it")
-
-
-def _material(clips: Clips) -> tuple[Any, ...]:
-    """What a run depends on: training clips with their labels, and which are held out; not where they lie."""
-    training, held_out = clips.split("train"), clips.split("evaluation")
-    labels = map(tuple, training.frame["labels"].to_list())
-    return clips.vocabulary, sorted(zip(training.clip_ids, labels, strict=True)), sorted(held_out.clip_ids)
