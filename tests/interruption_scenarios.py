@@ -24,6 +24,7 @@ EXEMPT = {
     "psla.lab.estimate.measure": "measures time, and nothing else comes out",
     "psla.lab.trained.trained": "`train` or `resume`, and no more; `teach` and `cross_validate` call it",
     "psla.lab.cross_validation.train_singles": "what `cross_validate` begins with, and no more",
+    "psla.lab.cross_validation.train_students": "what `cross_validate` goes on with, and no more",
     "psla.lab.selection.train_candidates": "what `select` begins with, and no more",
     "psla.lab.report.report_parts": "in memory; `write_report` writes what it gives",
     "psla.lab.report_figures.figures": "in memory; `write_report` writes what it gives",

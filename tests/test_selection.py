@@ -298,11 +298,15 @@ def test_each_fold_is_trained_with_its_recipe(folder: Path, selected: Path) -> N
     """Law: the recipe chosen for a fold is that of its runs, students among them, and the reports say which it was."""
     out, preset, fast = folder / "out", *(each.recipe for each in both(folder))
     call = ("lab", "cross-validate", folder / "esc", "--out", out, "--selection", selected, "--seeds", "0,1")
-    for shard, there in (("1/2", 2), ("2/2", 4)):
-        result = psla(*call, "--fold", 2, "--fold", 4, "--shard", shard)
+    for shard, there, late in (("1/2", 2, ["--distill", 0.5]), ("2/2", 4, [])):
+        result = psla(*call, "--fold", 2, "--fold", 4, "--shard", shard, *late)
         assert result.exit_code == 0, result.output
+        assert ("the students of 1 folds wait for other shards" in result.output) == bool(late)
         assert len(list(out.glob("fold_*/seed_*/scores.json"))) == there
-    times = {path: path.stat().st_mtime_ns for path in out.glob("fold_*/seed_*/**/*")}
+    result = psla(*call, "--fold", 2, "--fold", 4, "--distill", 0.5, "--shard", "2/2")
+    assert "3 runs done; a call without" in result.output
+    assert [path.parent.parent.name for path in out.glob("fold_*/student_0/scores.json")] == ["fold_4"]
+    times = {path: path.stat().st_mtime_ns for path in out.glob("fold_*/s*/**/*")}
     result = psla(*call, "--fold", 2, "--fold", 4, "--distill", 0.5)
     assert result.exit_code == 0, result.output
     assert {path: path.stat().st_mtime_ns for path in times} == times

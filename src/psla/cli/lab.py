@@ -88,6 +88,7 @@ def cross_validate(
     numbers = whole_numbers(seeds, "a seed")
     from psla.lab import cross_validation, fold_accuracy, fold_report
     from psla.lab.selection import read_choices
+    from psla.lab.shards import share_of
     from psla.recipe.recipe import Recipe, parse_override
 
     folds = sorted(set(fold or cross_validation.FOLDS))
@@ -100,16 +101,25 @@ def cross_validate(
         recipes = dict.fromkeys(folds, Recipe.load(recipe, dict(parse_override(text) for text in set_ or [])))
         names = dict.fromkeys(folds, " ".join([recipe, *(set_ or [])]))
     told = _Told()
+    student = None if distill is None else cross_validation.Student(distill, whole_numbers(student_seeds, "a seed"))
     if part is not None:
         runs = cross_validation.train_singles(recipes, root, out, folds, inner, numbers, part, told)
-        typer.echo(f"shard {part[0]}/{part[1]}: {len(runs)} runs done; a call without --shard, after all, ends the job")
+        taught = {}
+        if student is not None:
+            taught = cross_validation.train_students(recipes, root, out, folds, inner, numbers, student, part, told)
+        waiting = [] if student is None else [each for each in share_of(folds, part) if each not in taught]
+        typer.echo(_end_of_shard(part, len(runs) + sum(map(len, taught.values())), len(waiting)))
         return
-    student = None if distill is None else cross_validation.Student(distill, whole_numbers(student_seeds, "a seed"))
     found = cross_validation.cross_validate(recipes, root, out, folds, inner, numbers, student, told)
     fold_report.write_report(found, out, names, _command())
     _print(fold_accuracy.accuracies(found.answers))
     _print(fold_accuracy.differences(found.answers))
     typer.echo(f"{len(found.runs)} runs, {found.hours:.2f} h; details in {out / 'cross_validation.md'} and .json")
+
+
+def _end_of_shard(part: tuple[int, int], done: int, waiting: int) -> str:
+    late = f"; the students of {waiting} folds wait for other shards" if waiting else ""
+    return f"shard {part[0]}/{part[1]}: {done} runs done{late}; a call without --shard, after all, ends the job"
 
 
 class _Told:

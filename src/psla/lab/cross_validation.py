@@ -111,6 +111,44 @@ def train_singles(
         return runs
 
 
+def train_students(
+    recipe: Recipe | Mapping[int, Recipe],
+    root: str | Path,
+    out: str | Path,
+    folds: Sequence[int] = esc50.FOLDS,
+    inner: bool = False,
+    seeds: Sequence[int] = (0,),
+    student: Student = Student(),
+    shard: tuple[int, int] | None = None,
+    progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
+) -> dict[int, list[Run]]:
+    """The students of each fold whose single models are all finished, by fold; the arguments are `cross_validate`'s.
+
+    Args:
+        shard: (i, n), 1 <= i <= n: only every n-th of the folds.
+
+    Raises:
+        ClipsError, RecipeError, LabError: see `cross_validate`.
+    """
+    recipes = _recipes(recipe, folds)
+    found: dict[int, list[Run]] = {}
+    with working(Path(out), shard):
+        for fold in share_of(folds, shard):
+            clips, folder = fold_clips(root, fold, inner), Path(out) / f"fold_{fold}"
+            places = [folder / f"seed_{seed}" for seed in seeds]
+            if not all(Run(place).is_finished for place in places):
+                continue
+            singles = [
+                trained(_reseeded(recipes[fold], seed), clips, place) for seed, place in zip(seeds, places, strict=True)
+            ]
+            found[fold] = []
+            for each in _distilled(recipes[fold], student, _teacher(singles, clips, folder)):
+                name = f"student_{each.seed}"
+                told = partial(progress, f"{folder.name}/{name}")
+                found[fold].append(trained(each, clips, folder / name, progress=told))
+    return found
+
+
 def cross_validate(
     recipe: Recipe | Mapping[int, Recipe],
     root: str | Path,
@@ -140,26 +178,21 @@ def cross_validate(
     """
     recipes = _recipes(recipe, folds)
     trainings = iter(train_singles(recipes, root, out, folds, inner, seeds, progress=progress))
+    taught = {} if student is None else train_students(recipes, root, out, folds, inner, seeds, student, None, progress)
     parts: dict[tuple[str, str], list[Answers]] = {}
     members: dict[str, dict[int, list[Run]]] = {}
-    with working(Path(out), None):
-        for fold in folds:
-            clips, folder = fold_clips(root, fold, inner), Path(out) / f"fold_{fold}"
-            singles = [next(trainings) for _ in seeds]
-            systems = {"single": [[single] for single in singles]}
-            if len(singles) > 1:
-                systems["committee"] = [singles]
-            if student is not None:
-                systems["student"] = []
-                for each in _distilled(recipes[fold], student, _teacher(singles, clips, folder)):
-                    name = f"student_{each.seed}"
-                    told = partial(progress, f"{folder.name}/{name}")
-                    systems["student"].append([trained(each, clips, folder / name, progress=told)])
-            for system, models in systems.items():
-                members.setdefault(system, {})[fold] = [run for model in models for run in model]
-                for variant in VARIANTS:
-                    part = _answers(models, variant, clips.split("evaluation"), fold)
-                    parts.setdefault((system, variant), []).append(part)
+    for fold in folds:
+        singles = [next(trainings) for _ in seeds]
+        systems = {"single": [[single] for single in singles]}
+        if len(singles) > 1:
+            systems["committee"] = [singles]
+        if student is not None:
+            systems["student"] = [[run] for run in taught[fold]]
+        evaluation = fold_clips(root, fold, inner).split("evaluation")
+        for system, models in systems.items():
+            members.setdefault(system, {})[fold] = [run for model in models for run in model]
+            for variant in VARIANTS:
+                parts.setdefault((system, variant), []).append(_answers(models, variant, evaluation, fold))
     answers = {key: join(each) for key, each in parts.items()}
     return CrossValidation(tuple(folds), tuple(seeds), inner, recipes, answers, members)
 
