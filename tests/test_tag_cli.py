@@ -266,7 +266,8 @@ def test_what_is_refused(home: Path) -> None:
     assert "max_gap_s must be" in call(home, path, "--events", "--max-gap", -1, code=2).stderr
     assert "hop_s must be" in call(home, path, "--hop", 99, code=2).stderr
     assert ".safetensors" in call(home, path, "--embeddings", "e.txt", code=2).stderr
-    result = CliRunner().invoke(app, ["tag", str(path), str(path)])
+    (home / "none.safetensors").write_bytes(path.read_bytes())
+    result = CliRunner().invoke(app, ["tag", str(home / "none.safetensors"), str(path)])
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
 

@@ -108,7 +108,10 @@ def fsd50k(
 @guarded
 def esc50(
     root: Annotated[Path, typer.Argument(help="The folder that holds meta/ and audio/.")],
-    evaluation_fold: Annotated[int, typer.Option(help="1 to 5.")] = 1,
+    evaluation_fold: Annotated[int | None, typer.Option(help="1 to 5; by default 1.")] = None,
+    all_folds: Annotated[
+        bool, typer.Option("--all-folds", help="Hold no fold out: all clips are to train on, for a model to give away.")
+    ] = False,
     esc10: Annotated[bool, typer.Option("--esc10", help="Only the 10 classes of ESC-10.")] = False,
     out: Out = Path("clips.parquet"),
     validation: Validation = 0.0,
@@ -120,7 +123,10 @@ def esc50(
     """ESC-50 as published: 2,000 clips in five folds."""
     from psla.data.corpora import esc50 as corpus
 
-    _take(corpus.listed(root, evaluation_fold, esc10), out, validation, seed, inventory, decode, json)
+    if all_folds and evaluation_fold is not None:
+        raise CommandError("--all-folds holds no fold out, --evaluation-fold names one: choose one")
+    fold = None if all_folds else 1 if evaluation_fold is None else evaluation_fold
+    _take(corpus.listed(root, fold, esc10), out, validation, seed, inventory, decode, json)
 
 
 @app.command()

@@ -1,10 +1,10 @@
-"""`psla import` and `psla models`: published checkpoints as model files."""
+"""`psla import` and `psla models`: published checkpoints as model files, and which models there are by name."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -75,30 +75,68 @@ def _vocabulary(given: str | None, count: int, file: Path) -> Vocabulary:
 
 @guarded
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the published models that can be loaded by name."""
+    """List the models that can be loaded by name."""
+    entries = [*_shipped(), *_published()]
+    if as_json:
+        typer.echo(json.dumps(entries, ensure_ascii=False))
+        return
+    rows = []
+    for entry in entries:
+        score = entry["published_mean_average_precision"]
+        size = "-" if entry["bytes"] is None else f"{entry['bytes'] / 1e6:.1f} MB"
+        by_hand = "by hand" if entry["models"] > 1 else "no"
+        here = "shipped" if entry["shipped"] else "yes" if entry["cached"] else by_hand
+        mean = "-" if score is None else f"{score:.3f}"
+        rows.append([entry["name"], mean, size, here, entry["what"], entry["url"] or "psla"])
+    typer.echo(table(["model", "mAP", "size", "here", "what", "from"], rows))
+    typer.echo("mAP: as published, on the evaluation set of its corpus; each such is EfficientNet-B2 with four heads")
+    for name in (entry["name"] for entry in entries if entry["shipped"]):
+        typer.echo(f"{name}: comes with psla; its data, licence and scores: `psla info {name}`")
+
+
+def _shipped() -> list[dict[str, Any]]:
+    from psla.data.vocabulary import Vocabulary
+    from psla.model.model_file import read_header
+    from psla.model.shipped import SHIPPED
+
+    entries = []
+    for entry in SHIPPED.values():
+        classes, accuracy = len(Vocabulary.from_dict(read_header(entry.path)["vocabulary"])), entry.accuracy
+        scored = "" if accuracy is None else f", cross-validated accuracy {accuracy:.3f}"
+        entries.append(
+            {
+                "name": entry.name,
+                "what": f"{classes} classes{scored}",
+                "corpus": entry.corpus,
+                "classes": classes,
+                "published_mean_average_precision": None,
+                "cross_validated_accuracy": accuracy,
+                "models": 1,
+                "bytes": entry.path.stat().st_size,
+                "url": None,
+                "cached": True,
+                "shipped": True,
+            }
+        )
+    return entries
+
+
+def _published() -> list[dict[str, Any]]:
     from psla.model.published import CATALOGUE
 
-    entries = [
+    return [
         {
             "name": entry.name,
             "what": entry.what,
             "corpus": entry.corpus,
             "classes": len(entry.vocabulary),
             "published_mean_average_precision": entry.mean_average_precision,
+            "cross_validated_accuracy": None,
             "models": entry.models,
             "bytes": entry.checkpoint.stat().st_size if entry.checkpoint.is_file() else None,
             "url": entry.url,
             "cached": entry.cached,
+            "shipped": False,
         }
         for entry in CATALOGUE.values()
     ]
-    if as_json:
-        typer.echo(json.dumps(entries, ensure_ascii=False))
-        return
-    rows = []
-    for entry in CATALOGUE.values():
-        size = f"{entry.checkpoint.stat().st_size / 1e6:.1f} MB" if entry.checkpoint.is_file() else "-"
-        here = "by hand" if entry.models > 1 else "yes" if entry.cached else "no"
-        rows.append([entry.name, f"{entry.mean_average_precision:.3f}", size, here, entry.what, entry.url])
-    typer.echo(table(["model", "mAP", "size", "here", "what", "from"], rows))
-    typer.echo("mAP: as published, on the evaluation set of its corpus; each is EfficientNet-B2 with four heads")

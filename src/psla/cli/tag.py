@@ -27,8 +27,14 @@ class Combine(StrEnum):
 
 @guarded
 def tag(
-    model: Annotated[str, typer.Argument(help="A model file, a committee's file, or a name that `psla models` lists.")],
-    files: Annotated[list[str], typer.Argument(help="Sound files of any length, folders, or patterns in quotes.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] FILES",
+            help="A model file, a committee's file, or a name that `psla models` lists; without one, the model of ten "
+            "classes that comes with psla. Then sound files of any length, folders, or patterns in quotes.",
+        ),
+    ],
     top: Annotated[
         int | None, typer.Option(min=1, help="How many classes to show: 5, or all that reach --threshold.")
     ] = None,
@@ -65,10 +71,12 @@ def tag(
         raise CommandError("--json, --csv and --audacity exclude each other: choose one")
     if embeddings is not None and journal is not None:
         raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
+    from psla.model.shipped import DEFAULT
     from psla.tagging.decoding import decode_pool
-    from psla.tagging.sources import expand_sources
+    from psla.tagging.sources import expand_sources, split_model
 
-    paths = expand_sources(files)
+    named, files = split_model(words)
+    model, paths = named or DEFAULT, expand_sources(files)
     if audacity and out is None and len(paths) > 1:
         raise CommandError(f"--audacity makes a label track for each of {len(paths)} files: give a folder with --out")
     with ExitStack() as stack:
@@ -86,6 +94,9 @@ def tag(
         model_path = resolve(model, _told_bytes(model))
         keep_freed_memory()
         tagger = load(model_path, hop, combine.value, precision.value)
+        if named is None:
+            known = f"{model}, which knows {len(tagger.model.vocabulary)} classes"
+            typer.echo(f"psla: tagging with {known}; for another, name it before the files: `psla models`", err=True)
         rule = EventRule(threshold, release, max_gap, min_length) if events or audacity else None
         settings = RowSettings(
             top=5 if top is None and threshold is None else top,

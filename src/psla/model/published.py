@@ -1,7 +1,9 @@
-"""The models that the authors of the paper published, by name: fetched once, kept as model files in the cache.
+"""Models by name. Those that the authors of the paper published are fetched once and kept as model files in the cache.
 
 Source: https://github.com/YuanGongND/psla, pretrained_models/README.md; all are EfficientNet-B2 with four heads and
 16 kHz input. No checksum is published: that of the first fetch is kept beside the file and compared ever after.
+
+Those that come with the package (`psla.model.shipped`) are found by name here, too: `resolve`.
 
 Not here: what several models make together (`psla.model.committee`). The ensembles are folders of dozens of files that
 their server hands out by hand only; they are listed, not fetched.
@@ -19,20 +21,19 @@ from typing import Any
 from psla.data.vocabulary import Vocabulary
 from psla.download import Progress, cache_folder, download
 from psla.files import sha256_of, write_json_atomic
-from psla.model.model_file import ModelCard
-from psla.model.released import LICENCE, ReleasedError, import_released
-from psla.model.torch_file import TorchFileError
+from psla.model.shipped import SHIPPED
 
 _PAGE = "https://github.com/YuanGongND/psla"
 _TRAINING_DATA = {
     "audioset": "AudioSet, full training set (labels CC BY 4.0; the audio is YouTube's and its uploaders')",
     "fsd50k": "FSD50K, development set (Creative Commons licences, a clip at a time)",
 }
-_SUFFIXES = (".safetensors", ".json", ".pth", ".pt", ".ckpt")
+SUFFIXES = (".safetensors", ".json", ".pth", ".pt", ".ckpt")
+"""What the name of a file ends in that is meant as a model, or could be made one."""
 
 
 class PublishedError(ValueError):
-    """A name that is not published, a folder that must be fetched by hand, or a fetched file that has changed."""
+    """A name that is not known, a folder that must be fetched by hand, or a fetched file that has changed."""
 
 
 @dataclass(frozen=True)
@@ -103,18 +104,18 @@ CATALOGUE: dict[str, Published] = _listed(
 
 
 def resolve(path_or_name: str | os.PathLike[str], progress: Progress = lambda received, total: None) -> Path:
-    """The file that stands for a path or a published name; a published model is fetched and imported if need be.
+    """The file that stands for a path or a name; a published model is fetched and imported if need be.
 
-    A file of that name goes before the published model.
+    A file of that name goes before the model of that name.
 
     Raises:
-        PublishedError: neither a file nor a published name, and which names come near; see also `fetch`.
+        PublishedError: neither a file nor a known name, and which names come near; see also `fetch`.
         DownloadError: as `fetch`.
 
     Example:
         >>> resolve("audioset-b3")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        psla.model.published.PublishedError: 'audioset-b3' is neither a file nor a published model; near it are ...
+        psla.model.published.PublishedError: 'audioset-b3' is neither a file nor a model by name; near it are ...
     """
     path = Path(path_or_name)
     name = os.fspath(path_or_name)
@@ -124,13 +125,29 @@ def resolve(path_or_name: str | os.PathLike[str], progress: Progress = lambda re
         raise PublishedError(f"{path} is a checkpoint; make a model file of it with `psla import {path} --out …`")
     if path.is_file():
         return path
+    if name in SHIPPED:
+        return SHIPPED[name].path
     if name in CATALOGUE:
         return fetch(CATALOGUE[name], progress)
-    if path.suffix in _SUFFIXES or path.name != name:
+    if path.suffix in SUFFIXES or path.name != name:
         raise PublishedError(f"{path}: there is no such model file")
-    near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.4)
-    hint = f"near it are {', '.join(near)}" if near else f"there are {', '.join(CATALOGUE)}"
-    raise PublishedError(f"{name!r} is neither a file nor a published model; {hint}")
+    raise PublishedError(f"{name!r} is neither a file nor a model by name; {names_near(name)}")
+
+
+def known_names() -> list[str]:
+    """What `resolve` takes for a name: the published models, then those of the package."""
+    return [*CATALOGUE, *SHIPPED]
+
+
+def names_near(name: str) -> str:
+    """Which names come near to one that is not known; all of them if none does.
+
+    Example:
+        >>> names_near("esc10-lite")
+        'near it are esc10-lite0'
+    """
+    near = difflib.get_close_matches(name, known_names(), n=3, cutoff=0.4)
+    return f"near it are {', '.join(near)}" if near else f"there are {', '.join(known_names())}"
 
 
 def fetch(entry: Published, progress: Progress = lambda received, total: None) -> Path:
@@ -143,6 +160,11 @@ def fetch(entry: Published, progress: Progress = lambda received, total: None) -
             checkpoint in the published format.
         DownloadError: it cannot be fetched; the message says which URL to put where.
     """
+    # Here, not at the head: they bring torch, which a list of names does not need.
+    from psla.model.model_file import ModelCard
+    from psla.model.released import LICENCE, ReleasedError, import_released
+    from psla.model.torch_file import TorchFileError
+
     if entry.models > 1:
         raise PublishedError(
             f"{entry.name} is a folder of {entry.models} models, which is fetched by hand: get {entry.url}, unpack it, "

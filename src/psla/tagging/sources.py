@@ -1,17 +1,57 @@
-"""Which files are meant: paths, folders and glob patterns -> a list of files, sorted, none of them twice."""
+"""Which files are meant: paths, folders and glob patterns -> a list of files, sorted, none of them twice.
+
+And which of the words of a command is a model, if any: `split_model`.
+"""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from psla.model.published import SUFFIXES, known_names, names_near
 
 _WILD = frozenset("*?[")
 
 
 class SourcesError(ValueError):
-    """A folder or a pattern that stands for no file."""
+    """A folder or a pattern that stands for no file, or a word that is neither these nor a model."""
+
+
+def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Model and sources, of words the first of which may be a model.
+
+    It is one if it is a name that `psla models` lists, or ends as model files do (.safetensors, .json), there or not.
+    A path that exists, a pattern and a name that ends as sound files do are sources.
+
+    Returns: the model, None if none is named, and the sources, at least one.
+
+    Raises:
+        SourcesError: a first word that is neither, a model without sources, or a model file after the sources where
+            none is named before them.
+
+    Example:
+        >>> split_model(["esc10-lite0", "dog.wav"]), split_model(["dog.wav", "rain.wav"])
+        (('esc10-lite0', ['dog.wav']), (None, ['dog.wav', 'rain.wav']))
+    """
+    first, *rest = words
+    if _is_model(first):
+        if not rest:
+            raise SourcesError(f"{first} is a model: name the sound files, folders or patterns after it")
+        return first, rest
+    if not (os.path.lexists(first) or _WILD & set(first) or Path(first).suffix.lower() in _suffixes()):
+        raise SourcesError(
+            f"{first!r} is neither a model by name ({names_near(first)}) nor a sound file, a folder or a pattern"
+        )
+    # Not every .json among many files is a committee.
+    if late := next((word for word in rest if word in known_names() or word.endswith(".safetensors")), None):
+        raise SourcesError(f"{late} is a model: name it before the sound files")
+    return None, [first, *rest]
+
+
+def _is_model(word: str) -> bool:
+    return word in known_names() or Path(word).suffix in SUFFIXES
 
 
 def expand_sources(sources: Iterable[str]) -> list[str]:

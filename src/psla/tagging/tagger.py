@@ -193,14 +193,19 @@ class Tagger:
 def load(
     model: str | Path, hop_s: float | None = None, combine: Combine = "mean", precision: Precision = "float32"
 ) -> Tagger:
-    """The tagger of a model: a model file, a committee's file, or a published model by name, fetched at first use.
+    """The tagger of a model: a model file, a committee's file, or a model by name.
 
     Args:
-        model: a path, or a name that `psla models` lists.
+        model: a path, or a name that `psla models` lists: `esc10-lite0` comes with the package, a published model is
+            fetched at first use.
         hop_s, combine, precision: as `Tagger` takes them.
 
     Raises:
         ModelFileError, CommitteeError, PublishedError, DownloadError: as `psla.model.committee.load_any`.
         ValueError: as `Tagger`.
+
+    Example:
+        >>> len(load("esc10-lite0").model.vocabulary)
+        10
     """
     return Tagger(load_any(model), hop_s, combine, precision)

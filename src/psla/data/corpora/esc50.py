@@ -26,15 +26,15 @@ FOLDS = (1, 2, 3, 4, 5)
 _COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file")
 
 
-def read(root: str | os.PathLike[str], evaluation_fold: int = 1, esc10_only: bool = False) -> Clips:
-    """The clips of ESC-50 under `root`: the evaluation fold has the split evaluation, the others train.
+def read(root: str | os.PathLike[str], evaluation_fold: int | None = 1, esc10_only: bool = False) -> Clips:
+    """The clips of ESC-50 under `root`: the evaluation fold, if any, has the split evaluation, the others train.
 
     The vocabulary is the categories that the list has, in the order of `target`. Clips whose files are missing are left
     out, with a warning that counts them; `take_inventory` of what is `listed` names them.
 
     Args:
         root: the folder that holds meta/esc50.csv and audio/.
-        evaluation_fold: 1 to 5.
+        evaluation_fold: 1 to 5; None holds nothing out: all clips have the split train.
         esc10_only: only the clips of ESC-10.
 
     Raises:
@@ -48,7 +48,7 @@ def read(root: str | os.PathLike[str], evaluation_fold: int = 1, esc10_only: boo
     return only_present(listed(root, evaluation_fold, esc10_only), os.fspath(root))
 
 
-def listed(root: str | os.PathLike[str], evaluation_fold: int = 1, esc10_only: bool = False) -> Clips:
+def listed(root: str | os.PathLike[str], evaluation_fold: int | None = 1, esc10_only: bool = False) -> Clips:
     """All clips of the list, there or not; `take_inventory` tells which are.
 
     Args:
@@ -57,7 +57,7 @@ def listed(root: str | os.PathLike[str], evaluation_fold: int = 1, esc10_only: b
     Raises:
         ClipsError: no meta/esc50.csv, a column missing from it, a fold out of range, or a clip that is listed twice.
     """
-    if evaluation_fold not in FOLDS:
+    if evaluation_fold is not None and evaluation_fold not in FOLDS:
         raise ClipsError(f"ESC-50: evaluation_fold is {evaluation_fold!r}, must be one of 1, 2, 3, 4, 5")
     meta = Path(root) / "meta" / "esc50.csv"
     if not meta.is_file():
