@@ -94,7 +94,13 @@ def test_finished_folds_are_read_not_run_again(tmp_path: Path) -> None:
 
     def run() -> cross_validation.CrossValidation:
         return cross_validation.cross_validate(
-            recipe, root, tmp_path / "out", (2,), False, (0, 1), student, lambda run, stage, clips: seen.append(run)
+            recipe,
+            root,
+            tmp_path / "out",
+            (2,),
+            seeds=(0, 1),
+            student=student,
+            progress=lambda run, stage, clips: seen.append(run),
         )
 
     first = run()

@@ -409,3 +409,49 @@ def test_the_report_speaks_of_the_single_model_where_there_is_no_committee(folde
     assert "committee |" not in text
     assert found.runs == found.members["single"][3]
     assert sum(found.answers["single", "averaged"].confusion().ravel()) == 6
+
+
+def test_committees_of_settings_are_the_mean_of_their_members(folder: Path) -> None:
+    """Law: a committee answers as the mean of its members' probabilities says, each member at its own last epoch; it
+    costs what they cost together; what is finished is not trained again."""
+    out, longer = folder / "out", folder / "longer.yaml"
+    longer.write_text(f"extends: {folder}/tiny.yaml\noptimizer: {{epochs: 2}}\naveraging: {{first_epoch: 2}}\n")
+    call = ("lab", "cross-validate", folder / "esc", "--out", out, "--recipe", folder / "tiny.yaml", "--fold", 3)
+    call = (*call, "--seeds", "0,1", "--settings", longer)
+    for shard, there in (("1/2", 2), ("2/2", 3)):
+        assert psla(*call, "--shard", shard).exit_code == 0
+        assert len(list(out.rglob("scores.json"))) == there
+    times = {path: path.stat().st_mtime_ns for path in out.glob("fold_3/**/*")}
+    result = psla(*call)
+    assert result.exit_code == 0, result.output
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert "all - committee" in result.output
+    stored = json.loads((out / "cross_validation.json").read_text())
+    assert stored["settings"]["longer"]["optimizer"]["epochs"] == 2
+    systems = {"single", "committee", "longer", "settings", "all"}
+    assert stored["systems"].keys() == stored["costs"].keys() == systems
+    seeds, setting = [out / f"fold_3/seed_{seed}" for seed in (0, 1)], out / "fold_3/settings/longer"
+    assert Run(setting).recipe.seed == 0
+    clips = cross_validation.fold_clips(folder / "esc", 3).split("evaluation")
+    sizes = {system: each["parameters"]["3"] for system, each in stored["costs"].items()}
+    for system, members in {"settings": [seeds[0], setting], "all": [*seeds, setting]}.items():
+        for variant, names in {"averaged": ("averaged",) * 2, "final": ("epoch_001", "epoch_002")}.items():
+            files = [
+                Predictions.read(member / f"predictions/evaluation/{names[member == setting]}.safetensors")
+                for member in members
+            ]
+            mean = np.mean([each.probabilities[each.rows_of(clips.clip_ids)] for each in files], axis=0)
+            right = (mean.argmax(axis=1) == clips.labels().select(clips.clip_ids).matrix().argmax(axis=1)).mean()
+            assert stored["systems"][system][variant]["accuracy"] == pytest.approx(right)
+        assert sizes[system] == len(members) * sizes["single"]
+    text = (out / "cross_validation.md").read_text()
+    for words in ("| committee of settings | averaged |", "| committee of all | averaged |", "| all | longer |"):
+        assert words in text
+
+
+def test_a_setting_has_a_name_of_its_own(folder: Path) -> None:
+    """Law: a setting that the report could not tell from another system is refused before any training."""
+    (folder / "committee.yaml").write_text("")
+    call = ("lab", "cross-validate", folder / "esc", "--out", folder / "out", "--settings", folder / "committee.yaml")
+    assert "the name of a system of the report" in refused(psla(*call, "--recipe", folder / "tiny.yaml"))
+    assert not list((folder / "out").rglob("recipe.yaml"))

@@ -43,7 +43,7 @@ def select(
     from psla.lab import selection
     from psla.lab.candidates import load_candidates
 
-    given = load_candidates([name.strip() for each in candidates for name in each.split(",") if name.strip()], recipe)
+    given = load_candidates(_words(candidates), recipe)
     folds = sorted(set(fold or selection.FOLDS))
     told = _Told()
     if part is not None:
@@ -77,6 +77,10 @@ def cross_validate(
         float | None, typer.Option(min=0.0, max=1.0, help="Teach a student; the teacher's share.")
     ] = None,
     student_seeds: Annotated[str, typer.Option(help="A student for each.")] = "0",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(help="Further settings, as --candidates of psla lab select: a run of each, committees with them."),
+    ] = None,
     shard: Annotated[str | None, SHARD] = None,
 ) -> None:
     """Train and score on each of the official folds in turn: single models, committees, students."""
@@ -87,6 +91,7 @@ def cross_validate(
     part = parse_part(shard) if shard is not None else None
     numbers = whole_numbers(seeds, "a seed")
     from psla.lab import cross_validation, fold_accuracy, fold_report
+    from psla.lab.candidates import load_candidates
     from psla.lab.selection import read_choices
     from psla.lab.shards import share_of
     from psla.recipe.recipe import Recipe, parse_override
@@ -100,21 +105,26 @@ def cross_validate(
         recipe = recipe or "esc50"
         recipes = dict.fromkeys(folds, Recipe.load(recipe, dict(parse_override(text) for text in set_ or [])))
         names = dict.fromkeys(folds, " ".join([recipe, *(set_ or [])]))
+    others = load_candidates(_words(settings), recipe) if settings else []
     told = _Told()
     student = None if distill is None else cross_validation.Student(distill, whole_numbers(student_seeds, "a seed"))
     if part is not None:
-        runs = cross_validation.train_singles(recipes, root, out, folds, inner, numbers, part, told)
+        runs = cross_validation.train_singles(recipes, root, out, folds, inner, numbers, others, part, told)
         taught = {}
         if student is not None:
             taught = cross_validation.train_students(recipes, root, out, folds, inner, numbers, student, part, told)
         waiting = [] if student is None else [each for each in share_of(folds, part) if each not in taught]
         typer.echo(_end_of_shard(part, len(runs) + sum(map(len, taught.values())), len(waiting)))
         return
-    found = cross_validation.cross_validate(recipes, root, out, folds, inner, numbers, student, told)
+    found = cross_validation.cross_validate(recipes, root, out, folds, inner, numbers, student, others, told)
     fold_report.write_report(found, out, names, _command())
     _print(fold_accuracy.accuracies(found.answers))
     _print(fold_accuracy.differences(found.answers))
     typer.echo(f"{len(found.runs)} runs, {found.hours:.2f} h; details in {out / 'cross_validation.md'} and .json")
+
+
+def _words(given: list[str]) -> list[str]:
+    return [word.strip() for each in given for word in each.split(",") if word.strip()]
 
 
 def _end_of_shard(part: tuple[int, int], done: int, waiting: int) -> str:

@@ -1,6 +1,7 @@
 """Cross-validation on ESC-50's official folds: train on all folds but one, score on that one, for each fold.
 
     OUT/fold_K/seed_S/                a run for each fold and seed
+    OUT/fold_K/settings/NAME/         a run for each fold and further setting, with the first seed
     OUT/fold_K/teacher-seed_S...      what each says of the training clips, where a student is asked for
     OUT/fold_K/teacher.safetensors    the committee of the seeds over them: the mean
     OUT/fold_K/student_S/             a run on these and the labels, of the same size and budget
@@ -14,7 +15,7 @@ another fold of the training folds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import polars as pl
 from psla.data.clips import Clips
 from psla.data.corpora import esc50
 from psla.evaluation.predictions import Predictions, average
+from psla.lab.candidates import Candidate, SelectionError
 from psla.lab.fold_accuracy import Answers, join
 from psla.lab.shards import share_of, working
 from psla.lab.trained import trained
@@ -32,6 +34,8 @@ from psla.recipe.run import Run
 
 FOLDS = esc50.FOLDS
 VARIANTS = ("final", "last_five", "averaged", "checkpoint_ensemble")
+# Table X: the seeds of one setting; several settings, each with the first seed; all of these.
+COMMITTEES = ("committee", "settings", "all")
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,9 @@ class Student:
 class CrossValidation:
     """What was trained and how it answered.
 
-    answers: by system (`single`, `committee`, `student`) and variant. members: by system and fold, the runs that it
-    consists of; a committee's are the singles. recipes: by fold. folds, seeds, inner: as asked for.
+    answers: by system (`single`, `student`, the name of a further setting, or one of `COMMITTEES`) and variant.
+    members: by system and fold, the runs that it consists of; a committee's are others' as well. recipes: by fold.
+    settings: the further settings, by name. folds, seeds, inner: as asked for.
     """
 
     folds: tuple[int, ...]
@@ -59,11 +64,12 @@ class CrossValidation:
     recipes: dict[int, Recipe]
     answers: dict[tuple[str, str], Answers]
     members: dict[str, dict[int, list[Run]]]
+    settings: dict[str, Recipe] = field(default_factory=dict)
 
     @property
     def runs(self) -> list[Run]:
-        """Every run, by fold, the students of a fold last."""
-        systems = [self.members[system] for system in ("single", "student") if system in self.members]
+        """Every run, by fold."""
+        systems = [folds for system, folds in self.members.items() if system not in COMMITTEES]
         return [run for fold in self.folds for system in systems for run in system[fold]]
 
     @property
@@ -89,10 +95,13 @@ def train_singles(
     folds: Sequence[int] = esc50.FOLDS,
     inner: bool = False,
     seeds: Sequence[int] = (0,),
+    settings: Sequence[Candidate] = (),
     shard: tuple[int, int] | None = None,
     progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
 ) -> list[Run]:
     """The trainings of single models, what `cross_validate` begins with; the arguments are its.
+
+    Returns: by fold, those of its seeds; after all folds', again by fold, those of the further settings.
 
     Args:
         shard: (i, n), 1 <= i <= n: only every n-th of them; see `psla.lab.shards`.
@@ -101,12 +110,12 @@ def train_singles(
         ClipsError, RecipeError, LabError: see `cross_validate`.
     """
     recipes = _recipes(recipe, folds)
-    jobs = [(fold, seed) for fold in folds for seed in seeds]
+    jobs = [(fold, f"seed_{seed}", _reseeded(recipes[fold], seed)) for fold in folds for seed in seeds]
+    jobs += [(fold, f"settings/{each.name}", _reseeded(each.recipe, seeds[0])) for fold in folds for each in settings]
     with working(Path(out), shard):
         runs = []
-        for fold, seed in share_of(jobs, shard):
-            name = f"fold_{fold}/seed_{seed}"
-            clips, each = fold_clips(root, fold, inner), _reseeded(recipes[fold], seed)
+        for fold, place, each in share_of(jobs, shard):
+            name, clips = f"fold_{fold}/{place}", fold_clips(root, fold, inner)
             runs.append(trained(each, clips, Path(out) / name, progress=partial(progress, name)))
         return runs
 
@@ -157,6 +166,7 @@ def cross_validate(
     inner: bool = False,
     seeds: Sequence[int] = (0,),
     student: Student | None = None,
+    settings: Sequence[Candidate] = (),
     progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
 ) -> CrossValidation:
     """Train and score every fold; a finished run in `out` is read, not run again, one that was interrupted goes on.
@@ -168,33 +178,50 @@ def cross_validate(
         folds: which folds are evaluated on.
         inner: for trying settings out; see the module.
         seeds: a run for each, and a committee of them where there are several.
-        student: distil the committee.
+        student: distil the committee of the seeds.
+        settings: further settings, for every fold the same: a run of each with the first of `seeds`, and committees
+            with them; see `COMMITTEES`. They are to be chosen without a look at the folds, as the recipe is.
         progress: told (run as `fold_1/seed_0`, stage, clips done).
 
     Raises:
         ClipsError: not the layout of ESC-50.
         RecipeError: a run in `out` was begun with another recipe or on other clips, or a fold has no recipe.
+        SelectionError: a setting has the name of another system.
         LabError: another process works on `out`.
     """
     recipes = _recipes(recipe, folds)
-    trainings = iter(train_singles(recipes, root, out, folds, inner, seeds, progress=progress))
+    if taken := [each.name for each in settings if each.name in ("single", "student", *COMMITTEES)]:
+        raise SelectionError(f"the setting {taken[0]!r} has the name of a system of the report; give it another one")
+    trainings = iter(train_singles(recipes, root, out, folds, inner, seeds, settings, progress=progress))
+    seeded = {fold: [next(trainings) for _ in seeds] for fold in folds}
+    others = {fold: {each.name: next(trainings) for each in settings} for fold in folds}
     taught = {} if student is None else train_students(recipes, root, out, folds, inner, seeds, student, None, progress)
     parts: dict[tuple[str, str], list[Answers]] = {}
     members: dict[str, dict[int, list[Run]]] = {}
     for fold in folds:
-        singles = [next(trainings) for _ in seeds]
-        systems = {"single": [[single] for single in singles]}
-        if len(singles) > 1:
-            systems["committee"] = [singles]
-        if student is not None:
-            systems["student"] = [[run] for run in taught[fold]]
+        systems = _systems(seeded[fold], taught.get(fold, []), others[fold])
         evaluation = fold_clips(root, fold, inner).split("evaluation")
         for system, models in systems.items():
             members.setdefault(system, {})[fold] = [run for model in models for run in model]
             for variant in VARIANTS:
                 parts.setdefault((system, variant), []).append(_answers(models, variant, evaluation, fold))
     answers = {key: join(each) for key, each in parts.items()}
-    return CrossValidation(tuple(folds), tuple(seeds), inner, recipes, answers, members)
+    named = {each.name: each.recipe for each in settings}
+    return CrossValidation(tuple(folds), tuple(seeds), inner, recipes, answers, members, named)
+
+
+def _systems(singles: list[Run], students: list[Run], others: Mapping[str, Run]) -> dict[str, list[list[Run]]]:
+    """The systems of one fold; each has a list of runs for each of its models, a committee's several."""
+    settings = list(others.values())
+    systems = {
+        "single": [[single] for single in singles],
+        "committee": [singles] if len(singles) > 1 else [],
+        "student": [[each] for each in students],
+        **{name: [[run]] for name, run in others.items()},
+        "settings": [[singles[0], *settings]] if others else [],
+        "all": [[*singles, *settings]] if others and len(singles) > 1 else [],
+    }
+    return {system: models for system, models in systems.items() if models}
 
 
 def _recipes(recipe: Recipe | Mapping[int, Recipe], folds: Sequence[int]) -> dict[int, Recipe]:
@@ -225,14 +252,20 @@ def _teacher(singles: Sequence[Run], clips: Clips, folder: Path) -> Path:
 
 def _answers(members: Sequence[Sequence[Run]], variant: str, clips: Clips, fold: int) -> Answers:
     """How a system answered on one fold: `members` has a list of runs for each of its models, a committee's several."""
-    names = [variant]
-    if variant in ("final", "last_five"):
-        epochs = members[0][0].recipe.optimizer.epochs
-        first = epochs if variant == "final" else max(1, epochs - 4)
-        names = [f"epoch_{epoch:03d}" for epoch in range(first, epochs + 1)]
     files = []
     for runs in members:
-        for name in names:
-            each = [Predictions.read(run.predictions / "evaluation" / f"{name}.safetensors") for run in runs]
+        for names in zip(*(_prediction_names(run, variant) for run in runs), strict=False):
+            each = [
+                Predictions.read(run.predictions / "evaluation" / f"{name}.safetensors")
+                for run, name in zip(runs, names, strict=True)
+            ]
             files.append(each[0] if len(each) == 1 else average(each))
     return Answers.of(files, clips, fold)
+
+
+def _prediction_names(run: Run, variant: str) -> list[str]:
+    """Of the files that a variant is scored by, the last epoch first, for runs of a committee may differ in length."""
+    if variant not in ("final", "last_five"):
+        return [variant]
+    last = run.recipe.optimizer.epochs
+    return [f"epoch_{epoch:03d}" for epoch in range(last, max(0, last - (1 if variant == "final" else 5)), -1)]

@@ -18,7 +18,15 @@ from psla.evaluation.predictions import Predictions
 from psla.evaluation.report import Table
 
 DRAWS = 2000
-PAIRED = (("committee", "single"), ("student", "single"), ("student", "committee"))
+PAIRED = (
+    ("committee", "single"),
+    ("student", "single"),
+    ("student", "committee"),
+    ("settings", "single"),
+    ("settings", "committee"),
+    ("all", "single"),
+    ("all", "committee"),
+)
 
 
 @dataclass(frozen=True)

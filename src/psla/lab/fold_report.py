@@ -1,7 +1,7 @@
 """What a cross-validation found, as cross_validation.json for machines and cross_validation.md for readers.
 
 Costs are of a system's own runs: a student needs those of its teachers, too. A committee predicts with all its members,
-so its speed is theirs divided by their number; see `costs.py` for what is measured.
+so its speed is that of all of them together divided by their number; see `costs.py` for what is measured.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from psla.evaluation.markdown import markdown
 from psla.evaluation.report import Heading, Numbers, Part, Table, Text
 from psla.files import write_json_atomic, write_text_atomic
 from psla.lab.costs import Costs, costs
-from psla.lab.cross_validation import CrossValidation
+from psla.lab.cross_validation import COMMITTEES, CrossValidation
 from psla.lab.fold_accuracy import Answers, accuracies, differences, to_dict
 from psla.lab.folder import machine
 from psla.lab.results import parameters
@@ -25,6 +25,8 @@ HEADLINES = {
     "single": ("single", "final"),
     "averaged": ("single", "averaged"),
     "committee": ("committee", "averaged"),
+    "committee of settings": ("settings", "averaged"),
+    "committee of all": ("all", "averaged"),
     "distilled": ("student", "averaged"),
 }
 SHOWN = ("committee", "averaged")
@@ -46,6 +48,7 @@ def report_data(found: CrossValidation, names: Mapping[int, str], command: str =
         "folds": list(found.folds),
         "seeds": list(found.seeds),
         "recipes": recipes,
+        "settings": {name: recipe.model_dump() for name, recipe in found.settings.items()},
         "costs": {
             system: {"parameters": _parameters(found, system), **_costs(found, system).to_dict()}
             for system in found.members
@@ -79,7 +82,11 @@ def report_parts(found: CrossValidation, names: Mapping[int, str], command: str 
         Heading("Costs"),
         _cost_table(found),
         Heading("Recipes"),
-        Table(["fold", "recipe"], [[str(fold), names[fold]] for fold in found.folds], text=(0, 1)),
+        Table(
+            ["fold", "recipe"],
+            [*([str(fold), names[fold]] for fold in found.folds), *(["all", name] for name in found.settings)],
+            text=(0, 1),
+        ),
         Heading("All variants"),
         accuracies(found.answers),
     ]  # fmt: skip
@@ -114,17 +121,17 @@ def _parameters(found: CrossValidation, system: str) -> dict[str, int]:
     """By fold: a committee has those of all its members, the others those of one model."""
     classes, sizes = len(next(iter(found.answers.values())).vocabulary), {}
     for fold, runs in found.members[system].items():
-        models = len(runs) if system == "committee" else 1
-        sizes[str(fold)] = models * parameters(runs[0].recipe, classes)
+        models = runs if system in COMMITTEES else runs[:1]
+        sizes[str(fold)] = sum(parameters(run.recipe, classes) for run in models)
     return sizes
 
 
 def _costs(found: CrossValidation, system: str) -> Costs:
     folds = found.members[system]
     spent = costs([run for runs in folds.values() for run in runs])
-    if system != "committee" or spent.prediction is None:
+    if system not in COMMITTEES or spent.prediction is None:
         return spent
-    return Costs(spent.hours, spent.training, spent.prediction / len(found.seeds))
+    return Costs(spent.hours, spent.training, spent.prediction / len(folds[found.folds[0]]))
 
 
 def _cost_table(found: CrossValidation) -> Table:
@@ -134,7 +141,7 @@ def _cost_table(found: CrossValidation) -> Table:
         size = " .. ".join(f"{count / 1e6:.2f} M" for count in sorted({min(sizes), max(sizes)}))
         rows.append([system, size, f"{spent.hours:.2f}", _speed(spent.training), _speed(spent.prediction)])
     head = ["system", "parameters", "hours", "clips/s in training", "clips/s in prediction"]
-    return Table(head, rows, caption="The committee's trainings are those of the single models.")
+    return Table(head, rows, caption="A committee's trainings are those of its members.")
 
 
 def _speed(value: float | None) -> str:
