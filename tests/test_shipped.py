@@ -26,6 +26,7 @@ from psla.data.clips import ClipsError
 from psla.data.corpora import esc50
 from psla.data.corpora.esc50_classes import AUDIOSET_CLASS
 from psla.data.corpora.sound_events import EVENTS
+from psla.files import sha256_of
 from psla.model.committee import load_any
 from psla.model.model_file import ModelFileError, load_model
 from psla.model.published import CATALOGUE, resolve
@@ -117,6 +118,16 @@ def test_trained_on_all_folds_and_scored_on_all() -> None:
     assert "--all-folds" in card.provenance["commands"][0]
     assert card.scores["cross_validation"]["folds"] == [1, 2, 3, 4, 5]
     assert card.scores["cross_validation"]["clips"] == 400
+
+
+def test_the_scores_of_the_card_are_those_of_the_report() -> None:
+    """The card names the cross-validation that its accuracy is of, and that is the one in docs/lab/esc10."""
+    report = Path(__file__).parents[1] / "docs/lab/esc10/cross_validation.json"
+    scores = SHIPPED[DEFAULT].card.scores["cross_validation"]
+    assert scores["sha256"] == sha256_of(report)
+    found = json.loads(report.read_text(encoding="utf-8"))["systems"][scores["system"]]["averaged"]
+    assert scores["accuracy"] == round(found["accuracy"], 4)
+    assert scores["interval_95"] == [round(bound, 4) for bound in found["interval"]]
 
 
 def test_damage_is_found(tmp_path: Path) -> None:
