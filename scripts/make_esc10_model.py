@@ -18,7 +18,6 @@ import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from psla.files import sha256_of
 from psla.model.inference import predict
 from psla.model.model_file import Model, ModelCard, load_model, save_model
 from psla.model.shipped import DEFAULT, MOST_BYTES, SHIPPED
-from psla.recipe.recipe import Recipe
+from psla.recipe.recipe import Recipe, flatten
 from psla.recipe.run import Run
 
 LICENCE = "CC BY 3.0 (https://creativecommons.org/licenses/by/3.0/), as the recordings it was trained on"
@@ -52,19 +51,10 @@ def folds_of(clips: Clips) -> list[int]:
     return sorted({int(id.split("-")[0]) for id in clips.clip_ids})
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys with dots, as `--set` takes them."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def training_command(recipe: Recipe) -> str:
     """`psla train` with what the recipe has other than the preset."""
-    preset = dict(flat(Recipe.load(PRESET).model_dump()))
-    changes = [f"{key}={value}" for key, value in flat(recipe.model_dump()) if preset[key] != value]
+    preset = flatten(Recipe.load(PRESET).model_dump())
+    changes = [f"{key}={value}" for key, value in flatten(recipe.model_dump()).items() if preset[key] != value]
     words = ["psla", "train", PRESET, "--clips", "esc10.parquet", "--out", DEFAULT]
     return shlex.join([*words, *(word for change in changes for word in ("--set", change))])
 

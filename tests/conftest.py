@@ -1,8 +1,9 @@
 """What all tests share: hypothesis draws the same examples every time, so that a green run stays green; a time box;
-a thread for each of several test processes."""
+a thread for each of several test processes, and for what is too small for more."""
 
 import os
 import time
+from collections.abc import Iterator
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Before torch is imported: processes that share the cores only wait for each other with more threads.
@@ -15,6 +16,17 @@ settings.register_profile("reproducible", derandomize=True, deadline=None)
 settings.load_profile("reproducible")
 
 _BEGAN = time.monotonic()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny networks gain nothing by threads; on busy cores, waiting for a second one takes many times the work."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

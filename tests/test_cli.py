@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 from typer.testing import CliRunner
 
 from psla.cli import app
 from psla.data.clips import Clips
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CATEGORIES = ("dog", "rain")
 TOY = """
@@ -40,15 +40,6 @@ def refused(*args: object) -> str:
     assert text.startswith("psla: ")
     assert text.count("\n") == 1
     return text
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny networks gain nothing by threads, and lose much where other processes run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Laws of the backbones; the outside references are efficientnet_pytorch and efficientnet_lite_pytorch."""
 
-from collections.abc import Iterator
-
 import efficientnet_lite_pytorch
 import efficientnet_pytorch
 import pytest
@@ -13,18 +11,11 @@ from psla.model.conv_norm import same_padding
 from psla.model.efficientnet import VARIANTS, EfficientNet, SqueezeExcite
 from psla.recipe.pretraining import our_name
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FULL = [f"efficientnet_b{i}" for i in range(8)]
 LITE = [f"efficientnet_lite{i}" for i in range(5)]
 SHALLOW = ["efficientnet_b0", "efficientnet_lite0", "resnet50"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small tensors on busy cores: waiting for a second thread takes up to fifty times as long as the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def reference(name: str, in_channels: int = 1) -> nn.Module:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from malformed_audio import malformed_files
 from psla.tagging.batch import FileResult, tag_files
@@ -17,16 +15,9 @@ from psla.tagging.decoding import decode_pool
 from psla.tagging.tagger import Tagger
 from tagging_models import noise, tiny_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MOST_BYTES = 600 << 20
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny networks gain nothing by threads, and lose much where other processes run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def resident_bytes() -> int:

@@ -1,7 +1,7 @@
 """Laws of the network, its file and its inference."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ from psla.model.model_file import ModelCard, ModelFileError, load_model, read_he
 from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.recipe.pretraining import load_imagenet
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VOCABULARY = Vocabulary(["dog", "rain", "siren"])
 CARD = ModelCard({"seed": 3}, {"evaluation": {"averaged": 0.5}}, "CC0-1.0", "noise", {"epochs": [1, 2]}, {"dog": 0.25})
 
@@ -31,14 +33,6 @@ def build(padding: str = "released") -> TaggingNetwork:
     # Without weights the running statistics fit nothing, and every clip would get the same features: all but 0.
     load_imagenet(network.backbone, "efficientnet_lite0", "sum")
     return network.eval()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

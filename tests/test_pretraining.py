@@ -1,6 +1,5 @@
 """Laws of pretraining: every tensor is accounted for, and the embedded weights give the reference's features."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import efficientnet_lite_pytorch
@@ -21,16 +20,9 @@ from psla.recipe.pretraining import (
     weights_file,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAME = "efficientnet_lite0"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small tensors on busy cores: waiting for a second thread takes up to fifty times as long as the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from psla.recipe.run import Run
 from psla.recipe.state import StateError, states
 from psla.recipe.training import TrainingInterrupted, resume, train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EVERY_STEP = Runtime(accelerator="cpu", checkpoint_minutes=0)
 # What a run is judged by; clock times are in timing.csv and elsewhere.
 RESULTS = ("*.safetensors", "checkpoints/epoch_*", "checkpoints/averaged*", "predictions/*/*", "scores.json", "log.csv")
@@ -53,14 +55,6 @@ def results(folder: Path) -> dict[str, bytes]:
     found = {str(p.relative_to(folder)): p.read_bytes() for pattern in RESULTS for p in folder.glob(pattern)}
     assert len(found) == 2 + 3 + 1 + 5 + 2, sorted(found)
     return found
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> object:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -453,5 +453,6 @@ def test_a_setting_has_a_name_of_its_own(folder: Path) -> None:
     """Law: a setting that the report could not tell from another system is refused before any training."""
     (folder / "committee.yaml").write_text("")
     call = ("lab", "cross-validate", folder / "esc", "--out", folder / "out", "--settings", folder / "committee.yaml")
-    assert "the name of a system of the report" in refused(psla(*call, "--recipe", folder / "tiny.yaml"))
+    for shard in ([], ["--shard", "1/2"]):
+        assert "the name of a system of the report" in refused(psla(*call, "--recipe", folder / "tiny.yaml", *shard))
     assert not list((folder / "out").rglob("recipe.yaml"))

@@ -10,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,6 +32,8 @@ from psla.model.published import CATALOGUE, resolve
 from psla.model.shipped import DEFAULT, MOST_BYTES, SHIPPED
 from psla.tagging.sources import SourcesError, split_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ESC10 = Path(__file__).parents[2] / "shared/data/esc10"
 CLASSES = {"dog", "rooster", "rain", "sea_waves", "crackling_fire", "crying_baby", "sneezing", "clock_tick"}
 CLASSES |= {"helicopter", "chainsaw"}
@@ -49,15 +50,6 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setenv("PSLA_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """One window at a time gains little by threads, and loses much where other processes run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +26,11 @@ from psla.recipe.moments import MomentsError, measure
 from psla.recipe.sampling import EpochPlan, clip_weights
 from psla.recipe.statistics import StatisticsError, audit, audit_all, child_classes, count, coverage
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LISTS = Path(__file__).parents[2] / "shared/data/audioset"
 needs_lists = pytest.mark.skipif(not LISTS.is_dir(), reason="the published segment lists are not here")
 SPEECH, MALE, FEMALE, CHILD = "/m/09x0r", "/m/05zppz", "/m/02zsn", "/m/0ytgt"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """One thread is the fastest for clips of a second."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # d is below b through the outside class x, and below c directly; e is below x and below d.

@@ -12,13 +12,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
@@ -36,16 +34,9 @@ from psla.tagging.rows import RowSettings
 from psla.tagging.tagger import load
 from tagging_models import CLASSES, WINDOW, noise, tiny_model_file
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ANIMAL, RAIN, DOG = CLASSES.ids
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny networks gain nothing by threads, and lose much where other processes run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import copy
 import io
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,14 +27,7 @@ from psla.tagging.tagger import Tagger, load
 from psla.tagging.windows import cut_windows
 from tagging_models import CLASSES, STEP, WINDOW, noise, tiny_model, tiny_model_file
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny networks gain nothing by threads, and lose much where other processes run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -107,9 +107,11 @@ def train_singles(
         shard: (i, n), 1 <= i <= n: only every n-th of them; see `psla.lab.shards`.
 
     Raises:
-        ClipsError, RecipeError, LabError: see `cross_validate`.
+        ClipsError, RecipeError, SelectionError, LabError: see `cross_validate`.
     """
     recipes = _recipes(recipe, folds)
+    if taken := [each.name for each in settings if each.name in ("single", "student", *COMMITTEES)]:
+        raise SelectionError(f"the setting {taken[0]!r} has the name of a system of the report; give it another one")
     jobs = [(fold, f"seed_{seed}", _reseeded(recipes[fold], seed)) for fold in folds for seed in seeds]
     jobs += [(fold, f"settings/{each.name}", _reseeded(each.recipe, seeds[0])) for fold in folds for each in settings]
     with working(Path(out), shard):
@@ -190,8 +192,6 @@ def cross_validate(
         LabError: another process works on `out`.
     """
     recipes = _recipes(recipe, folds)
-    if taken := [each.name for each in settings if each.name in ("single", "student", *COMMITTEES)]:
-        raise SelectionError(f"the setting {taken[0]!r} has the name of a system of the report; give it another one")
     trainings = iter(train_singles(recipes, root, out, folds, inner, seeds, settings, progress=progress))
     seeded = {fold: [next(trainings) for _ in seeds] for fold in folds}
     others = {fold: {each.name: next(trainings) for each in settings} for fold in folds}

@@ -69,8 +69,8 @@ class Recipe(Section):
         Raises:
             RecipeError: no such preset or file, or a value that the recipe refuses.
         """
-        values = _flatten(_read(str(name), ()))
-        values.update(_flatten(overrides or {}))
+        values = flatten(_read(str(name), ()))
+        values.update(flatten(overrides or {}))
         return Recipe.from_dict(_nest(values))
 
     @staticmethod
@@ -189,16 +189,22 @@ def _read(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
     base = data.pop("extends", None)
     if base is None:
         return data
-    values = _flatten(_read(str(base), (*trail, name)))
-    values.update(_flatten(data))
+    values = flatten(_read(str(base), (*trail, name)))
+    values.update(flatten(data))
     return _nest(values)
 
 
-def _flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Sections as keys with dots, as `--set` takes them; numbers that YAML reads as words (`5e-4`) are numbers.
+
+    Example:
+        >>> flatten({"mixup": {"rate": 0.5}, "seed": 1})
+        {'mixup.rate': 0.5, 'seed': 1}
+    """
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
+            flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = _number(value) if key not in ("name", "weights", "init", "predictions") else value
     return flat
