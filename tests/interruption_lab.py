@@ -166,8 +166,8 @@ def tiny_esc50(setting: Setting) -> Path:
 @scenario("psla.lab.cross_validation.cross_validate", tiny_esc50, slow=True, keeps=True)
 def _cross_validate(root: Path, out: Path, tell: Tell) -> Any:
     student = cross_validation.Student(seeds=(3,))
-    what = recipe(epochs=1)
-    found = cross_validation.cross_validate(what, root, out, (2,), seeds=(0, 1), student=student, progress=tell)
+    asked = cross_validation.Experiment(recipe(epochs=1), root, out, (2,), seeds=(0, 1), student=student)
+    found = cross_validation.cross_validate(asked, tell)
     return found.answers, [run.folder for run in found.runs]
 
 

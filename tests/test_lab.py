@@ -93,15 +93,8 @@ def test_finished_folds_are_read_not_run_again(tmp_path: Path) -> None:
     student = cross_validation.Student(weight=0.5, seeds=(3,))
 
     def run() -> cross_validation.CrossValidation:
-        return cross_validation.cross_validate(
-            recipe,
-            root,
-            tmp_path / "out",
-            (2,),
-            seeds=(0, 1),
-            student=student,
-            progress=lambda run, stage, clips: seen.append(run),
-        )
+        asked = cross_validation.Experiment(recipe, root, tmp_path / "out", (2,), seeds=(0, 1), student=student)
+        return cross_validation.cross_validate(asked, lambda run, stage, clips: seen.append(run))
 
     first = run()
     assert set(seen) == {f"fold_2/{name}" for name in ("seed_0", "seed_1", "student_3")}

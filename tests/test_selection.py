@@ -343,7 +343,7 @@ def test_a_selection_is_used_whole_or_refused(folder: Path, selected: Path) -> N
     chosen.write_text(chosen.read_text().replace("rate: 0.5", "rate: 0.6"))
     assert "not the recipe that was chosen" in refused(psla(*call, selected, "--fold", 2))
     with pytest.raises(RecipeError, match="no recipe for fold 3"):
-        cross_validation.cross_validate({2: both(folder)[0].recipe}, folder / "esc", folder / "out", (2, 3))
+        cross_validation.Experiment({2: both(folder)[0].recipe}, folder / "esc", folder / "out", (2, 3))
     assert not list((folder / "out").rglob("recipe.yaml"))
 
 
@@ -401,7 +401,8 @@ def test_runs_of_something_else_are_refused(folder: Path, monkeypatch: pytest.Mo
 
 def test_the_report_speaks_of_the_single_model_where_there_is_no_committee(folder: Path) -> None:
     """Law: confusions and mistakes are the committee's, or the single model's; every clip is in the confusions once."""
-    found = cross_validation.cross_validate(both(folder)[0].recipe, folder / "esc", folder / "out", (3,))
+    asked = cross_validation.Experiment(both(folder)[0].recipe, folder / "esc", folder / "out", (3,))
+    found = cross_validation.cross_validate(asked)
     fold_report.write_report(found, folder / "out", {3: "tiny"}, "psla lab cross-validate")
     text = (folder / "out/cross_validation.md").read_text()
     assert "## Confusions (single, averaged)" in text

@@ -106,17 +106,16 @@ def cross_validate(
         recipes = dict.fromkeys(folds, Recipe.load(recipe, dict(parse_override(text) for text in set_ or [])))
         names = dict.fromkeys(folds, " ".join([recipe, *(set_ or [])]))
     others = load_candidates(_words(settings), recipe) if settings else []
-    told = _Told()
     student = None if distill is None else cross_validation.Student(distill, whole_numbers(student_seeds, "a seed"))
+    asked = cross_validation.Experiment(recipes, root, out, folds, inner, numbers, student, others)
+    told = _Told()
     if part is not None:
-        runs = cross_validation.train_singles(recipes, root, out, folds, inner, numbers, others, part, told)
-        taught = {}
-        if student is not None:
-            taught = cross_validation.train_students(recipes, root, out, folds, inner, numbers, student, part, told)
+        runs = cross_validation.train_singles(asked, part, told)
+        taught = cross_validation.train_students(asked, part, told)
         waiting = [] if student is None else [each for each in share_of(folds, part) if each not in taught]
         typer.echo(_end_of_shard(part, len(runs) + sum(map(len, taught.values())), len(waiting)))
         return
-    found = cross_validation.cross_validate(recipes, root, out, folds, inner, numbers, student, others, told)
+    found = cross_validation.cross_validate(asked, told)
     fold_report.write_report(found, out, names, _command())
     _print(fold_accuracy.accuracies(found.answers))
     _print(fold_accuracy.differences(found.answers))

@@ -15,7 +15,7 @@ another fold of the training folds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -50,27 +50,73 @@ class Student:
 
 
 @dataclass(frozen=True)
-class CrossValidation:
-    """What was trained and how it answered.
+class Experiment:
+    """What a cross-validation trains, and where.
 
-    answers: by system (`single`, `student`, the name of a further setting, or one of `COMMITTEES`) and variant.
-    members: by system and fold, the runs that it consists of; a committee's are others' as well. recipes: by fold.
-    settings: the further settings, by name. folds, seeds, inner: as asked for.
+    Attributes:
+        recipe: the same for each fold, or one for each; its seed is replaced by each of `seeds`.
+        root: a corpus in ESC-50's layout.
+        out: a folder; see the module.
+        folds: which folds are evaluated on.
+        inner: for trying settings out; see the module.
+        seeds: a run for each, and a committee of them where there are several.
+        student: distil the committee of the seeds.
+        settings: further settings, for every fold the same: a run of each with the first of `seeds`, and committees
+            with them; see `COMMITTEES`. They are to be chosen without a look at the folds, as the recipe is.
+
+    Raises:
+        RecipeError: a fold has no recipe.
+        SelectionError: a setting has the name of another system.
     """
 
-    folds: tuple[int, ...]
-    seeds: tuple[int, ...]
-    inner: bool
-    recipes: dict[int, Recipe]
+    recipe: Recipe | Mapping[int, Recipe]
+    root: str | Path
+    out: str | Path
+    folds: Sequence[int] = FOLDS
+    inner: bool = False
+    seeds: Sequence[int] = (0,)
+    student: Student | None = None
+    settings: Sequence[Candidate] = ()
+
+    def __post_init__(self) -> None:
+        known = self.folds if isinstance(self.recipe, Recipe) else self.recipe
+        if missing := [str(fold) for fold in self.folds if fold not in known]:
+            raise RecipeError(f"there is no recipe for fold {', '.join(missing)}; leave it out, or choose one for it")
+        if taken := [each.name for each in self.settings if each.name in ("single", "student", *COMMITTEES)]:
+            raise SelectionError(
+                f"the setting {taken[0]!r} has the name of a system of the report; give it another one"
+            )
+
+    def recipe_of(self, fold: int) -> Recipe:
+        """What the single models of this fold are trained with, whatever their seed."""
+        return self.recipe if isinstance(self.recipe, Recipe) else self.recipe[fold]
+
+    def clips_of(self, fold: int) -> Clips:
+        """See `fold_clips`."""
+        return fold_clips(self.root, fold, self.inner)
+
+    def folder_of(self, fold: int) -> Path:
+        """Where the runs of this fold are."""
+        return Path(self.out) / f"fold_{fold}"
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """How what was trained answered.
+
+    answers: by system (`single`, `student`, the name of a further setting, or one of `COMMITTEES`) and variant.
+    members: by system and fold, the runs that it consists of; a committee's are others' as well.
+    """
+
+    experiment: Experiment
     answers: dict[tuple[str, str], Answers]
     members: dict[str, dict[int, list[Run]]]
-    settings: dict[str, Recipe] = field(default_factory=dict)
 
     @property
     def runs(self) -> list[Run]:
         """Every run, by fold."""
         systems = [folds for system, folds in self.members.items() if system not in COMMITTEES]
-        return [run for fold in self.folds for system in systems for run in system[fold]]
+        return [run for fold in self.experiment.folds for system in systems for run in system[fold]]
 
     @property
     def hours(self) -> float:
@@ -89,71 +135,58 @@ def fold_clips(root: str | Path, fold: int, inner: bool = False) -> Clips:
 
 
 def train_singles(
-    recipe: Recipe | Mapping[int, Recipe],
-    root: str | Path,
-    out: str | Path,
-    folds: Sequence[int] = esc50.FOLDS,
-    inner: bool = False,
-    seeds: Sequence[int] = (0,),
-    settings: Sequence[Candidate] = (),
+    experiment: Experiment,
     shard: tuple[int, int] | None = None,
     progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
 ) -> list[Run]:
-    """The trainings of single models, what `cross_validate` begins with; the arguments are its.
+    """The trainings of single models, what `cross_validate` begins with.
 
     Returns: by fold, those of its seeds; after all folds', again by fold, those of the further settings.
 
     Args:
         shard: (i, n), 1 <= i <= n: only every n-th of them; see `psla.lab.shards`.
-
-    Raises:
-        ClipsError, RecipeError, SelectionError, LabError: see `cross_validate`.
-    """
-    recipes = _recipes(recipe, folds)
-    if taken := [each.name for each in settings if each.name in ("single", "student", *COMMITTEES)]:
-        raise SelectionError(f"the setting {taken[0]!r} has the name of a system of the report; give it another one")
-    jobs = [(fold, f"seed_{seed}", _reseeded(recipes[fold], seed)) for fold in folds for seed in seeds]
-    jobs += [(fold, f"settings/{each.name}", _reseeded(each.recipe, seeds[0])) for fold in folds for each in settings]
-    with working(Path(out), shard):
-        runs = []
-        for fold, place, each in share_of(jobs, shard):
-            name, clips = f"fold_{fold}/{place}", fold_clips(root, fold, inner)
-            runs.append(trained(each, clips, Path(out) / name, progress=partial(progress, name)))
-        return runs
-
-
-def train_students(
-    recipe: Recipe | Mapping[int, Recipe],
-    root: str | Path,
-    out: str | Path,
-    folds: Sequence[int] = esc50.FOLDS,
-    inner: bool = False,
-    seeds: Sequence[int] = (0,),
-    student: Student = Student(),
-    shard: tuple[int, int] | None = None,
-    progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
-) -> dict[int, list[Run]]:
-    """The students of each fold whose single models are all finished, by fold; the arguments are `cross_validate`'s.
-
-    Args:
-        shard: (i, n), 1 <= i <= n: only every n-th of the folds.
+        progress: told (run as `fold_1/seed_0`, stage, clips done).
 
     Raises:
         ClipsError, RecipeError, LabError: see `cross_validate`.
     """
-    recipes = _recipes(recipe, folds)
+    folds, seeds, settings = experiment.folds, experiment.seeds, experiment.settings
+    jobs = [(fold, f"seed_{seed}", _reseeded(experiment.recipe_of(fold), seed)) for fold in folds for seed in seeds]
+    jobs += [(fold, f"settings/{each.name}", _reseeded(each.recipe, seeds[0])) for fold in folds for each in settings]
+    with working(Path(experiment.out), shard):
+        runs = []
+        for fold, place, recipe in share_of(jobs, shard):
+            folder, told = experiment.folder_of(fold), partial(progress, f"fold_{fold}/{place}")
+            runs.append(trained(recipe, experiment.clips_of(fold), folder / place, progress=told))
+        return runs
+
+
+def train_students(
+    experiment: Experiment,
+    shard: tuple[int, int] | None = None,
+    progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
+) -> dict[int, list[Run]]:
+    """The students, if any are asked for, of each fold whose single models are all finished, by fold.
+
+    Args:
+        shard: (i, n), 1 <= i <= n: only every n-th of the folds.
+        progress: told (run as `fold_1/student_0`, stage, clips done).
+
+    Raises:
+        ClipsError, RecipeError, LabError: see `cross_validate`.
+    """
+    if experiment.student is None:
+        return {}
     found: dict[int, list[Run]] = {}
-    with working(Path(out), shard):
-        for fold in share_of(folds, shard):
-            clips, folder = fold_clips(root, fold, inner), Path(out) / f"fold_{fold}"
-            places = [folder / f"seed_{seed}" for seed in seeds]
-            if not all(Run(place).is_finished for place in places):
+    with working(Path(experiment.out), shard):
+        for fold in share_of(experiment.folds, shard):
+            clips, folder, recipe = experiment.clips_of(fold), experiment.folder_of(fold), experiment.recipe_of(fold)
+            places = {seed: folder / f"seed_{seed}" for seed in experiment.seeds}
+            if not all(Run(place).is_finished for place in places.values()):
                 continue
-            singles = [
-                trained(_reseeded(recipes[fold], seed), clips, place) for seed, place in zip(seeds, places, strict=True)
-            ]
+            singles = [trained(_reseeded(recipe, seed), clips, place) for seed, place in places.items()]
             found[fold] = []
-            for each in _distilled(recipes[fold], student, _teacher(singles, clips, folder)):
+            for each in _distilled(recipe, experiment.student, _teacher(singles, clips, folder)):
                 name = f"student_{each.seed}"
                 told = partial(progress, f"{folder.name}/{name}")
                 found[fold].append(trained(each, clips, folder / name, progress=told))
@@ -161,53 +194,33 @@ def train_students(
 
 
 def cross_validate(
-    recipe: Recipe | Mapping[int, Recipe],
-    root: str | Path,
-    out: str | Path,
-    folds: Sequence[int] = esc50.FOLDS,
-    inner: bool = False,
-    seeds: Sequence[int] = (0,),
-    student: Student | None = None,
-    settings: Sequence[Candidate] = (),
-    progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
+    experiment: Experiment, progress: Callable[[str, str, int], None] = lambda run, stage, clips: None
 ) -> CrossValidation:
-    """Train and score every fold; a finished run in `out` is read, not run again, one that was interrupted goes on.
+    """Train and score every fold; a finished run is read, not run again, one that was interrupted goes on.
 
     Args:
-        recipe: the same for each fold, or one for each; its seed is replaced by each of `seeds`.
-        root: a corpus in ESC-50's layout.
-        out: a folder; see the module.
-        folds: which folds are evaluated on.
-        inner: for trying settings out; see the module.
-        seeds: a run for each, and a committee of them where there are several.
-        student: distil the committee of the seeds.
-        settings: further settings, for every fold the same: a run of each with the first of `seeds`, and committees
-            with them; see `COMMITTEES`. They are to be chosen without a look at the folds, as the recipe is.
         progress: told (run as `fold_1/seed_0`, stage, clips done).
 
     Raises:
         ClipsError: not the layout of ESC-50.
-        RecipeError: a run in `out` was begun with another recipe or on other clips, or a fold has no recipe.
-        SelectionError: a setting has the name of another system.
-        LabError: another process works on `out`.
+        RecipeError: a run in the experiment's folder was begun with another recipe or on other clips.
+        LabError: another process works on that folder.
     """
-    recipes = _recipes(recipe, folds)
-    trainings = iter(train_singles(recipes, root, out, folds, inner, seeds, settings, progress=progress))
-    seeded = {fold: [next(trainings) for _ in seeds] for fold in folds}
-    others = {fold: {each.name: next(trainings) for each in settings} for fold in folds}
-    taught = {} if student is None else train_students(recipes, root, out, folds, inner, seeds, student, None, progress)
+    folds = experiment.folds
+    trainings = iter(train_singles(experiment, progress=progress))
+    seeded = {fold: [next(trainings) for _ in experiment.seeds] for fold in folds}
+    others = {fold: {each.name: next(trainings) for each in experiment.settings} for fold in folds}
+    taught = train_students(experiment, progress=progress)
     parts: dict[tuple[str, str], list[Answers]] = {}
     members: dict[str, dict[int, list[Run]]] = {}
     for fold in folds:
         systems = _systems(seeded[fold], taught.get(fold, []), others[fold])
-        evaluation = fold_clips(root, fold, inner).split("evaluation")
+        evaluation = experiment.clips_of(fold).split("evaluation")
         for system, models in systems.items():
             members.setdefault(system, {})[fold] = [run for model in models for run in model]
             for variant in VARIANTS:
                 parts.setdefault((system, variant), []).append(_answers(models, variant, evaluation, fold))
-    answers = {key: join(each) for key, each in parts.items()}
-    named = {each.name: each.recipe for each in settings}
-    return CrossValidation(tuple(folds), tuple(seeds), inner, recipes, answers, members, named)
+    return CrossValidation(experiment, {key: join(each) for key, each in parts.items()}, members)
 
 
 def _systems(singles: list[Run], students: list[Run], others: Mapping[str, Run]) -> dict[str, list[list[Run]]]:
@@ -222,14 +235,6 @@ def _systems(singles: list[Run], students: list[Run], others: Mapping[str, Run])
         "all": [[*singles, *settings]] if others and len(singles) > 1 else [],
     }
     return {system: models for system, models in systems.items() if models}
-
-
-def _recipes(recipe: Recipe | Mapping[int, Recipe], folds: Sequence[int]) -> dict[int, Recipe]:
-    if isinstance(recipe, Recipe):
-        return dict.fromkeys(folds, recipe)
-    if missing := [str(fold) for fold in folds if fold not in recipe]:
-        raise RecipeError(f"there is no recipe for fold {', '.join(missing)}; leave it out, or choose one for it")
-    return {fold: recipe[fold] for fold in folds}
 
 
 def _reseeded(recipe: Recipe, seed: int) -> Recipe:

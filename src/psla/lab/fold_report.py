@@ -38,27 +38,28 @@ def report_data(found: CrossValidation, names: Mapping[int, str], command: str =
     Args:
         names: by fold, of the recipe: a preset, a file or a candidate. command: as the user gave it.
     """
-    recipes = {str(fold): {"name": names[fold], "recipe": found.recipes[fold].model_dump()} for fold in found.folds}
-    scores = to_dict(found.answers)
+    asked = found.experiment
+    recipes = {str(fold): {"name": names[fold], "recipe": asked.recipe_of(fold).model_dump()} for fold in asked.folds}
     return {
-        "inner": found.inner,
+        "inner": asked.inner,
         "hours": found.hours,
         "machine": machine(),
         "command": command,
-        "folds": list(found.folds),
-        "seeds": list(found.seeds),
+        "folds": list(asked.folds),
+        "seeds": list(asked.seeds),
         "recipes": recipes,
-        "settings": {name: recipe.model_dump() for name, recipe in found.settings.items()},
+        "settings": {each.name: each.recipe.model_dump() for each in asked.settings},
         "costs": {
             system: {"parameters": _parameters(found, system), **_costs(found, system).to_dict()}
             for system in found.members
         },
-        **scores,
+        **to_dict(found.answers),
     }
 
 
 def report_parts(found: CrossValidation, names: Mapping[int, str], command: str = "") -> list[Part]:
     """The report for readers; the arguments are those of `report_data`."""
+    asked = found.experiment
     shown = SHOWN if SHOWN in found.answers else ("single", "averaged")
     answers, which = found.answers[shown], f"{shown[0]}, {shown[1]}"
     wrong = [[each["clip_id"], str(each["fold"]), each["label"], each["answer"]] for each in answers.misclassified()]
@@ -66,7 +67,7 @@ def report_parts(found: CrossValidation, names: Mapping[int, str], command: str 
         Numbers([
             ("clips", str(len(answers.clip_ids))),
             ("classes", str(len(answers.vocabulary))),
-            ("seeds", ", ".join(map(str, found.seeds))),
+            ("seeds", ", ".join(map(str, asked.seeds))),
             ("runs", str(len(found.runs))),
             ("hours", f"{found.hours:.2f}"),
             ("machine", machine()),
@@ -76,7 +77,7 @@ def report_parts(found: CrossValidation, names: Mapping[int, str], command: str 
         Text(
             "Share of the clips answered rightly, each by models that have not heard its fold; 95 %: a bootstrap over "
             "the recordings."
-            + (" Scored on another fold than the one that is left out, to try settings out." if found.inner else "")
+            + (" Scored on another fold than the one that is left out, to try settings out." if asked.inner else "")
         ),
         _headlines(found.answers),
         Heading("Costs"),
@@ -84,7 +85,7 @@ def report_parts(found: CrossValidation, names: Mapping[int, str], command: str 
         Heading("Recipes"),
         Table(
             ["fold", "recipe"],
-            [*([str(fold), names[fold]] for fold in found.folds), *(["all", name] for name in found.settings)],
+            [*([str(fold), names[fold]] for fold in asked.folds), *(["all", each.name] for each in asked.settings)],
             text=(0, 1),
         ),
         Heading("All variants"),
@@ -131,7 +132,7 @@ def _costs(found: CrossValidation, system: str) -> Costs:
     spent = costs([run for runs in folds.values() for run in runs])
     if system not in COMMITTEES or spent.prediction is None:
         return spent
-    return Costs(spent.hours, spent.training, spent.prediction / len(folds[found.folds[0]]))
+    return Costs(spent.hours, spent.training, spent.prediction / len(folds[found.experiment.folds[0]]))
 
 
 def _cost_table(found: CrossValidation) -> Table:
