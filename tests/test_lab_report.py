@@ -245,6 +245,17 @@ def test_one_seed_has_no_deviation_and_says_so(tmp_path: Path) -> None:
     assert "±" not in "".join(table_with(reader, "no pretraining", "paper, full set")[1][3:])
 
 
+def test_the_title_names_the_corpus_or_is_given(tmp_path: Path) -> None:
+    """The page and the Markdown are headed by the corpus, or by what the user calls it."""
+    folder = write_lab(tmp_path / "lab", held_out=40, files=1)
+    write_report(folder, resamples=10)
+    assert (folder / "report.md").read_text().startswith(f"# PSLA on {Measured(folder).info['clips']['name']}\n")
+    call = ("lab", "report", str(folder), "--resamples", "10", "--title", "Sounds of <our> garden")
+    assert CliRunner().invoke(app, call).exit_code == 0
+    assert (folder / "report.md").read_text().startswith("# Sounds of <our> garden\n")
+    assert "<title>Sounds of &lt;our&gt; garden</title>" in (folder / "report.html").read_text()
+
+
 def test_what_is_broken_is_one_sentence(tmp_path: Path) -> None:
     """No lab, a lost file of predictions, a torn result, a table without qualities: one sentence that names it."""
     folder = write_lab(tmp_path / "lab", held_out=40, files=1)

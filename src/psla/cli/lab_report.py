@@ -19,6 +19,7 @@ def lab_report(
     ] = None,
     claims: Annotated[Path | None, typer.Option(help="A YAML file of claims to judge; the paper's by default.")] = None,
     resamples: Annotated[int, typer.Option(min=2, help="Draws of clips for the intervals.")] = 400,
+    title: Annotated[str | None, typer.Option(help="Of the page; by default it names the corpus.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
 ) -> None:
     """Judge the paper's claims and set its tables beside those measured: report.html, report.md, verdicts.json."""
@@ -31,9 +32,9 @@ def lab_report(
     rows = sum(row.done for row in Measured(lab).rows.values())
     if sys.stderr.isatty():
         with progress({"rows": max(rows, 1)}) as tell:
-            paths = write_report(lab, quality, chosen, resamples, lambda count: tell("rows", count))
+            paths = write_report(lab, quality, chosen, resamples, title, lambda count: tell("rows", count))
     else:
-        paths = write_report(lab, quality, chosen, resamples)
+        paths = write_report(lab, quality, chosen, resamples, title)
     if as_json:
         typer.echo(paths[2].read_text(encoding="utf-8").rstrip())
         return

@@ -41,6 +41,7 @@ def write_report(
     quality: str | Path | None = None,
     claims: Sequence[Claim] | None = None,
     resamples: int = RESAMPLES,
+    title: str | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> list[Path]:
     """Write report.html, report.md and verdicts.json into a lab's folder and return their paths.
@@ -50,6 +51,7 @@ def write_report(
         quality: a CSV of the classes' annotation quality; see `psla.lab.quality`.
         claims: what to judge; the paper's by default.
         resamples: draws of clips.
+        title: of the page; by default it names the corpus, and mixtures of recordings are soundscapes, too.
         progress: told 1 for each row that has been scored.
 
     Raises:
@@ -62,7 +64,7 @@ def write_report(
     scores = Scoring(lab, resamples, progress=progress)
     verdicts = judge(load_claims() if claims is None else claims, scores)
     parts = report_parts(lab, scores, verdicts, qualities)
-    title = f"PSLA on {lab.info.get('clips', {}).get('name') or 'clips'}"
+    title = title or f"PSLA on {lab.info.get('clips', {}).get('name') or 'clips'}"
     paths = [lab.folder / name for name in ("report.html", "report.md", "verdicts.json")]
     write_page(paths[0], title, parts, CITATION)
     write_text_atomic(paths[1], markdown(title, parts, CITATION))
