@@ -6,7 +6,6 @@ again from its files. Dates and hours are kept apart from the scores.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -24,6 +23,7 @@ import torch
 from psla.data.labels import Labels
 from psla.evaluation.metrics import Scores, score
 from psla.evaluation.predictions import Predictions, average
+from psla.lab.costs import costs
 from psla.lab.folder import Lab
 from psla.lab.plan import Plan
 from psla.lab.rows import Row
@@ -114,14 +114,14 @@ def row_result(lab: Lab, plan: Plan, name: str, device: torch.device | str = "cp
         whole = None not in values
         mean[metric] = fmean(values) if whole else None
         deviation[metric] = stdev(values) if whole and len(values) > 1 else None
-    speeds = [_clips_per_second(run) for each in found for run in each.runs] if row.is_trained else []
+    speeds = [costs([run]).training for each in found for run in each.runs] if row.is_trained else []
     return {
         **_head(lab, plan, name, "done", None),
         "seeds": seeds,
         "mean": mean,
         "deviation": deviation,
         "parameters": _parameters(lab, found[0]),
-        "clips_per_second": fmean(speeds) if speeds else None,
+        "clips_per_second": _mean(speeds),
         "details": _details(lab, plan, name, found, device),
     }
 
@@ -251,13 +251,6 @@ def _parameters(lab: Lab, found: Evidence) -> int:
     """Of the network, or of all members of a committee."""
     members = found.files if found.is_committee else found.files[:1]
     return sum(parameters(Run(path.parents[2]).recipe, len(lab.clips.vocabulary)) for path in members)
-
-
-def _clips_per_second(run: Run) -> float:
-    """Clips trained on by the seconds that this took."""
-    with (run.folder / "timing.csv").open(encoding="utf-8", newline="") as file:
-        seconds = sum(float(row["training_s"]) for row in csv.DictReader(file))
-    return sum(row["clips"] for row in run.read_log()) / max(seconds, 1e-9)
 
 
 def _score(predictions: Predictions, truth: Labels) -> Scores:
