@@ -12,7 +12,8 @@ from psla.model.front_end import FrontEndConfig
 from psla.model.model_file import ModelCard, save_model
 from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.model.published import PublishedError
-from psla.recipe.pretraining import PretrainingError, load_init
+from psla.recipe.fine_tuning import load_init
+from psla.recipe.pretraining import PretrainingError
 
 THEIRS = Vocabulary(["dog", "rain", "siren", "wind"])
 OURS = Vocabulary(["siren", "cat", "dog"])

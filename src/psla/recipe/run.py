@@ -27,7 +27,8 @@ from psla.model.model_file import ModelCard, load_tensors, save_model
 from psla.model.network import TaggingNetwork
 from psla.model.tensor_file import write_tensors
 from psla.recipe.aggregation import average_weights
-from psla.recipe.pretraining import InitReport, PretrainingReport
+from psla.recipe.fine_tuning import InitReport
+from psla.recipe.pretraining import PretrainingReport
 from psla.recipe.recipe import Recipe
 
 LOG_COLUMNS = ("epoch", "steps", "clips", "rejected", "learning_rate", "loss", "validation_map", "evaluation_map")
