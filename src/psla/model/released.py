@@ -11,6 +11,7 @@ Not covered: the ResNet-50 and MobileNet of the same code, of which no weights w
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -252,12 +253,13 @@ def _refuse_misfits(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...
         ],
     }
     if any(problems.values()):
-        named = [
-            f"{word}: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            for word, names in problems.items()
-            if names
-        ]
-        raise ReleasedError(f"{what}: {'; '.join(named)}")
+        named = "; ".join(f"{word}: {first_few(names)}" for word, names in problems.items() if names)
+        raise ReleasedError(f"{what}: {named}")
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first five of them, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _as_ours(tensor: Tensor, name: str, path: Path) -> Tensor:

@@ -17,7 +17,8 @@ from psla.files import sha256_of
 from psla.model.model_file import load_model
 from psla.model.network import TaggingNetwork
 from psla.model.published import resolve
-from psla.recipe.pretraining import PretrainingError, first_few
+from psla.model.released import first_few
+from psla.recipe.pretraining import PretrainingError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ A network that starts from a model file instead: `fine_tuning.py`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from psla.download import cache_folder, download
 from psla.files import sha256_of
-from psla.model.released import our_name
+from psla.model.released import first_few, our_name
 from psla.model.torch_file import TorchFileError, read_torch_tensors
 
 StemRule = Literal["random", "sum"]
@@ -79,11 +78,6 @@ WEIGHTS |= {
         "https://docs.pytorch.org/vision/stable/models/resnet.html",
     ),
 }
-
-
-def first_few(names: Sequence[str]) -> str:
-    """The first five of them, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 @dataclass(frozen=True)
