@@ -23,7 +23,7 @@ from psla.files import write_text_atomic
 _STYLE = """
 :root { color-scheme: light; --ink: #1a1a1a; --soft: #595959; --line: #d9d9d9; --bar: #0072b2; --paper: #fff; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 60rem; color: var(--ink); background: var(--paper);
+body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 76rem; color: var(--ink); background: var(--paper);
   font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem; }
 h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
@@ -43,7 +43,7 @@ th.text, td.text { text-align: left; }
 td.text:first-child { min-width: 8rem; overflow-wrap: break-word; } .cards td.text { overflow-wrap: normal; }
 td.bar { min-width: 8rem; text-align: left; }
 .bar span { display: inline-block; height: .7rem; background: var(--bar); vertical-align: baseline; }
-figure { margin: 1rem 0; }
+figure { margin: 1rem 0; max-width: 60rem; }
 img { max-width: 100%; height: auto; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 0 1.5rem; }
 .gallery figure, figure.narrow { max-width: 34rem; }
