@@ -125,6 +125,9 @@ def test_differences_and_verdicts_are_those_of_the_files(lab: Path) -> None:
     markdown = (lab / "report.md").read_text(encoding="utf-8")
     assert f"| supported | {expected:+.4f} |" in markdown
     assert "\n## Table XI" in markdown
+    captions = re.findall("<figcaption>([^<]+)", (lab / "report.html").read_text(encoding="utf-8"))
+    assert len(captions) >= 6
+    assert [each for each in captions if f"- {each} (Picture: see the HTML page.)" not in markdown] == []
 
 
 def test_classes_and_correlations_are_those_of_the_files(lab: Path) -> None:

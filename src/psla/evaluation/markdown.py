@@ -1,4 +1,4 @@
-"""The parts of a report as Markdown: for a README, an issue or a diff. Pictures are left out, what is folded is not.
+"""The parts of a report as Markdown: for a README, an issue or a diff. What is folded is shown, pictures are named.
 
 The tables are GitHub's: a bar between cells, and a row of dashes that says which columns stand to the right.
 """
@@ -44,7 +44,10 @@ def _blocks(parts: Sequence[Part], level: int) -> Iterator[str]:
         elif isinstance(part, Folded):
             yield f"{'#' * (level + 1)} {_plain(part.title)}"
             yield from _blocks(part.parts, level + 1)
-        elif not isinstance(part, Picture | Gallery):
+        elif isinstance(part, Picture | Gallery):
+            pictures = part.parts if isinstance(part, Gallery) else [part]
+            yield "\n".join(f"- {_plain(each.caption or each.alt)} (Picture: see the HTML page.)" for each in pictures)
+        else:
             raise TypeError(f"{type(part).__name__} has no form in Markdown")
 
 
