@@ -21,6 +21,7 @@ EXEMPT = {
     "psla.tagging.tagger.load": "`load_any`, and no more",
     "psla.recipe.pretraining.load_imagenet": "`weights_file`, then in memory",
     "psla.recipe.training.build_network": "`load_imagenet`, then in memory",
+    "psla.recipe.session.Session.predict": "a step of `train` and `resume`, which are interrupted within it",
     "psla.lab.estimate.measure": "measures time, and nothing else comes out",
     "psla.lab.trained.trained": "`train` or `resume`, and no more; `teach` and `cross_validate` call it",
     "psla.lab.cross_validation.train_singles": "what `cross_validate` begins with, and no more",
