@@ -2,7 +2,7 @@
 
     psla corpus esc50 ESC-10 --esc10 --all-folds --out runs/esc10.parquet
     psla train esc50 --clips runs/esc10.parquet --out runs/esc10-lite0
-    psla lab cross-validate ESC-10 --seeds 0,1,2 --out runs/folds
+    psla lab cross-validate ESC-10 --seeds 0,1 --settings lite2 --out runs/folds
     python scripts/make_esc10_model.py runs/esc10-lite0 --scores runs/folds/cross_validation.json
 
 ESC-10 stands for a folder in ESC-50's layout (meta/, audio/). A model that has heard every clip cannot be scored on any

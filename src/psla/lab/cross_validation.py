@@ -259,6 +259,7 @@ def _answers(members: Sequence[Sequence[Run]], variant: str, clips: Clips, fold:
     """How a system answered on one fold: `members` has a list of runs for each of its models, a committee's several."""
     files = []
     for runs in members:
+        # Members of several settings may have fewer epochs: the shortest run's number of files counts.
         for names in zip(*(_prediction_names(run, variant) for run in runs), strict=False):
             each = [
                 Predictions.read(run.predictions / "evaluation" / f"{name}.safetensors")

@@ -11,7 +11,6 @@ Not covered: the ResNet-50 and MobileNet of the same code, of which no weights w
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +24,7 @@ from psla.model.efficientnet import EfficientNet
 from psla.model.front_end import FrontEndConfig
 from psla.model.model_file import ModelCard, save_model
 from psla.model.network import NetworkConfig, TaggingNetwork
+from psla.model.tensor_file import first_few
 from psla.model.torch_file import read_torch_tensors
 
 LICENCE = "BSD-3-Clause (of the repository that published them; none is stated for the weights themselves)"
@@ -255,11 +255,6 @@ def _refuse_misfits(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...
     if any(problems.values()):
         named = "; ".join(f"{word}: {first_few(names)}" for word, names in problems.items() if names)
         raise ReleasedError(f"{what}: {named}")
-
-
-def first_few(names: Sequence[str]) -> str:
-    """The first five of them, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _as_ours(tensor: Tensor, name: str, path: Path) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +110,13 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     except SafetensorError as error:
         raise TensorFileError(str(error)) from error
+
+
+def first_few(names: Sequence[str], most: int = 5) -> str:
+    """The first of some names, for a sentence, and how many more there are.
+
+    Example:
+        >>> first_few(["stem", "head", "bias"], 2)
+        'stem, head and 1 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -24,6 +24,7 @@ from psla.evaluation.predictions import Predictions
 from psla.evaluation.predictions import average as average_predictions
 from psla.files import sha256_of
 from psla.model.model_file import ModelFileError, load_model, read_header, read_tensors, save_model
+from psla.model.tensor_file import first_few
 
 __all__ = [
     "AggregationError",
@@ -67,8 +68,7 @@ def average_weights(paths: Sequence[str | Path]) -> dict[str, Tensor]:
         odd = sorted(latest.keys() ^ kinds.keys())
         odd = odd or sorted(n for n, tensor in latest.items() if (tensor.shape, tensor.dtype) != kinds[n])
         if odd:
-            more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
-            raise AggregationError(f"{path} does not match {paths[0]}: {', '.join(odd[:3])}{more}")
+            raise AggregationError(f"{path} does not match {paths[0]}: {first_few(odd, 3)}")
         for name, tensor in latest.items():
             if not tensor.is_floating_point():
                 sums[name] = torch.maximum(sums[name], tensor) if name in sums else tensor.clone()

@@ -17,7 +17,7 @@ from psla.files import sha256_of
 from psla.model.model_file import load_model
 from psla.model.network import TaggingNetwork
 from psla.model.published import resolve
-from psla.model.released import first_few
+from psla.model.tensor_file import first_few
 from psla.recipe.pretraining import PretrainingError
 
 

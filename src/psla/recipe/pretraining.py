@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from psla.download import cache_folder, download
 from psla.files import sha256_of
-from psla.model.released import first_few, our_name
+from psla.model.released import our_name
+from psla.model.tensor_file import first_few
 from psla.model.torch_file import TorchFileError, read_torch_tensors
 
 StemRule = Literal["random", "sum"]
