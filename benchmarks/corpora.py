@@ -35,7 +35,7 @@ def timed(step: str, *arguments: str) -> dict:
 
 def step_read(lists: str) -> dict:
     """All lists into Clips, and the same lines split one by one in Python."""
-    from psla.data.corpora import audioset
+    from psla.corpora import audioset
 
     began = time.perf_counter()
     clips = audioset.read_lists(lists)
@@ -54,7 +54,7 @@ def step_read(lists: str) -> dict:
 
 def step_hold_out(lists: str) -> dict:
     """A stratified validation split of 5 %, whole videos."""
-    from psla.data.corpora import audioset
+    from psla.corpora import audioset
 
     clips = audioset.read_lists(lists)
     began = time.perf_counter()
@@ -67,7 +67,7 @@ def step_hold_out(lists: str) -> dict:
 
 def step_scan(lists: str, audio: str, headers: str) -> dict:
     """List and probe the tree; `headers` keeps what was probed."""
-    from psla.data.corpora import audioset
+    from psla.corpora import audioset
 
     began = time.perf_counter()
     _, inventory = audioset.scan(lists, [audio], ["balanced"], headers=headers)

@@ -18,7 +18,7 @@ import numpy as np
 from machine import machine
 from psla.data.labels import Labels
 from psla.data.vocabulary import Vocabulary
-from psla.recipe.sampling import EpochPlan, clip_weights
+from psla.techniques.sampling import EpochPlan, clip_weights
 
 REPEATS = 5
 
@@ -36,7 +36,7 @@ def long_tailed_labels(clips: int, seed: int = 0) -> Labels:
 
 def published_labels(folder: str) -> Labels:
     """The labels of the balanced and the unbalanced list, and what it took to get them."""
-    from psla.data.corpora.audioset import read_lists
+    from psla.corpora.audioset import read_lists
 
     began = time.perf_counter()
     clips = read_lists(folder, ["balanced", "unbalanced"])

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from psla.model.front_end import FrontEnd, mel_filters
+from psla.model.frontends.kaldi import FrontEnd, mel_filters
 
 CLIPS, SAMPLES, THREADS, REPETITIONS = 16, 160_000, 2, 25
 

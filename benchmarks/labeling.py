@@ -26,7 +26,7 @@ import polars as pl
 from psla.data.clips import Clips
 from psla.data.ontology import Ontology
 from psla.data.vocabulary import Vocabulary
-from psla.evaluation.predictions import Predictions
+from psla.metrics.predictions import Predictions
 
 LISTS = Path(__file__).parents[2] / "shared/data/audioset"
 BLOCK = 65536
@@ -34,7 +34,7 @@ BLOCK = 65536
 
 def published_clips(folder: Path, clips: int) -> Clips:
     """The train clips of the published lists, the first ones."""
-    from psla.data.corpora.audioset import read_lists
+    from psla.corpora.audioset import read_lists
 
     table = read_lists(folder, ("balanced", "unbalanced"))
     return Clips(table.frame.head(clips), table.vocabulary, "audioset")
@@ -82,7 +82,7 @@ def anonymous_bytes() -> int:
 
 def measure(folder: Path) -> None:
     """The measured part; prints JSON."""
-    from psla.recipe.enhancement import enhance_clips
+    from psla.techniques.enhancement import enhance_clips
 
     peak, done = 0, threading.Event()
 

@@ -22,11 +22,11 @@ import torch
 
 from machine import machine
 from psla.data.clips import Clips
-from psla.data.pack import PackSource, shard_path
+from psla.data.pack.format import PackSource, shard_path
 from psla.data.source import ClipSource
 from psla.data.vocabulary import Vocabulary
-from psla.recipe.loading import Loader
-from psla.recipe.sampling import EpochPlan
+from psla.techniques.sampling import EpochPlan
+from psla.training.loader import Loader
 
 SAMPLES, LIMIT, REPEATS = 160_000, 169_200, 5
 

@@ -18,9 +18,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from psla.data.labels import Labels
 from psla.data.vocabulary import Vocabulary
-from psla.evaluation.comparison import compare
-from psla.evaluation.metrics import score
-from psla.evaluation.predictions import Predictions
+from psla.metrics.compare import compare
+from psla.metrics.predictions import Predictions
+from psla.metrics.scores import score
 
 
 def drawn(clips: int, classes: int, seed: int = 0) -> tuple[Labels, Predictions, Predictions]:

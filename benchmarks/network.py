@@ -31,8 +31,8 @@ from psla.model.folding import for_inference
 from psla.model.host_memory import keep_freed_memory
 from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.model.pooling import Pooling
-from psla.recipe.pretraining import our_name
-from psla.recipe.training import binary_cross_entropy
+from psla.techniques.pretraining import our_name
+from psla.training.training import binary_cross_entropy
 
 CLASSES, FRAMES, BINS = 527, 1056, 128
 

@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from psla.data import audio
+from psla.audio import decode as audio
 from psla.data.clips import Clips
-from psla.data.pack import Pack, shard_path
-from psla.data.packing import pack
+from psla.data.pack.format import Pack, shard_path
+from psla.data.pack.write import pack
 from psla.data.source import open_source
 from psla.data.vocabulary import Vocabulary
 

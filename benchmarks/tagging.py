@@ -76,7 +76,7 @@ def calibrated_model(path: Path, backbone: str) -> Path:
     import torch
 
     from psla.data.vocabulary import Vocabulary
-    from psla.model.model_file import ModelCard, save_model
+    from psla.model.file import ModelCard, save_model
     from psla.model.network import NetworkConfig, TaggingNetwork
 
     torch.manual_seed(0)
@@ -121,9 +121,9 @@ def short_files(folder: Path, model: Path, count: int, rounds: int, threads: int
     """All at once against the parts, interleaved; the median of the ratios."""
     import torch
 
+    from psla.audio.tag_decoding import decode_pool
     from psla.model.inference import tag_waveforms
     from psla.tagging.batch import read_files, tag_files
-    from psla.tagging.decoding import decode_pool
     from psla.tagging.tagger import load
 
     torch.set_num_threads(threads)

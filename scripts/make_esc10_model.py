@@ -1,4 +1,4 @@
-"""Make `src/psla/model/shipped/esc10-lite0.safetensors`: a finished run in half precision, with a card that says all.
+"""Make `src/psla/weights/packaged/esc10-lite0.safetensors`: a finished run in half precision, with a whole card.
 
     psla corpus esc50 ESC-10 --esc10 --all-folds --out runs/esc10.parquet
     psla train esc50 --clips runs/esc10.parquet --out runs/esc10-lite0
@@ -23,15 +23,15 @@ from typing import Any
 
 import numpy as np
 
+from psla.corpora import esc50
 from psla.data.clips import Clips
-from psla.data.corpora import esc50
 from psla.data.source import open_source
 from psla.files import sha256_of
+from psla.model.file import Model, ModelCard, load_model, save_model
 from psla.model.inference import predict
-from psla.model.model_file import Model, ModelCard, load_model, save_model
-from psla.model.shipped import DEFAULT, MOST_BYTES, SHIPPED
-from psla.recipe.recipe import Recipe, flatten
-from psla.recipe.run import Run
+from psla.training.recipe import Recipe, flatten
+from psla.training.run import Run
+from psla.weights.packaged import DEFAULT, MOST_BYTES, SHIPPED
 
 LICENCE = "CC BY 3.0 (https://creativecommons.org/licenses/by/3.0/), as the recordings it was trained on"
 CORPUS = (

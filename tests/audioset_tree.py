@@ -3,7 +3,7 @@
 import numpy as np
 import soundfile
 
-from psla.data.corpora import audioset
+from psla.corpora import audioset
 
 SPEECH, MUSIC = "/m/09x0r", "/m/04rlf"
 HEAD = "# Segments csv created Sun Mar  5 10:54:31 2017\n# num_ytids=3, num_segs={}\n# YTID, start_seconds\n"

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from psla.data.clips import Clips
-from psla.data.corpora.soundscape import SoundscapeConfig, table, vocabulary
 from psla.data.source import open_source
-from psla.recipe.devices import Runtime, open_fabric, predict_together
-from psla.recipe.loading import Loader
-from psla.recipe.recipe import Recipe
-from psla.recipe.training import Trainer, build_network
+from psla.synth.scene import SoundscapeConfig, table, vocabulary
+from psla.training.devices import Runtime, open_fabric, predict_together
+from psla.training.loader import Loader
+from psla.training.recipe import Recipe
+from psla.training.training import Trainer, build_network
 
 CLIPS = 7  # to predict: not a multiple of the processes
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from psla.data.audio import AudioError
+from psla.audio.decode import AudioError
 
 
 def decode(source: str | bytes, start_s: float | None, end_s: float | None) -> Iterator[np.ndarray]:

@@ -18,25 +18,27 @@ import torch
 
 from audioset_tree import MUSIC, sound, write_list
 from interruption_law import Setting, Tell, scenario
-from psla.data import inspection, worker
+from psla.audio import inspection, worker
+from psla.audio import tag_decoding as tag_decoding
+from psla.audio.headers import Headers
+from psla.audio.watch import DecodePool, Job
+from psla.corpora import audio_roots, audioset, clip_files
 from psla.data.clips import Clips
-from psla.data.corpora import audio_roots, audioset, clip_files, event_cutting, soundscape_corpus
-from psla.data.corpora.soundscape import SoundscapeConfig
-from psla.data.headers import Headers
 from psla.data.inventory import take_inventory
-from psla.data.pack import Pack
-from psla.data.pack_check import check
-from psla.data.packing import pack
+from psla.data.pack.format import Pack
+from psla.data.pack.verify import check
+from psla.data.pack.write import pack
 from psla.data.vocabulary import Vocabulary
-from psla.data.watch import DecodePool, Job
 from psla.download import download
-from psla.model import published
-from psla.model.committee import load_any
+from psla.model.ensemble import load_any
 from psla.model.network import NetworkConfig, TaggingNetwork
-from psla.model.released import foreign_name
-from psla.recipe import pretraining
-from psla.recipe.devices import Runtime
-from psla.tagging import decoding as tag_decoding
+from psla.synth import corpus as soundscape_corpus
+from psla.synth import event_cutting
+from psla.synth.scene import SoundscapeConfig
+from psla.techniques import pretraining
+from psla.training.devices import Runtime
+from psla.weights import catalogue as published
+from psla.weights.readers.psla import foreign_name
 
 CPU = Runtime(accelerator="cpu", workers=1)
 EVERY_STEP = replace(CPU, checkpoint_minutes=0)
@@ -54,7 +56,7 @@ FAKES = ["good:5", "refuse", "many:2", "good:9", "good:3", "many:1", "good:4"]
 FAKE = "fake_decoder:decode"
 
 
-@scenario("psla.data.packing.pack", lambda setting: fake_clips(FAKES), keeps=True)
+@scenario("psla.data.pack.write.pack", lambda setting: fake_clips(FAKES), keeps=True)
 def _pack(clips: Clips, out: Path, tell: Tell) -> Pack:
     found = pack(clips, out, workers=1, shard_clips=3, decoder=FAKE, progress=tell)
     assert found is not None
@@ -69,7 +71,7 @@ def damaged_pack(setting: Setting) -> Pack:
     return found
 
 
-@scenario("psla.data.pack_check.check", damaged_pack)
+@scenario("psla.data.pack.verify.check", damaged_pack)
 def _check(given: Pack, out: Path, tell: Tell) -> Any:
     return check(given, progress=tell)
 
@@ -78,12 +80,12 @@ def fake_pool(setting: Setting) -> DecodePool:
     return setting.stack.enter_context(DecodePool(1, decoder=FAKE))
 
 
-@scenario("psla.data.watch.DecodePool.map", fake_pool)
+@scenario("psla.audio.watch.DecodePool.map", fake_pool)
 def _map(pool: DecodePool, out: Path, tell: Tell) -> Any:
     return tell.each(pool.map(Job(name) for name in FAKES))
 
 
-@scenario("psla.data.watch.DecodePool.stream", fake_pool)
+@scenario("psla.audio.watch.DecodePool.stream", fake_pool)
 def _stream(pool: DecodePool, out: Path, tell: Tell) -> Any:
     return tell.each(pool.stream("many:5"))
 
@@ -93,17 +95,17 @@ def long_file(setting: Setting) -> Path:
     return sound(setting.folder / "long.wav", seconds=25.0)
 
 
-@scenario("psla.data.worker.decode", long_file)
+@scenario("psla.audio.worker.decode", long_file)
 def _decode(path: Path, out: Path, tell: Tell) -> Any:
     return tell.each(worker.decode(str(path), None, None))
 
 
-@scenario("psla.tagging.decoding.decode", long_file)
+@scenario("psla.audio.tag_decoding.decode", long_file)
 def _decode_to_tag(path: Path, out: Path, tell: Tell) -> Any:
     return tell.each(tag_decoding.decode(str(path), None, None))
 
 
-@scenario("psla.data.inspection.inspect", long_file)
+@scenario("psla.audio.inspection.inspect", long_file)
 def _inspect(path: Path, out: Path, tell: Tell) -> Any:
     asked = f'{{"paths": ["{path}", "absent.wav"], "decode": true}}'
     return tell.each(inspection.inspect(asked.encode(), None, None))
@@ -123,12 +125,12 @@ def audioset_tree(setting: Setting) -> Path:
     return setting.folder
 
 
-@scenario("psla.data.corpora.audio_roots.find_files", audioset_tree)
+@scenario("psla.corpora.audio_roots.find_files", audioset_tree)
 def _find_files(folder: Path, out: Path, tell: Tell) -> Any:
     return audio_roots.find_files([folder / "audio"], set(IDS), tell)
 
 
-@scenario("psla.data.corpora.clip_files.choose_files", audioset_tree)
+@scenario("psla.corpora.clip_files.choose_files", audioset_tree)
 def _choose_files(folder: Path, out: Path, tell: Tell) -> Any:
     files = audio_roots.find_files([folder / "audio"], set(IDS)).files
     segments = audioset.read_lists(folder / "lists", ["balanced"]).frame
@@ -136,7 +138,7 @@ def _choose_files(folder: Path, out: Path, tell: Tell) -> Any:
     return clip_files.choose_files(files, segments, Headers(out / "headers", 1), decode=True, report=tell)
 
 
-@scenario("psla.data.corpora.audioset.scan", audioset_tree)
+@scenario("psla.corpora.audioset.scan", audioset_tree)
 def _scan(folder: Path, out: Path, tell: Tell) -> Any:
     kept = out / "headers"
     return audioset.scan(folder / "lists", [folder / "audio"], ["balanced"], headers=kept, report=tell)
@@ -155,7 +157,7 @@ def _take_inventory(clips: Clips, out: Path, tell: Tell) -> Any:
     return take_inventory(clips, decode=True, headers=Headers(out / "headers", 1), report=tell)
 
 
-@scenario("psla.data.headers.Headers.probe", sound_files, keeps=True)
+@scenario("psla.audio.headers.Headers.probe", sound_files, keeps=True)
 def _probe(clips: Clips, out: Path, tell: Tell) -> Any:
     status = [Path(path).stat() for path in clips.frame["path"][:3]]
     files = pl.DataFrame(
@@ -180,12 +182,12 @@ def tapes(setting: Setting) -> Clips:
     return Clips.from_rows(rows, Vocabulary(["dog", "rain"]), "tapes")
 
 
-@scenario("psla.data.corpora.event_cutting.cut_events", tapes)
+@scenario("psla.synth.event_cutting.cut_events", tapes)
 def _cut_events(clips: Clips, out: Path, tell: Tell) -> Any:
     return event_cutting.cut_events(clips, ("train", "evaluation"), tell)
 
 
-@scenario("psla.data.corpora.soundscape_corpus.make_recorded", tapes)
+@scenario("psla.synth.corpus.make_recorded", tapes)
 def _make_recorded(clips: Clips, out: Path, tell: Tell) -> Any:
     config = SoundscapeConfig(clips=3, seconds=0.3)
     return soundscape_corpus.make_recorded(config, 2, clips, out / "mix.parquet", report=tell)
@@ -245,13 +247,13 @@ def _download(url: str, out: Path, tell: Tell) -> Path:
     return download(url, out / "a.bin", progress=tell)
 
 
-@scenario("psla.data.corpora.audioset.download_lists", lambda setting: (setting, large_file(setting)))
+@scenario("psla.corpora.audioset.download_lists", lambda setting: (setting, large_file(setting)))
 def _download_lists(given: tuple[Setting, str], out: Path, tell: Tell) -> Any:
     given[0].patch.setattr(audioset, "download", partial(download, progress=tell))
     audioset.download_lists(out, {"a.csv": given[1], "b.csv": given[1] + "?b"})  # returns what this very call fetched
 
 
-@scenario("psla.recipe.pretraining.weights_file", lambda setting: (setting, large_file(setting)))
+@scenario("psla.techniques.pretraining.weights_file", lambda setting: (setting, large_file(setting)))
 def _weights_file(given: tuple[Setting, str], out: Path, tell: Tell) -> Any:
     setting, url = given
     sha256 = hashlib.sha256(LARGE).hexdigest()[:8]
@@ -282,16 +284,16 @@ def published_model(setting: Setting) -> None:
     setting.patch.setitem(published.CATALOGUE, NAME, replace(published.CATALOGUE[NAME], url=url))
 
 
-@scenario("psla.model.published.fetch", published_model)
+@scenario("psla.weights.catalogue.fetch", published_model)
 def _fetch(given: None, out: Path, tell: Tell) -> Any:
     return published.fetch(published.CATALOGUE[NAME], tell)
 
 
-@scenario("psla.model.published.resolve", published_model)
+@scenario("psla.weights.catalogue.resolve", published_model)
 def _resolve(given: None, out: Path, tell: Tell) -> Any:
     return published.resolve(NAME, tell)
 
 
-@scenario("psla.model.committee.load_any", published_model)
+@scenario("psla.model.ensemble.load_any", published_model)
 def _load_any(given: None, out: Path, tell: Tell) -> Any:
     return load_any(NAME, tell)

@@ -19,30 +19,32 @@ from interruption_files import RATE
 from interruption_law import Setting, Tell, scenario
 from interruption_training import CPU, corpus, network, recipe
 from lab_fixture import write_lab
+from psla.audio import tag_decoding as tag_decoding
+from psla.audio.watch import DecodePool
 from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
-from psla.data.watch import DecodePool
 from psla.files import Journal
-from psla.lab import cross_validation, demo, estimate, runner, selection, sweeps, teaching
-from psla.lab.candidates import Candidate
-from psla.lab.folder import Lab
-from psla.lab.measured import Measured
-from psla.lab.report import write_report as write_lab_report
-from psla.lab.soundscapes import soundscapes
-from psla.lab.training_data import Predicting, teach_labels, teach_probabilities, teacher_predictions
-from psla.lab.verdicts import Scoring
+from psla.lab import demo, teaching
+from psla.lab.folds import cross_validation, selection
+from psla.lab.folds.candidates import Candidate
+from psla.lab.sweep import start_sweep
+from psla.lab.tables import estimate, runner, sweeps
+from psla.lab.tables.folder import Lab
+from psla.lab.tables.measured import Measured
+from psla.lab.tables.report import write_report as write_lab_report
+from psla.lab.tables.soundscapes import soundscapes
+from psla.lab.tables.training_data import Predicting, teach_labels, teach_probabilities, teacher_predictions
+from psla.lab.tables.verdicts import Scoring
+from psla.model.file import Model, ModelCard, save_model
 from psla.model.inference import predict
-from psla.model.model_file import Model, ModelCard, save_model
-from psla.recipe import pretraining
-from psla.recipe.recipe import Recipe
-from psla.recipe.run import Run
-from psla.recipe.sweep import start_sweep
 from psla.tagging import batch, formats
-from psla.tagging import decoding as tag_decoding
 from psla.tagging.job import TagJob
 from psla.tagging.rows import RowSettings
 from psla.tagging.tagger import Tagger
 from psla.tagging.windows import cut_windows
+from psla.techniques import pretraining
+from psla.training.recipe import Recipe
+from psla.training.run import Run
 from tagging_models import noise
 
 # Tagging
@@ -119,7 +121,7 @@ def _csv_lines(setting: Setting, out: Path, tell: Tell) -> Any:
 
 def taught(setting: Setting) -> tuple[Clips, list[Run]]:
     """Clips to predict, and two runs as far as a teacher needs them."""
-    setting.patch.setattr("psla.lab.training_data.predict", partial(predict, batch_size=4))
+    setting.patch.setattr("psla.lab.tables.training_data.predict", partial(predict, batch_size=4))
     clips = soundscapes(10, 3, 0.3)
     path = str(sound(setting.folder / "noise.wav", seconds=0.3))  # faster to read than to synthesise
     clips = Clips(clips.frame.with_columns(pl.lit(path).alias("path")), clips.vocabulary)
@@ -130,17 +132,17 @@ def taught(setting: Setting) -> tuple[Clips, list[Run]]:
     return clips, runs
 
 
-@scenario("psla.lab.training_data.teacher_predictions", taught)
+@scenario("psla.lab.tables.training_data.teacher_predictions", taught)
 def _teacher_predictions(given: tuple[Clips, list[Run]], out: Path, tell: Tell) -> Any:
     return teacher_predictions(given[1][0], out, Predicting(given[0], progress=tell))
 
 
-@scenario("psla.lab.training_data.teach_labels", taught)
+@scenario("psla.lab.tables.training_data.teach_labels", taught)
 def _teach_labels(given: tuple[Clips, list[Run]], out: Path, tell: Tell) -> Any:
     return teach_labels(given[0], given[1][0], "I+II", out / "run", Predicting(given[0], progress=tell))
 
 
-@scenario("psla.lab.training_data.teach_probabilities", taught)
+@scenario("psla.lab.tables.training_data.teach_probabilities", taught)
 def _teach_probabilities(given: tuple[Clips, list[Run]], out: Path, tell: Tell) -> Any:
     return teach_probabilities(given[1], out / "run", Predicting(given[0], progress=tell))
 
@@ -163,7 +165,7 @@ def tiny_esc50(setting: Setting) -> Path:
     return setting.folder
 
 
-@scenario("psla.lab.cross_validation.cross_validate", tiny_esc50, slow=True, keeps=True)
+@scenario("psla.lab.folds.cross_validation.cross_validate", tiny_esc50, slow=True, keeps=True)
 def _cross_validate(root: Path, out: Path, tell: Tell) -> Any:
     student = cross_validation.Student(seeds=(3,))
     asked = cross_validation.Experiment(recipe(epochs=1), root, out, (2,), seeds=(0, 1), student=student)
@@ -171,7 +173,7 @@ def _cross_validate(root: Path, out: Path, tell: Tell) -> Any:
     return found.answers, [run.folder for run in found.runs]
 
 
-@scenario("psla.lab.selection.select", tiny_esc50, slow=True, keeps=True)
+@scenario("psla.lab.folds.selection.select", tiny_esc50, slow=True, keeps=True)
 def _select(root: Path, out: Path, tell: Tell) -> Any:
     candidates = [Candidate(f"rate_{rate}", recipe(epochs=1, learning_rate=rate)) for rate in (0.001, 0.03)]
     found = selection.select(candidates, root, out, (2,), tell)
@@ -215,11 +217,13 @@ def carried_out(
 
 def lab_clips(setting: Setting) -> Clips:
     """For rows with pretraining, whose weights fit no network as small as these: random ones in their place."""
-    setting.patch.setattr("psla.recipe.training.load_imagenet", lambda backbone, *_: pretraining.init_random(backbone))
+    setting.patch.setattr(
+        "psla.training.training.load_imagenet", lambda backbone, *_: pretraining.init_random(backbone)
+    )
     return corpus(12, 6, broken=False)
 
 
-@scenario("psla.lab.runner.carry_out", lab_clips, slow=True, keeps=True)
+@scenario("psla.lab.tables.runner.carry_out", lab_clips, slow=True, keeps=True)
 def _carry_out(clips: Clips, out: Path, tell: Tell) -> Any:
     outcome = carried_out(clips, out, ["labels_12", "committee_checkpoints", "start_sweep"], Watcher(tell))
     assert not outcome.not_run
@@ -235,7 +239,7 @@ def one_run(setting: Setting) -> tuple[Setting, Clips]:
     return setting, clips
 
 
-@scenario("psla.lab.sweeps.sweep", one_run)
+@scenario("psla.lab.tables.sweeps.sweep", one_run)
 def _sweep(given: tuple[Setting, Clips], out: Path, tell: Tell) -> Any:
     setting, clips = given
     shutil.copytree(setting.folder / "lab", out, dirs_exist_ok=True)
@@ -248,7 +252,7 @@ def small_lab(setting: Setting) -> Path:
     return write_lab(setting.folder / "lab", seeds=(0, 1), held_out=60, files=1)
 
 
-@scenario("psla.lab.report.write_report", small_lab, slow=True)
+@scenario("psla.lab.tables.report.write_report", small_lab, slow=True)
 def _lab_report(given: Path, out: Path, tell: Tell) -> Any:
     shutil.copytree(given, out, dirs_exist_ok=True)
     return write_lab_report(out, resamples=20, progress=tell)
@@ -262,7 +266,7 @@ class Rows:
         self.scores = Scoring(Measured(folder), 20, progress=lambda rows: self.tell())
 
 
-@scenario("psla.lab.verdicts.Scoring", small_lab, Rows)
+@scenario("psla.lab.tables.verdicts.Scoring", small_lab, Rows)
 def _scoring(subject: Rows, out: Path, tell: Tell) -> Any:
     subject.tell = tell
     names = ("committee_seeds", "baseline", "mixup", "masking")
@@ -277,7 +281,7 @@ def planned(setting: Setting) -> list[Any]:
     return list(plan.jobs.values())
 
 
-@scenario("psla.lab.estimate.seconds_of", planned)
+@scenario("psla.lab.tables.estimate.seconds_of", planned)
 def _seconds_of(jobs: list[Any], out: Path, tell: Tell) -> Any:
     return estimate.seconds_of(jobs, 28, 4, CPU, tell)
 

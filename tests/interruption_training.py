@@ -21,27 +21,28 @@ from psla.data.labels import Labels
 from psla.data.ontology import Ontology
 from psla.data.source import ArraySource, open_source
 from psla.data.vocabulary import Vocabulary
-from psla.evaluation.comparison import compare
-from psla.evaluation.predictions import Predictions
-from psla.evaluation.resampling import Draws
-from psla.lab.soundscapes import soundscapes
-from psla.model.front_end import FrontEndConfig
+from psla.lab.moments import measure
+from psla.lab.statistics import coverage
+from psla.lab.sweep import start_sweep
+from psla.lab.tables.soundscapes import soundscapes
+from psla.metrics.compare import compare
+from psla.metrics.predictions import Predictions
+from psla.metrics.resampling import Draws
+from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.inference import predict
 from psla.model.network import NetworkConfig, TaggingNetwork
-from psla.recipe import batch_norm, labeling
-from psla.recipe.coverage import simulated_unseen
-from psla.recipe.devices import Runtime, open_fabric, predict_together
-from psla.recipe.enhancement import enhance_clips
-from psla.recipe.enhancement_report import write_report as write_enhancement_report
-from psla.recipe.loading import Loader
-from psla.recipe.moments import measure
-from psla.recipe.recipe import Recipe
-from psla.recipe.run import Run
-from psla.recipe.sampling import EpochPlan
-from psla.recipe.statistics import coverage
-from psla.recipe.sweep import start_sweep
-from psla.recipe.trainer import Trainer
-from psla.recipe.training import TrainingInterrupted, build_network, resume, train
+from psla.report.enhancement import write_report as write_enhancement_report
+from psla.techniques import labeling
+from psla.techniques.coverage import simulated_unseen
+from psla.techniques.enhancement import enhance_clips
+from psla.techniques.sampling import EpochPlan
+from psla.training import batch_norm
+from psla.training.devices import Runtime, open_fabric, predict_together
+from psla.training.loader import Loader
+from psla.training.recipe import Recipe
+from psla.training.run import Run
+from psla.training.trainer import Trainer
+from psla.training.training import TrainingInterrupted, build_network, resume, train
 from tagging_models import noise
 
 CPU = Runtime(accelerator="cpu", workers=1)
@@ -87,14 +88,14 @@ def poison(setting: Setting) -> Clips:
     return corpus()
 
 
-@scenario("psla.recipe.training.train", lambda setting: corpus(), keeps=True)
+@scenario("psla.training.training.train", lambda setting: corpus(), keeps=True)
 def _train(clips: Clips, out: Path, tell: Tell) -> Run:
     return trained(recipe(), clips, out, tell)
 
 
 # Report 3 is that of the evaluation clips after the first epoch: the state after its last step is there.
 @scenario(
-    "psla.recipe.training.train",
+    "psla.training.training.train",
     lambda setting: corpus(),
     note="while it warms up",
     also=(3,),
@@ -103,12 +104,12 @@ def _train_warming_up(clips: Clips, out: Path, tell: Tell) -> Run:
     return trained(recipe(warmup_steps=4), clips, out, tell, EVERY_STEP)
 
 
-@scenario("psla.recipe.training.train", poison, note="steps left out", also=(2, 3))
+@scenario("psla.training.training.train", poison, note="steps left out", also=(2, 3))
 def _train_skipping(clips: Clips, out: Path, tell: Tell) -> Run:
     return trained(recipe(), clips, out, tell, replace(CPU, skip_non_finite=3))
 
 
-@scenario("psla.recipe.training.resume", lambda setting: corpus(), also=(4,), keeps=True)
+@scenario("psla.training.training.resume", lambda setting: corpus(), also=(4,), keeps=True)
 def _resume(clips: Clips, out: Path, tell: Tell) -> Run:
     if not Run(out).exists:
         with pytest.raises(TrainingInterrupted):
@@ -129,13 +130,13 @@ def epoch_of(subject: Trainer, tell: Tell) -> Any:
     return subject.epoch(tell), subject.position, subject.network, subject.loader.rejected
 
 
-@scenario("psla.recipe.trainer.Trainer.epoch", lambda setting: corpus(12), trainer)
+@scenario("psla.training.trainer.Trainer.epoch", lambda setting: corpus(12), trainer)
 def _epoch(subject: Trainer, out: Path, tell: Tell) -> Any:
     return epoch_of(subject, tell)
 
 
 @scenario(
-    "psla.recipe.trainer.Trainer.epoch",
+    "psla.training.trainer.Trainer.epoch",
     lambda setting: corpus(12),
     partial(trainer, warmup_steps=100),
     note="while it warms up",
@@ -144,7 +145,7 @@ def _epoch_warming_up(subject: Trainer, out: Path, tell: Tell) -> Any:
     return epoch_of(subject, tell)
 
 
-@scenario("psla.recipe.loading.Loader.batches", lambda setting: corpus())
+@scenario("psla.training.loader.Loader.batches", lambda setting: corpus())
 def _batches(clips: Clips, out: Path, tell: Tell) -> Any:
     loader = Loader(open_source(clips), limit_samples=4000)
     plan = EpochPlan(len(clips), mixup_rate=0.5, mixup_alpha=10.0, seed=0, epoch=0)
@@ -176,12 +177,12 @@ def _predict(given: tuple[TaggingNetwork, Clips], out: Path, tell: Tell) -> Any:
     return found, given[0].training
 
 
-@scenario("psla.recipe.devices.predict_together", lambda setting: (network(4), array_source(40)))
+@scenario("psla.training.devices.predict_together", lambda setting: (network(4), array_source(40)))
 def _predict_together(given: tuple[TaggingNetwork, ArraySource], out: Path, tell: Tell) -> Any:
     return predict_together(open_fabric(CPU, "float32"), *given, Vocabulary(list("abcd")), "evaluation", tell)
 
 
-@scenario("psla.recipe.batch_norm.reestimate", heard, own_network)
+@scenario("psla.training.batch_norm.reestimate", heard, own_network)
 def _reestimate(given: tuple[TaggingNetwork, Clips], out: Path, tell: Tell) -> Any:
     rejected = batch_norm.reestimate(given[0], open_source(given[1]), batch_size=4, progress=tell)
     norms = [each for each in given[0].modules() if isinstance(each, torch.nn.BatchNorm2d)]
@@ -192,7 +193,7 @@ def array_source(clips: int) -> ArraySource:
     return ArraySource([str(i) for i in range(clips)], [noise(4000, seed) for seed in range(clips)])
 
 
-@scenario("psla.recipe.moments.measure", lambda setting: array_source(40))
+@scenario("psla.lab.moments.measure", lambda setting: array_source(40))
 def _measure(source: ArraySource, out: Path, tell: Tell) -> Any:
     return measure(source, FrontEndConfig(frames=32, mel_bins=32), progress=tell)
 
@@ -207,7 +208,7 @@ def checkpoints(setting: Setting) -> tuple[list[Path], Labels]:
     return paths, labels
 
 
-@scenario("psla.recipe.sweep.start_sweep", checkpoints)
+@scenario("psla.lab.sweep.start_sweep", checkpoints)
 def _start_sweep(given: tuple[list[Path], Labels], out: Path, tell: Tell) -> Any:
     paths, labels = given
 
@@ -230,30 +231,30 @@ def wrongly_labelled(setting: Setting) -> tuple[Clips, Predictions]:
     return clips, Predictions(probabilities.astype(np.float32), part.clip_ids, clips.vocabulary, "train")
 
 
-@scenario("psla.recipe.labeling.enhance", wrongly_labelled)
+@scenario("psla.techniques.labeling.enhance", wrongly_labelled)
 def _enhance(given: tuple[Clips, Predictions], out: Path, tell: Tell) -> Any:
     return labeling.enhance(given[0].split("train").labels(), given[1], Ontology.audioset(), progress=tell)
 
 
-@scenario("psla.recipe.enhancement.enhance_clips", wrongly_labelled)
+@scenario("psla.techniques.enhancement.enhance_clips", wrongly_labelled)
 def _enhance_clips(given: tuple[Clips, Predictions], out: Path, tell: Tell) -> Any:
     return enhance_clips(*given, Ontology.audioset(), progress=tell)
 
 
 @scenario(
-    "psla.recipe.enhancement_report.write_report",
+    "psla.report.enhancement.write_report",
     lambda setting: enhance_clips(*wrongly_labelled(setting), Ontology.audioset()),
 )
 def _enhancement_report(given: Any, out: Path, tell: Tell) -> Any:
     return write_enhancement_report(out, given, pictures=3, progress=tell)
 
 
-@scenario("psla.recipe.coverage.simulated_unseen")
+@scenario("psla.techniques.coverage.simulated_unseen")
 def _simulated_unseen(setting: Setting, out: Path, tell: Tell) -> Any:
     return simulated_unseen(np.arange(1.0, 30.0), 4, [0.0, 0.5], progress=tell)
 
 
-@scenario("psla.recipe.statistics.coverage", lambda setting: corpus().split("train").labels())
+@scenario("psla.lab.statistics.coverage", lambda setting: corpus().split("train").labels())
 def _coverage(labels: Labels, out: Path, tell: Tell) -> Any:
     return coverage(labels, 4, [0.0, 0.5], progress=tell)
 
@@ -264,11 +265,11 @@ def judged(setting: Setting) -> tuple[Predictions, Predictions, Labels]:
     return files[0], files[1], Labels.from_matrix(ids, rng.random((30, 2)) < 0.3, vocabulary)
 
 
-@scenario("psla.evaluation.comparison.compare", judged)
+@scenario("psla.metrics.compare.compare", judged)
 def _compare(given: Any, out: Path, tell: Tell) -> Any:
     return compare(*given, resamples=400, progress=tell)
 
 
-@scenario("psla.evaluation.resampling.Draws.score", judged, lambda given: (given[0], Draws(given[2], 400)))
+@scenario("psla.metrics.resampling.Draws.score", judged, lambda given: (given[0], Draws(given[2], 400)))
 def _draws(given: tuple[Predictions, Draws], out: Path, tell: Tell) -> Any:
     return given[1].score(given[0], tell)

@@ -7,8 +7,8 @@ import numpy as np
 
 from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
-from psla.evaluation.metrics import score
-from psla.evaluation.predictions import Predictions, average
+from psla.metrics.predictions import Predictions, average
+from psla.metrics.scores import score
 
 CLASSES = 8
 SHARES = np.array([0.3, 0.25, 0.2, 0.15, 0.12, 0.1, 0.08, 0.06])

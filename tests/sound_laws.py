@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from psla.data.corpora.signals import RATE
+from psla.synth.signals import RATE
 from sound_measures import (
     dies_away,
     envelope,

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from psla.data.corpora.signals import RATE
+from psla.synth.signals import RATE
 
 
 def spectrum(wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

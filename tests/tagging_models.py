@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from psla.data.vocabulary import Vocabulary
-from psla.model.front_end import FrontEndConfig
-from psla.model.model_file import Model, ModelCard, save_model
+from psla.model.file import Model, ModelCard, save_model
+from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
 
 CLASSES = Vocabulary.audioset().part(["/m/0jbk", "/m/06mb1", "/m/0bt9lr"])  # Animal, Rain, Dog

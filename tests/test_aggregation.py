@@ -11,12 +11,13 @@ from torch import Tensor
 
 from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
-from psla.evaluation.metrics import score
-from psla.evaluation.predictions import Predictions, PredictionsError, average
-from psla.model.front_end import FrontEndConfig
-from psla.model.model_file import ModelCard, load_model, save_model
+from psla.lab.sweep import start_sweep
+from psla.metrics.predictions import Predictions, PredictionsError, average
+from psla.metrics.scores import score
+from psla.model.file import ModelCard, load_model, save_model
+from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
-from psla.recipe.aggregation import (
+from psla.techniques.aggregation import (
     AggregationError,
     average_model,
     average_weights,
@@ -24,7 +25,6 @@ from psla.recipe.aggregation import (
     ensemble,
     greedy_selection,
 )
-from psla.recipe.sweep import start_sweep
 
 VOCABULARY = Vocabulary(["dog", "rain", "siren"])
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from psla.data.audio import SAMPLE_RATE, AudioError, AudioStream, from_array, probe, read
+from psla.audio.decode import SAMPLE_RATE, AudioError, AudioStream, from_array, probe, read
 
 
 def tone(rate: int, seconds: float = 0.5, hertz: float = 1000.0, level: float = 0.5) -> np.ndarray:

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from audioset_tree import HEAD, MUSIC, SPEECH, scan, write_list
 from psla.cli import app
+from psla.corpora import audioset
+from psla.corpora.class_lists import read_class_list
+from psla.corpora.segments import read_segments
 from psla.data.clips import Clips, ClipsError
-from psla.data.corpora import audioset
-from psla.data.corpora.class_lists import read_class_list
-from psla.data.corpora.segments import read_segments
 from psla.data.ontology import Ontology, OntologyError
 from psla.data.vocabulary import Vocabulary
 from psla.download import DownloadError

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psla.model.augmentation import Masks, apply_masks, draw_masks, mix_targets, mix_waveforms
-from psla.model.front_end import FrontEnd, FrontEndConfig
+from psla.model.frontends.kaldi import FrontEnd, FrontEndConfig
 
 BOTH = torch.tensor([True, True])
 unit = st.floats(0, 1, exclude_max=True)

@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 
 from psla.cli import app
 from psla.data.clips import Clips
-from psla.data.corpora.soundscape import SoundscapeConfig, table, vocabulary
 from psla.data.source import ArraySource, open_source
-from psla.model.front_end import FrontEndConfig
-from psla.model.model_file import ModelCard, load_model, save_model
+from psla.model.file import ModelCard, load_model, save_model
+from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
-from psla.recipe.batch_norm import BatchNormError, reestimate
+from psla.synth.scene import SoundscapeConfig, table, vocabulary
+from psla.training.batch_norm import BatchNormError, reestimate
 
 
 @pytest.fixture

@@ -176,7 +176,7 @@ def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch, run: Path)
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("psla.model.model_file.read_header", interrupt)
+    monkeypatch.setattr("psla.model.file.read_header", interrupt)
     assert "interrupted" in call("info", run / "model.safetensors", code=130).stderr
 
 

@@ -10,10 +10,10 @@ import torch
 from psla.data.source import ArraySource
 from psla.data.vocabulary import Vocabulary
 from psla.files import sha256_of
-from psla.model.committee import Committee, CommitteeError, load_any, write_committee
-from psla.model.front_end import FrontEndConfig
+from psla.model.ensemble import Committee, CommitteeError, load_any, write_committee
+from psla.model.file import ModelCard, ModelFileError, save_model
+from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.inference import predict, tag_waveforms
-from psla.model.model_file import ModelCard, ModelFileError, save_model
 from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.tagging.tagger import Tagger
 
@@ -85,7 +85,7 @@ def test_it_stands_where_a_model_does(folder: Path) -> None:
 
 def test_a_step_that_some_lack_is_the_mean_of_the_others() -> None:
     """Where members round an odd length differently, each step is averaged over those that have it."""
-    from psla.model.committee import _average
+    from psla.model.ensemble import _average
     from psla.model.pooling import Tagging
 
     clip = torch.zeros(1, 1)

@@ -8,9 +8,9 @@ from sklearn.metrics import average_precision_score
 
 from psla.data.labels import Labels
 from psla.data.vocabulary import Vocabulary
-from psla.evaluation.comparison import ComparisonError, _Ranked, compare
-from psla.evaluation.metrics import score
-from psla.evaluation.predictions import Predictions
+from psla.metrics.compare import ComparisonError, _Ranked, compare
+from psla.metrics.predictions import Predictions
+from psla.metrics.scores import score
 
 VOCABULARY = Vocabulary(["dog", "rain", "siren", "nothing"])
 

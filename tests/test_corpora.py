@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from psla.data import corpora
+from psla import corpora
+from psla.corpora import audioset, esc50, folder, fsd50k
 from psla.data.clips import Clips, ClipsError
-from psla.data.corpora import audioset, esc50, folder, fsd50k, soundscape
 from psla.data.inventory import take_inventory
 from psla.data.source import open_source
+from psla.synth import scene as soundscape
 
 ESC10 = Path(__file__).parents[2] / "shared/data/esc10"
 HEAD = "filename,fold,target,category,esc10,src_file,take"
@@ -149,7 +150,7 @@ CORPORA = {
 
 def modules_with_facts():
     names = [each.name for each in pkgutil.iter_modules(corpora.__path__)]
-    modules = {name: importlib.import_module(f"psla.data.corpora.{name}") for name in names}
+    modules = {name: importlib.import_module(f"psla.corpora.{name}") for name in names}
     return {name: module for name, module in modules.items() if hasattr(module, "FACTS")}
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from psla.data.clips import Clips
-from psla.data.corpora.soundscape import SoundscapeConfig, table, vocabulary
-from psla.evaluation.predictions import Predictions
-from psla.recipe.devices import Runtime, StrideSource
-from psla.recipe.run import Run
-from psla.recipe.sampling import EpochPlan
+from psla.metrics.predictions import Predictions
+from psla.synth.scene import SoundscapeConfig, table, vocabulary
+from psla.techniques.sampling import EpochPlan
+from psla.training.devices import Runtime, StrideSource
+from psla.training.run import Run
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

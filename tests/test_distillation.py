@@ -7,8 +7,8 @@ import pytest
 
 from psla.data.labels import Labels
 from psla.data.vocabulary import Vocabulary
-from psla.evaluation.predictions import Predictions
-from psla.recipe.distillation import DistillationError, Targets, targets_of
+from psla.metrics.predictions import Predictions
+from psla.techniques.distillation import DistillationError, Targets, targets_of
 
 VOCABULARY = Vocabulary(["dog", "rain", "siren"])
 LABELS = Labels.from_sets(["a", "b", "c"], [["dog"], ["rain", "siren"], []], VOCABULARY)

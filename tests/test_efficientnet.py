@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from psla.model.backbone import BACKBONES, build_backbone
+from psla.model.backbones.contract import BACKBONES, build_backbone
+from psla.model.backbones.efficientnet import VARIANTS, EfficientNet, SqueezeExcite
 from psla.model.conv_norm import same_padding
-from psla.model.efficientnet import VARIANTS, EfficientNet, SqueezeExcite
-from psla.recipe.pretraining import our_name
+from psla.techniques.pretraining import our_name
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 
 from psla.cli import app
 from psla.data.clips import Clips
-from psla.data.corpora import soundscape
 from psla.data.ontology import Ontology
-from psla.evaluation.predictions import Predictions
-from psla.recipe.enhancement import enhance_clips, read_decisions
-from psla.recipe.enhancement_report import against_truth, difference, write_report
-from psla.recipe.labeling import LabelingError
-from psla.recipe.spectrogram_image import spectrogram_png
+from psla.metrics.predictions import Predictions
+from psla.report.enhancement import against_truth, difference, write_report
+from psla.report.spectrogram_image import spectrogram_png
+from psla.synth import scene as soundscape
+from psla.techniques.enhancement import enhance_clips, read_decisions
+from psla.techniques.labeling import LabelingError
 
 GRAPH = Ontology.audioset()
 

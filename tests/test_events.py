@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from psla.data.ontology import Ontology
 from psla.data.vocabulary import Vocabulary, VocabularyError
-from psla.evaluation.events import TimedEvent, score_events
+from psla.metrics.events import TimedEvent, score_events
 from psla.tagging.classes import choose_classes, roll_up
 from psla.tagging.events import EventRule, find_events
 from psla.tagging.result import TagResult

@@ -11,9 +11,9 @@ import pytest
 
 from psla.data.labels import Labels
 from psla.data.vocabulary import Vocabulary
-from psla.evaluation.figures import comparison, learning_curve, sorted_average_precision
-from psla.evaluation.metrics import Scores, score
-from psla.evaluation.predictions import Predictions
+from psla.metrics.predictions import Predictions
+from psla.metrics.scores import Scores, score
+from psla.report.figures import comparison, learning_curve, sorted_average_precision
 
 ROWS = [{"epoch": e, "loss": 1 / e, "learning_rate": 1e-3 / e, "mean_average_precision": e / 9} for e in range(1, 5)]
 
@@ -96,7 +96,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
 def test_importing_the_figures_loads_no_matplotlib():
     """matplotlib is loaded when a figure is drawn, not when the module is imported, and pyplot never is."""
     code = (
-        "import sys, psla.evaluation.figures as f; assert 'matplotlib' not in sys.modules;"
+        "import sys, psla.report.figures as f; assert 'matplotlib' not in sys.modules;"
         "import tempfile, pathlib; d = tempfile.mkdtemp();"
         "f.comparison({'a': {'mean_average_precision': 0.5}}, pathlib.Path(d) / 'a.png');"
         "assert 'matplotlib.pyplot' not in sys.modules"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from psla.model.committee import Committee
 from psla.model.conv_norm import ConvNorm
+from psla.model.ensemble import Committee
 from psla.model.folding import for_inference
-from psla.model.front_end import FrontEndConfig
+from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
 
 

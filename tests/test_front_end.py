@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psla.model.front_end import FrontEnd, FrontEndConfig, mel_filters
+from psla.model.frontends.kaldi import FrontEnd, FrontEndConfig, mel_filters
 
 REFERENCE = Path(__file__).parents[2] / "shared/data/released/kaldi_fbank.npz"
 FRONTS = {window: FrontEnd(FrontEndConfig(window=window)) for window in ("hanning", "hamming")}
@@ -91,7 +91,7 @@ def test_batched_equals_single(lengths: list[int], window: str) -> None:
 def test_blocks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many frames are worked on at a time, the result is the same."""
     whole = FRONTS["hamming"].log_mel(noise(3, 5000))
-    monkeypatch.setattr("psla.model.front_end._BLOCK_FRAMES", 7)
+    monkeypatch.setattr("psla.model.frontends.kaldi._BLOCK_FRAMES", 7)
     torch.testing.assert_close(FRONTS["hamming"].log_mel(noise(3, 5000)), whole, atol=1e-5, rtol=0)
 
 

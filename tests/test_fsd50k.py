@@ -10,8 +10,8 @@ import soundfile
 from typer.testing import CliRunner
 
 from psla.cli import app
+from psla.corpora import fsd50k
 from psla.data.clips import Clips, ClipsError
-from psla.data.corpora import fsd50k
 from psla.data.ontology import Ontology
 from psla.data.vocabulary import Vocabulary
 

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from psla.cli import app
 from psla.data.clips import Clips
-from psla.data.corpora.soundscape import SoundscapeConfig, table, vocabulary
 from psla.model import tensor_file
-from psla.recipe.recipe import Recipe
-from psla.recipe.run import Run
-from psla.recipe.state import states
+from psla.synth.scene import SoundscapeConfig, table, vocabulary
+from psla.training.recipe import Recipe
+from psla.training.run import Run
+from psla.training.state import states
 
 RECIPE = {
     "front_end": {"frames": 64, "mel_bins": 32},

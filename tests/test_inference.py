@@ -6,12 +6,12 @@ import torch
 
 from psla.data.source import ArraySource
 from psla.data.vocabulary import Vocabulary
-from psla.model.front_end import FrontEndConfig
+from psla.model.file import Model, ModelCard
+from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.inference import predict, tag_waveforms
-from psla.model.model_file import Model, ModelCard
 from psla.model.network import NetworkConfig, TaggingNetwork
-from psla.recipe.pretraining import load_imagenet
 from psla.tagging.tagger import Tagger
+from psla.techniques.pretraining import load_imagenet
 
 VOCABULARY = Vocabulary(["dog", "rain", "siren"])
 

@@ -7,13 +7,13 @@ import torch
 
 from psla.data.vocabulary import Vocabulary
 from psla.files import sha256_of
-from psla.model.committee import write_committee
-from psla.model.front_end import FrontEndConfig
-from psla.model.model_file import ModelCard, save_model
+from psla.model.ensemble import write_committee
+from psla.model.file import ModelCard, save_model
+from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
-from psla.model.published import PublishedError
-from psla.recipe.fine_tuning import load_init
-from psla.recipe.pretraining import PretrainingError
+from psla.techniques.fine_tuning import load_init
+from psla.techniques.pretraining import PretrainingError
+from psla.weights.catalogue import PublishedError
 
 THEIRS = Vocabulary(["dog", "rain", "siren", "wind"])
 OURS = Vocabulary(["siren", "cat", "dog"])

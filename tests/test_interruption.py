@@ -36,11 +36,11 @@ from rich.console import Console
 import psla
 from interruption_law import SCENARIOS, Interruption, Scenario, Setting, Tell, contents, exact, torn
 from interruption_scenarios import EXEMPT
-from psla.lab.runner import Watcher
-from psla.lab.training_data import Predicting
-from psla.model import released
-from psla.model.efficientnet import VARIANTS, Variant
-from psla.recipe.run import Run
+from psla.lab.tables.runner import Watcher
+from psla.lab.tables.training_data import Predicting
+from psla.model.backbones.efficientnet import VARIANTS, Variant
+from psla.training.run import Run
+from psla.weights.readers import psla as released
 
 CARRIERS = (Watcher, Predicting, Console)
 

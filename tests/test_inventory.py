@@ -10,13 +10,13 @@ import polars as pl
 import pytest
 import soundfile
 
-from psla.data import headers as headers_module
+from psla.audio import headers as headers_module
+from psla.audio.headers import Headers
 from psla.data.clips import Clips
-from psla.data.headers import Headers
 from psla.data.inventory import Inventory, Share, shares, take_inventory
 from psla.data.vocabulary import Vocabulary
-from psla.evaluation.inventory_report import class_table, inventory_parts, missing_by_class, write_inventory
-from psla.evaluation.report import Bar, Folded, Numbers, Picture, Table, Text, page, write_page
+from psla.report.html import Bar, Folded, Numbers, Picture, Table, Text, page, write_page
+from psla.report.inventory import class_table, inventory_parts, missing_by_class, write_inventory
 
 
 def sound(path, seconds=0.1, **options):

@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from psla.data.vocabulary import Vocabulary
-from psla.evaluation.predictions import Predictions
-from psla.lab import cross_validation, demo, fold_accuracy
-from psla.recipe.recipe import Recipe
+from psla.lab import demo
+from psla.lab.folds import cross_validation, fold_accuracy
+from psla.metrics.predictions import Predictions
+from psla.training.recipe import Recipe
 
 SHARED = Path(__file__).parents[2] / "shared/data/esc10"
 

@@ -13,17 +13,17 @@ from typer.testing import CliRunner
 from lab_fixture import ROWS, make_clips, write_lab
 from psla.cli import app
 from psla.data.clips import Clips
-from psla.evaluation.metrics import score
-from psla.evaluation.predictions import Predictions
 from psla.files import write_json_atomic
-from psla.lab.class_scores import correlation
-from psla.lab.measured import LabError, Measured
-from psla.lab.paper import paper_tables
-from psla.lab.quality import QualityError, read_quality
-from psla.lab.report import write_report
-from psla.recipe.recipe import Recipe
-from psla.recipe.run import Run, mean_scores
-from psla.recipe.run_report import write_run_report
+from psla.lab.run_page import write_run_report
+from psla.lab.tables.class_scores import correlation
+from psla.lab.tables.measured import LabError, Measured
+from psla.lab.tables.paper import paper_tables
+from psla.lab.tables.quality import QualityError, read_quality
+from psla.lab.tables.report import write_report
+from psla.metrics.predictions import Predictions
+from psla.metrics.scores import score
+from psla.training.recipe import Recipe
+from psla.training.run import Run, mean_scores
 
 PAPER = Path(__file__).parents[2] / "shared/paper/results.yaml"
 VOID = {"meta", "img", "br", "input", "link"}

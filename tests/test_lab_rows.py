@@ -10,9 +10,9 @@ import pytest
 import psla.lab
 from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
-from psla.lab.plan import Plan, make_plan, resolve
-from psla.lab.rows import TABLES, Catalogue, RowError, parse_row
-from psla.recipe.recipe import Recipe, presets
+from psla.lab.tables.plan import Plan, make_plan, resolve
+from psla.lab.tables.rows import TABLES, Catalogue, RowError, parse_row
+from psla.training.recipe import Recipe, presets
 
 FILES = sorted((Path(psla.lab.__file__).parent / "rows").glob("*.yaml"))
 CATALOGUE = Catalogue.load()

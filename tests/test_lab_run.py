@@ -17,17 +17,17 @@ from typer.testing import CliRunner
 
 from psla.cli import app
 from psla.data.clips import Clips
-from psla.evaluation.metrics import score
-from psla.evaluation.predictions import Predictions, average
-from psla.lab import runner
-from psla.lab.folder import Lab, LabError
-from psla.lab.runner import LabInterrupted, carry_out, prepare
-from psla.lab.soundscapes import soundscapes
-from psla.lab.training_data import Predicting, take_share, teach_labels
-from psla.recipe.devices import Runtime
-from psla.recipe.recipe import Recipe
-from psla.recipe.run import Run
-from psla.recipe.training import TrainingError
+from psla.lab.tables import runner
+from psla.lab.tables.folder import Lab, LabError
+from psla.lab.tables.runner import LabInterrupted, carry_out, prepare
+from psla.lab.tables.soundscapes import soundscapes
+from psla.lab.tables.training_data import Predicting, take_share, teach_labels
+from psla.metrics.predictions import Predictions, average
+from psla.metrics.scores import score
+from psla.training.devices import Runtime
+from psla.training.recipe import Recipe
+from psla.training.run import Run
+from psla.training.training import TrainingError
 
 CPU = Runtime(accelerator="cpu")
 SIZES = ["--training-clips", "16", "--evaluation-clips", "6", "--seconds", "0.4"]

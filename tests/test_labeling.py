@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from psla.data.labels import Labels
 from psla.data.ontology import Ontology, OntologyError
 from psla.data.vocabulary import Vocabulary
-from psla.evaluation.predictions import Predictions
-from psla.recipe import labeling
-from psla.recipe.labeling import LabelingError, candidate_labels, class_thresholds, enhance, proposals
+from psla.metrics.predictions import Predictions
+from psla.techniques import labeling
+from psla.techniques.labeling import LabelingError, candidate_labels, class_thresholds, enhance, proposals
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 RELEASED = SHARED / "released/label_enhancement_2000.npz"

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psla.data.audio import AudioError
+from psla.audio.decode import AudioError
 from psla.data.source import ArraySource
-from psla.recipe.loading import Batch, Loader
-from psla.recipe.sampling import EpochPlan
+from psla.techniques.sampling import EpochPlan
+from psla.training.loader import Batch, Loader
 
 LIMIT = 40
 

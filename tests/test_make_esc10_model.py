@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from psla.files import sha256_of
-from psla.recipe.recipe import Recipe
+from psla.training.recipe import Recipe
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "scripts/make_esc10_model.py"))
 OTHER = {"mixup.rate": 0.25}

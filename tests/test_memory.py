@@ -10,14 +10,14 @@ import pytest
 STEPS = """
 import json, sys, torch
 from psla.data.clips import Clips
-from psla.data.corpora.soundscape import SoundscapeConfig, table, vocabulary
+from psla.synth.scene import SoundscapeConfig, table, vocabulary
 from psla.data.source import open_source
-from psla.model.efficientnet import VARIANTS, Variant
-from psla.recipe.devices import Runtime, open_fabric
-from psla.recipe.loading import Loader
-from psla.recipe.recipe import Recipe
-from psla.recipe.trainer import Trainer
-from psla.recipe.training import build_network
+from psla.model.backbones.efficientnet import VARIANTS, Variant
+from psla.training.devices import Runtime, open_fabric
+from psla.training.loader import Loader
+from psla.training.recipe import Recipe
+from psla.training.trainer import Trainer
+from psla.training.training import build_network
 
 torch.set_num_threads(1)
 
@@ -64,9 +64,9 @@ def test_training_does_not_grow() -> None:
 PREDICTIONS = """
 import json, torch
 from psla.data.clips import Clips
-from psla.data.corpora.soundscape import SoundscapeConfig, table, vocabulary
+from psla.synth.scene import SoundscapeConfig, table, vocabulary
 from psla.data.source import open_source
-from psla.model.front_end import FrontEndConfig
+from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.host_memory import keep_freed_memory
 from psla.model.inference import predict
 from psla.model.network import NetworkConfig, TaggingNetwork

@@ -11,8 +11,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from psla.data.labels import Labels
 from psla.data.vocabulary import Vocabulary
-from psla.evaluation.metrics import Scores, d_prime, score
-from psla.evaluation.predictions import Predictions
+from psla.metrics.predictions import Predictions
+from psla.metrics.scores import Scores, d_prime, score
 
 
 def pair(probabilities: np.ndarray, matrix: np.ndarray) -> tuple[Predictions, Labels]:

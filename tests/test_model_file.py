@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 
 from psla.data.vocabulary import Vocabulary
-from psla.model.front_end import FrontEndConfig
-from psla.model.model_file import ModelCard, ModelFileError, load_model, read_header, save_model
+from psla.model.file import ModelCard, ModelFileError, load_model, read_header, save_model
+from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.model.tensor_file import MOST_HEADER_BYTES, TensorFileError, read_layout
 

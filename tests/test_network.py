@@ -11,14 +11,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from psla.data.audio import AudioError
+from psla.audio.decode import AudioError
 from psla.data.source import ArraySource
 from psla.data.vocabulary import Vocabulary
-from psla.model.front_end import FrontEndConfig
+from psla.model.file import ModelCard, ModelFileError, load_model, read_header, save_model
+from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.inference import predict, tag_waveforms
-from psla.model.model_file import ModelCard, ModelFileError, load_model, read_header, save_model
 from psla.model.network import NetworkConfig, TaggingNetwork
-from psla.recipe.pretraining import load_imagenet
+from psla.techniques.pretraining import load_imagenet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

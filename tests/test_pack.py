@@ -23,13 +23,14 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from psla.audio import decode as audio
+from psla.audio.decode import AudioError
 from psla.cli import app
-from psla.data import audio, disk_space, packing, shard
-from psla.data.audio import AudioError
 from psla.data.clips import Clips, ClipsError
-from psla.data.pack import HEADER_BYTES, Pack, PackError, PackSource, read_clips, shard_path
-from psla.data.pack_check import check
-from psla.data.packing import merge, pack
+from psla.data.pack.format import HEADER_BYTES, Pack, PackError, PackSource, disk_space, read_clips, shard, shard_path
+from psla.data.pack.format import write as packing
+from psla.data.pack.verify import check
+from psla.data.pack.write import merge, pack
 from psla.data.source import open_source
 from psla.data.vocabulary import Vocabulary
 
@@ -438,7 +439,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from psla.data.clips import Clips
-from psla.data.packing import pack
+from psla.data.pack.write import pack
 clips = Clips.read({table!r})
 print("begun", flush=True)
 pack(clips, {folder!r}, workers=2, shard_clips={shard_clips}, decoder={decoder!r})
@@ -618,9 +619,9 @@ def test_training_on_a_pack_is_training_on_the_files(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from safetensors.torch import load_file
 
-    from psla.recipe.devices import Runtime
-    from psla.recipe.recipe import Recipe
-    from psla.recipe.training import train
+    from psla.training.devices import Runtime
+    from psla.training.recipe import Recipe
+    from psla.training.training import train
 
     recipe = Recipe.from_dict(
         {

@@ -9,13 +9,13 @@ from typer.testing import CliRunner
 
 from psla.cli import app
 from psla.data.clips import Clips
-from psla.data.corpora.soundscape import SoundscapeConfig, table, vocabulary
 from psla.data.vocabulary import Vocabulary
-from psla.evaluation.parts import join, parse_part, part_path
-from psla.evaluation.predictions import Predictions, PredictionsError
-from psla.model.model_file import ModelCard, save_model
-from psla.recipe.recipe import Recipe
-from psla.recipe.training import build_network
+from psla.metrics.parts import join, parse_part, part_path
+from psla.metrics.predictions import Predictions, PredictionsError
+from psla.model.file import ModelCard, save_model
+from psla.synth.scene import SoundscapeConfig, table, vocabulary
+from psla.training.recipe import Recipe
+from psla.training.training import build_network
 
 DOG = Vocabulary(["dog"])
 

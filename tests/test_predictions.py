@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from psla.data.vocabulary import Vocabulary
-from psla.evaluation.predictions import Predictions, PredictionsError, average
+from psla.metrics.predictions import Predictions, PredictionsError, average
 
 VOCABULARY = Vocabulary(["dog", "rain", "zug"], ["Dog", "Rain", "Zug, fährt"])
 

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from psla.model.backbone import BACKBONES, build_backbone
-from psla.recipe import pretraining
-from psla.recipe.pretraining import (
+from psla.model.backbones.contract import BACKBONES, build_backbone
+from psla.techniques import pretraining
+from psla.techniques.pretraining import (
     WEIGHTS,
     PretrainingError,
     init_random,

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from psla.cli import app
 from psla.data.vocabulary import Vocabulary
 from psla.download import DownloadError, download
-from psla.model import published
-from psla.model.committee import load_any
-from psla.model.model_file import load_model
+from psla.model.ensemble import load_any
+from psla.model.file import load_model
 from psla.model.network import NetworkConfig, TaggingNetwork
-from psla.model.published import CATALOGUE, PublishedError, resolve
-from psla.model.released import foreign_name
+from psla.weights import catalogue as published
+from psla.weights.catalogue import CATALOGUE, PublishedError, resolve
+from psla.weights.readers.psla import foreign_name
 
 NAME = "fsd50k-b2"
 

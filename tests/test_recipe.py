@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from psla.data.vocabulary import Vocabulary
-from psla.recipe.recipe import OptimizerRecipe, Recipe, RecipeError, parse_override, presets
-from psla.recipe.training import learning_rate
+from psla.training.recipe import OptimizerRecipe, Recipe, RecipeError, parse_override, presets
+from psla.training.training import learning_rate
 
 VOCABULARY = Vocabulary(["dog", "rain", "siren"])
 

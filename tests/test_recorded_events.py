@@ -14,17 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from psla.audio.decode import AudioError
 from psla.cli import app
-from psla.data.audio import AudioError
+from psla.corpora import esc50
+from psla.corpora.esc50_classes import AUDIOSET_CLASS, NO_CLASS
 from psla.data.clips import Clips, ClipsError
-from psla.data.corpora import esc50, recordings, soundscape
-from psla.data.corpora.esc50_classes import AUDIOSET_CLASS, NO_CLASS
-from psla.data.corpora.event_cutting import FRAME, audioset_class, cut_events, sounding_part
-from psla.data.corpora.signals import RATE
-from psla.data.corpora.soundscape import SoundscapeConfig, ancestors, describe, from_uri
-from psla.data.corpora.soundscape_corpus import make_recorded
 from psla.data.source import open_source
 from psla.data.vocabulary import Vocabulary
+from psla.synth import recordings
+from psla.synth import scene as soundscape
+from psla.synth.corpus import make_recorded
+from psla.synth.event_cutting import FRAME, audioset_class, cut_events, sounding_part
+from psla.synth.scene import SoundscapeConfig, ancestors, describe, from_uri
+from psla.synth.signals import RATE
 from sound_measures import lines
 
 ESC10 = Path(__file__).parents[2] / "shared/data/esc10"

@@ -16,11 +16,11 @@ import psla
 from psla.cli import app
 from psla.data.vocabulary import Vocabulary
 from psla.files import sha256_of
-from psla.model.committee import load_any
-from psla.model.model_file import ModelCard, load_model
+from psla.model.ensemble import load_any
+from psla.model.file import ModelCard, load_model
 from psla.model.network import TaggingNetwork
-from psla.model.released import ReleasedError, foreign_name, import_released, our_name, read_released
 from psla.model.torch_file import TorchFileError, read_torch_tensors
+from psla.weights.readers.psla import ReleasedError, foreign_name, import_released, our_name, read_released
 
 RELEASED = Path(__file__).parents[2] / "shared/data/released"
 FRAMES = 64
@@ -140,7 +140,7 @@ def test_every_variant(
 @pytest.mark.parametrize("variant", [4, 5, 6, 7])
 def test_large_variants_are_told_apart(variant: int) -> None:
     """The names and shapes of B4..B7 are those of the library's networks, and recognised by them."""
-    from psla.model.released import _layout, _refuse_misfits, _shapes
+    from psla.weights.readers.psla import _layout, _refuse_misfits, _shapes
 
     with torch.device("meta"):
         tensors = state(Original(variant, 1, 2, False), "")

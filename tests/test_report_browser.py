@@ -6,9 +6,9 @@ import pytest
 
 from browser import CHROMIUM, Page
 from lab_fixture import write_lab
-from psla.evaluation.report import page
-from psla.evaluation.sortable_table import SortableTable
-from psla.lab.report import write_report
+from psla.lab.tables.report import write_report
+from psla.report.html import page
+from psla.report.sortable_table import SortableTable
 
 pytestmark = [
     pytest.mark.browser,

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 from psla.data.clips import Clips
-from psla.data.corpora.soundscape import SoundscapeConfig, table, vocabulary
-from psla.recipe.devices import Runtime
-from psla.recipe.recipe import Recipe
-from psla.recipe.run import Run
-from psla.recipe.state import StateError, states
-from psla.recipe.training import TrainingInterrupted, resume, train
+from psla.synth.scene import SoundscapeConfig, table, vocabulary
+from psla.training.devices import Runtime
+from psla.training.recipe import Recipe
+from psla.training.run import Run
+from psla.training.state import StateError, states
+from psla.training.training import TrainingInterrupted, resume, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -153,7 +153,7 @@ def test_an_absurd_state_executes_nothing(tmp_path: Path) -> None:
 
 def test_a_non_finite_loss_may_be_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step with a non-finite loss is left out and its clips are listed, up to the number that is forgiven."""
-    from psla.recipe.trainer import Trainer, TrainingError
+    from psla.training.trainer import Trainer, TrainingError
 
     original = Trainer.loss
 

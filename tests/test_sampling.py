@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from psla.data.labels import Labels
 from psla.data.vocabulary import Vocabulary
-from psla.recipe.sampling import EpochPlan, clip_weights, positional_uniforms
+from psla.techniques.sampling import EpochPlan, clip_weights, positional_uniforms
 
 CLASSES = 5
 VOCABULARY = Vocabulary([f"c{i}" for i in range(CLASSES)])

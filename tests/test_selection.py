@@ -22,18 +22,18 @@ from typer.testing import CliRunner, Result
 from psla.cli import app
 from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
-from psla.evaluation.predictions import Predictions
 from psla.files import JournalError
-from psla.lab import cross_validation, fold_report, selection
-from psla.lab.candidates import Candidate, SelectionError, load_candidates, packaged
-from psla.lab.fold_accuracy import Answers
-from psla.lab.folder import LabError
-from psla.lab.judging import FOLDS, PAIRS, Judged, choose, judges_of, pairs_of, run_name
+from psla.lab.folds import cross_validation, fold_report, selection
+from psla.lab.folds.candidates import Candidate, SelectionError, load_candidates, packaged
+from psla.lab.folds.fold_accuracy import Answers
+from psla.lab.folds.judging import FOLDS, PAIRS, Judged, choose, judges_of, pairs_of, run_name
 from psla.lab.shards import working
-from psla.model.efficientnet import VARIANTS, Variant
-from psla.recipe.recipe import Recipe, RecipeError
-from psla.recipe.run import Run
-from psla.recipe.trainer import TrainingError
+from psla.lab.tables.folder import LabError
+from psla.metrics.predictions import Predictions
+from psla.model.backbones.efficientnet import VARIANTS, Variant
+from psla.training.recipe import Recipe, RecipeError
+from psla.training.run import Run
+from psla.training.trainer import TrainingError
 
 TINY = """
 front_end: {frames: 32, mel_bins: 32}

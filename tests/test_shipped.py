@@ -21,16 +21,16 @@ from typer.testing import CliRunner
 
 import psla
 from psla.cli import app
+from psla.corpora import esc50
+from psla.corpora.esc50_classes import AUDIOSET_CLASS
 from psla.data.clips import ClipsError
-from psla.data.corpora import esc50
-from psla.data.corpora.esc50_classes import AUDIOSET_CLASS
-from psla.data.corpora.sound_events import EVENTS
 from psla.files import sha256_of
-from psla.model.committee import load_any
-from psla.model.model_file import ModelFileError, load_model
-from psla.model.published import CATALOGUE, resolve
-from psla.model.shipped import DEFAULT, MOST_BYTES, SHIPPED
+from psla.model.ensemble import load_any
+from psla.model.file import ModelFileError, load_model
+from psla.synth.sound_events import EVENTS
 from psla.tagging.sources import SourcesError, split_model
+from psla.weights.catalogue import CATALOGUE, resolve
+from psla.weights.packaged import DEFAULT, MOST_BYTES, SHIPPED
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from psla.data.corpora.event import ENTERED
-from psla.data.corpora.signals import RATE
-from psla.data.corpora.sound_events import EVENTS, SynthesisedEvents, event
 from psla.data.vocabulary import Vocabulary
+from psla.synth.event import ENTERED
+from psla.synth.signals import RATE
+from psla.synth.sound_events import EVENTS, SynthesisedEvents, event
 from sound_laws import LAWS
 from sound_measures import envelope, lines, track
 

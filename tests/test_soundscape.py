@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psla.data.corpora import soundscape
-from psla.data.corpora.signals import RATE
-from psla.data.corpora.sound_events import EVENTS
-from psla.data.corpora.soundscape import SoundscapeConfig, ancestors, describe, from_uri, synthesise, table, uri
 from psla.data.vocabulary import Vocabulary
+from psla.synth import scene as soundscape
+from psla.synth.scene import SoundscapeConfig, ancestors, describe, from_uri, synthesise, table, uri
+from psla.synth.signals import RATE
+from psla.synth.sound_events import EVENTS
 from sound_measures import lines
 
 DIAL_TONE, WHISTLE, TICK = "/m/015jpf", "/m/0l156k", "/m/07qjznt"

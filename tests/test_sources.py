@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from psla.data.audio import AudioError
+from psla.audio.decode import AudioError
 from psla.data.clips import Clips, ClipsError
 from psla.data.source import ArraySource, CachedSource, FileSource, SoundscapeSource, open_source
 from psla.data.vocabulary import Vocabulary
@@ -49,7 +49,7 @@ def test_a_file_source_reads_the_span(wav):
 
 def test_a_table_may_mix_files_and_soundscapes(wav):
     """`open_source` reads each row as its path says; the sources for one kind refuse the other by name."""
-    soundscape = pytest.importorskip("psla.data.corpora.soundscape")
+    soundscape = pytest.importorskip("psla.synth.scene")
     uri = "soundscape://7/3"
     mixed = clips_of((wav, {}), (uri, {}), (uri, {"clip_id": "part", "start_s": 1.0, "end_s": 2.0}))
     source = open_source(mixed)
@@ -68,7 +68,7 @@ def test_a_table_may_mix_files_and_soundscapes(wav):
 
 def test_a_malformed_soundscape_is_an_audio_error():
     """An address that is no soundscape's is an AudioError with the address as its path."""
-    pytest.importorskip("psla.data.corpora.soundscape")
+    pytest.importorskip("psla.synth.scene")
     with pytest.raises(AudioError) as caught:
         open_source(clips_of(("soundscape://nowhere", {}))).read(0)
     assert caught.value.path == "soundscape://nowhere"

@@ -11,20 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from psla.audio.decode import AudioError
 from psla.cli import app
-from psla.data.audio import AudioError
+from psla.corpora.audioset import read_lists
 from psla.data.clips import Clips
-from psla.data.corpora.audioset import read_lists
 from psla.data.labels import Labels
 from psla.data.ontology import Ontology
 from psla.data.source import ArraySource
 from psla.data.vocabulary import Vocabulary, VocabularyError
-from psla.evaluation import figures
-from psla.model.front_end import FrontEnd, FrontEndConfig
-from psla.recipe.coverage import expected_unseen, simulated_unseen
-from psla.recipe.moments import MomentsError, measure
-from psla.recipe.sampling import EpochPlan, clip_weights
-from psla.recipe.statistics import StatisticsError, audit, audit_all, child_classes, count, coverage
+from psla.lab.moments import MomentsError, measure
+from psla.lab.statistics import StatisticsError, audit, audit_all, child_classes, count, coverage
+from psla.model.frontends.kaldi import FrontEnd, FrontEndConfig
+from psla.report import figures
+from psla.techniques.coverage import expected_unseen, simulated_unseen
+from psla.techniques.sampling import EpochPlan, clip_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

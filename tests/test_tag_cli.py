@@ -20,13 +20,13 @@ import soundfile
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
+from psla.audio.tag_decoding import decode_pool
 from psla.cli import app
 from psla.data.clips import Clips
 from psla.data.source import open_source
 from psla.files import Journal
+from psla.model.file import load_model
 from psla.model.inference import predict
-from psla.model.model_file import load_model
-from psla.tagging.decoding import decode_pool
 from psla.tagging.embeddings import EmbeddingFile
 from psla.tagging.events import NOTE
 from psla.tagging.job import TagJob
@@ -271,7 +271,7 @@ def test_tagging_imports_only_what_it_uses(home: Path) -> None:
         "print('torch' in sys.modules, 'numpy' in sys.modules)\n"
         "result = CliRunner().invoke(app, ['tag', *sys.argv[1:]]); assert result.exit_code == 0, result.output\n"
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'lightning_fabric', 'matplotlib', 'polars'}))\n"
-        "print([name for name in sys.modules if name.startswith(('psla.recipe', 'psla.lab'))])\n"
+        "print([name for name in sys.modules if name.startswith(('psla.training', 'psla.lab'))])\n"
     )
     command = [sys.executable, "-c", code, str(home / "model.safetensors"), str(home / "sounds" / "a.wav")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

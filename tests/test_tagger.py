@@ -15,13 +15,13 @@ import pytest
 import soundfile
 import torch
 
-from psla.data import audio
+from psla.audio import decode as audio
 from psla.data.clips import Clips
 from psla.data.source import open_source
 from psla.data.vocabulary import Vocabulary
-from psla.model.front_end import FrontEndConfig
+from psla.model.file import Model, ModelCard, load_model, save_model
+from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.inference import predict, tag_waveforms
-from psla.model.model_file import Model, ModelCard, load_model, save_model
 from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.tagging.tagger import Tagger, load
 from psla.tagging.windows import cut_windows

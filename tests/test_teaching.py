@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from psla.data.clips import Clips
-from psla.data.corpora.soundscape import SoundscapeConfig, table, vocabulary
-from psla.evaluation.metrics import score
-from psla.evaluation.predictions import Predictions
 from psla.lab import teaching, trained
 from psla.lab.teaching import Teaching, teach
-from psla.recipe.devices import Runtime
-from psla.recipe.recipe import Recipe, RecipeError
-from psla.recipe.run import Run
+from psla.metrics.predictions import Predictions
+from psla.metrics.scores import score
+from psla.synth.scene import SoundscapeConfig, table, vocabulary
+from psla.training.devices import Runtime
+from psla.training.recipe import Recipe, RecipeError
+from psla.training.run import Run
 
 CPU = Runtime(accelerator="cpu")
 

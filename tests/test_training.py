@@ -18,20 +18,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from psla.data.clips import Clips
-from psla.data.corpora.soundscape import SoundscapeConfig, table, vocabulary
 from psla.data.labels import Labels
 from psla.data.source import open_source
-from psla.evaluation.predictions import Predictions
+from psla.metrics.predictions import Predictions
 from psla.model.network import TaggingNetwork
-from psla.recipe import training
-from psla.recipe.aggregation import AggregationError, average_weights
-from psla.recipe.devices import Runtime
-from psla.recipe.loading import Loader
-from psla.recipe.pretraining import read_tensors, weights_file
-from psla.recipe.recipe import Recipe, RecipeError
-from psla.recipe.run import Run
-from psla.recipe.sampling import EpochPlan
-from psla.recipe.training import Trainer, TrainingError, binary_cross_entropy, build_network, train
+from psla.synth.scene import SoundscapeConfig, table, vocabulary
+from psla.techniques.aggregation import AggregationError, average_weights
+from psla.techniques.pretraining import read_tensors, weights_file
+from psla.techniques.sampling import EpochPlan
+from psla.training import training
+from psla.training.devices import Runtime
+from psla.training.loader import Loader
+from psla.training.recipe import Recipe, RecipeError
+from psla.training.run import Run
+from psla.training.training import Trainer, TrainingError, binary_cross_entropy, build_network, train
 
 # Clips of 0.3 s are 28 frames of 64: one real step of two, so that the rule for the padding matters.
 BASE: dict[str, Any] = {

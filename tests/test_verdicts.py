@@ -10,15 +10,15 @@ from scipy import special, stats
 from lab_fixture import write_lab
 from psla.data.labels import Labels
 from psla.data.vocabulary import Vocabulary
-from psla.evaluation.distributions import digamma, inverse_trigamma, student_cdf, student_quantile, trigamma
-from psla.evaluation.metrics import score
-from psla.evaluation.predictions import Predictions
-from psla.evaluation.resampling import DrawnScore, Draws, mean_score
-from psla.evaluation.significance import estimate, holm, seed_prior
-from psla.lab.claims import BestMember, Claim, ClaimError, Pair, load_claims
-from psla.lab.measured import Measured
-from psla.lab.rows import Catalogue
-from psla.lab.verdicts import CONTRADICTED, NOT_RESOLVED, NOT_TESTED, SUPPORTED, Scoring, contrast, judge
+from psla.lab.tables.claims import BestMember, Claim, ClaimError, Pair, load_claims
+from psla.lab.tables.measured import Measured
+from psla.lab.tables.rows import Catalogue
+from psla.lab.tables.verdicts import CONTRADICTED, NOT_RESOLVED, NOT_TESTED, SUPPORTED, Scoring, contrast, judge
+from psla.metrics.distributions import digamma, inverse_trigamma, student_cdf, student_quantile, trigamma
+from psla.metrics.predictions import Predictions
+from psla.metrics.resampling import DrawnScore, Draws, mean_score
+from psla.metrics.scores import score
+from psla.metrics.significance import estimate, holm, seed_prior
 
 VOCABULARY = Vocabulary([f"c{i}" for i in range(5)])
 SHARES = [0.3, 0.2, 0.15, 0.1, 0.06]
@@ -143,7 +143,7 @@ class Made:
     """What `judge` needs of a lab, from scores at hand."""
 
     def __init__(self, rows, units: int, best=None) -> None:
-        from psla.lab.verdicts import Scored
+        from psla.lab.tables.verdicts import Scored
 
         self.rows = {name: Scored(scores, (best or {}).get(name, {})) for name, scores in rows.items()}
         self.draws = type("", (), {"unit": "clip", "units": units})()

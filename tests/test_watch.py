@@ -19,9 +19,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psla.data import audio
-from psla.data.audio import AudioError
-from psla.data.watch import DecodePool, Job, WorkerError
+from psla.audio import decode as audio
+from psla.audio.decode import AudioError
+from psla.audio.watch import DecodePool, Job, WorkerError
 
 FAKE = "fake_decoder:decode"
 
@@ -233,7 +233,7 @@ def wait_for_end(pids: set[int]) -> bool:
 SCRIPT = """
 import sys
 sys.path.insert(0, {folder!r})
-from psla.data.watch import DecodePool, Job
+from psla.audio.watch import DecodePool, Job
 with DecodePool(2, 60.0, decoder="fake_decoder:decode") as pool:
     assert [len(r) for _, r in pool.map([Job("good:3")])] == [3]
     print(*[worker._process.pid for worker in pool._living], flush=True)
@@ -270,7 +270,7 @@ def test_a_script_from_stdin_and_its_end(signal: str) -> None:
 def test_workers_import_little() -> None:
     """What a worker imports before its first job has neither torch nor polars in it."""
     code = (
-        "import sys, psla.data.worker; print(sorted({'torch', 'polars', 'pydantic', 'soundfile'} & set(sys.modules)))"
+        "import sys, psla.audio.worker; print(sorted({'torch', 'polars', 'pydantic', 'soundfile'} & set(sys.modules)))"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "['soundfile']"

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from psla.data.source import ArraySource
-from psla.lab.estimate import _size
-from psla.recipe.loading import Loader
-from psla.recipe.recipe import Recipe, RecipeError
-from psla.recipe.sampling import EpochPlan
-from psla.recipe.trainer import learning_rate, smooth_targets
-from psla.recipe.waveform import GRID, Cut, gains
+from psla.lab.tables.estimate import _size
+from psla.techniques.sampling import EpochPlan
+from psla.training.loader import Loader
+from psla.training.recipe import Recipe, RecipeError
+from psla.training.trainer import learning_rate, smooth_targets
+from psla.training.waveform import GRID, Cut, gains
 
 
 def noise(samples: int, seed: int = 0) -> np.ndarray:

@@ -11,55 +11,55 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _NAMES = {
-    "AudioError": "psla.data.audio",
+    "AudioError": "psla.audio.decode",
     "Clips": "psla.data.clips",
-    "EpochPlan": "psla.recipe.sampling",
-    "FrontEnd": "psla.model.front_end",
-    "FrontEndConfig": "psla.model.front_end",
+    "EpochPlan": "psla.techniques.sampling",
+    "FrontEnd": "psla.model.frontends.kaldi",
+    "FrontEndConfig": "psla.model.frontends.kaldi",
     "Labels": "psla.data.labels",
     "Ontology": "psla.data.ontology",
-    "Predictions": "psla.evaluation.predictions",
-    "Recipe": "psla.recipe.recipe",
-    "Run": "psla.recipe.run",
+    "Predictions": "psla.metrics.predictions",
+    "Recipe": "psla.training.recipe",
+    "Run": "psla.training.run",
     "Tagger": "psla.tagging.tagger",
     "TaggingNetwork": "psla.model.network",
     "Vocabulary": "psla.data.vocabulary",
     "load": "psla.tagging.tagger",
-    "read_released": "psla.model.released",
-    "train": "psla.recipe.training",
+    "read_released": "psla.weights.readers.psla",
+    "train": "psla.training.training",
 }
 _MODULES = {
-    "aggregation": "psla.recipe.aggregation",
-    "comparison": "psla.evaluation.comparison",
-    "corpora": "psla.data.corpora",
-    "labeling": "psla.recipe.labeling",
-    "metrics": "psla.evaluation.metrics",
-    "sampling": "psla.recipe.sampling",
+    "aggregation": "psla.techniques.aggregation",
+    "comparison": "psla.metrics.compare",
+    "corpora": "psla.corpora",
+    "labeling": "psla.techniques.labeling",
+    "metrics": "psla.metrics",
+    "sampling": "psla.techniques.sampling",
 }
 
 if TYPE_CHECKING:
-    from psla.data import corpora as corpora
-    from psla.data.audio import AudioError as AudioError
+    from psla import corpora as corpora
+    from psla import metrics as metrics
+    from psla.audio.decode import AudioError as AudioError
     from psla.data.clips import Clips as Clips
     from psla.data.labels import Labels as Labels
     from psla.data.ontology import Ontology as Ontology
     from psla.data.vocabulary import Vocabulary as Vocabulary
-    from psla.evaluation import comparison as comparison
-    from psla.evaluation import metrics as metrics
-    from psla.evaluation.predictions import Predictions as Predictions
-    from psla.model.front_end import FrontEnd as FrontEnd
-    from psla.model.front_end import FrontEndConfig as FrontEndConfig
+    from psla.metrics import compare as comparison  # noqa: F401
+    from psla.metrics.predictions import Predictions as Predictions
+    from psla.model.frontends.kaldi import FrontEnd as FrontEnd
+    from psla.model.frontends.kaldi import FrontEndConfig as FrontEndConfig
     from psla.model.network import TaggingNetwork as TaggingNetwork
-    from psla.model.released import read_released as read_released
-    from psla.recipe import aggregation as aggregation
-    from psla.recipe import labeling as labeling
-    from psla.recipe import sampling as sampling
-    from psla.recipe.recipe import Recipe as Recipe
-    from psla.recipe.run import Run as Run
-    from psla.recipe.sampling import EpochPlan as EpochPlan
-    from psla.recipe.training import train as train
     from psla.tagging.tagger import Tagger as Tagger
     from psla.tagging.tagger import load as load
+    from psla.techniques import aggregation as aggregation
+    from psla.techniques import labeling as labeling
+    from psla.techniques import sampling as sampling
+    from psla.techniques.sampling import EpochPlan as EpochPlan
+    from psla.training.recipe import Recipe as Recipe
+    from psla.training.run import Run as Run
+    from psla.training.training import train as train
+    from psla.weights.readers.psla import read_released as read_released
 
 __all__ = [*_NAMES, *_MODULES]
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from psla.data.clips import Clips
     from psla.data.vocabulary import Vocabulary
-    from psla.evaluation.comparison import Comparison
-    from psla.evaluation.predictions import Predictions
-    from psla.recipe.sweep import StartScore
+    from psla.lab.sweep import StartScore
+    from psla.metrics.compare import Comparison
+    from psla.metrics.predictions import Predictions
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -42,7 +42,7 @@ def average(
     """Average the weights of checkpoints into one model."""
     if batchnorm not in ("average", "reestimate") or (batchnorm == "reestimate") != (clips is not None):
         raise CommandError("--batchnorm is average, or reestimate with --clips, the table of the training clips")
-    from psla.recipe.aggregation import average_model, checkpoints_from
+    from psla.techniques.aggregation import average_model, checkpoints_from
 
     chosen = checkpoints_from(checkpoints, from_epoch)
     average_model(chosen, out, like)
@@ -67,10 +67,10 @@ def _reestimate(model: Path, clips: Path) -> None:
     """Replace a model file's BatchNorm statistics by those of training clips."""
     from dataclasses import replace
 
-    from psla.data.pack import read_clips
+    from psla.data.pack.format import read_clips
     from psla.data.source import open_source
-    from psla.model.model_file import load_model, save_model
-    from psla.recipe.batch_norm import reestimate
+    from psla.model.file import load_model, save_model
+    from psla.training.batch_norm import reestimate
 
     part, found = read_clips(clips).split("train"), load_model(model)
     with progress({"BatchNorm": min(len(part), 2000)}) as tell:
@@ -85,9 +85,9 @@ def _sweep(checkpoints: list[Path], model: Path, clips: Path, split: str) -> lis
     """Scores of the averages that start at each checkpoint; predictions that the run has kept are not made again."""
     from psla.data.clips import Clips
     from psla.data.source import open_source
+    from psla.lab.sweep import start_sweep
     from psla.model import inference
-    from psla.model.model_file import load_model
-    from psla.recipe.sweep import start_sweep
+    from psla.model.file import load_model
 
     part = Clips.read(clips).split(split)
     if not len(part):
@@ -118,14 +118,14 @@ def ensemble(
     if out.suffix == ".json":
         if clips is not None or greedy:
             raise CommandError("a committee of models is written as it is: --clips and --greedy are for predictions")
-        from psla.model.committee import write_committee
+        from psla.model.ensemble import write_committee
 
         write_committee(out, members)
         typer.echo(json.dumps({"out": str(out), "members": [str(m) for m in members]}) if as_json else str(out))
         return
     from psla.data.clips import Clips
-    from psla.evaluation.predictions import Predictions
-    from psla.recipe import aggregation
+    from psla.metrics.predictions import Predictions
+    from psla.techniques import aggregation
 
     if len(set(members)) != len(members):
         raise CommandError("a file of predictions is given twice; each counts once")
@@ -171,8 +171,8 @@ def compare(
 ) -> None:
     """Say whether B is better than A, with an interval: a paired bootstrap over clips (and pairs of seeds)."""
     from psla.data.clips import Clips
-    from psla.evaluation.comparison import compare as run
-    from psla.evaluation.predictions import Predictions
+    from psla.metrics.compare import compare as run
+    from psla.metrics.predictions import Predictions
 
     if unit not in ("clip", "source"):
         raise CommandError(f"--unit must be clip or source, not {unit!r}")

@@ -62,7 +62,7 @@ def audioset(
     folders. What is learnt of the files is kept beside OUT (….headers.parquet): an interrupted scan goes on there.
     Without --audio the table names no files; it serves `psla stats`.
     """
-    from psla.data.corpora import audioset as corpus
+    from psla.corpora import audioset as corpus
 
     if download_lists:
         for path in corpus.download_lists(lists):
@@ -99,7 +99,7 @@ def fsd50k(
     json: Json = False,
 ) -> None:
     """FSD50K as published: 51,197 clips in 200 classes, with its own validation split."""
-    from psla.data.corpora import fsd50k as corpus
+    from psla.corpora import fsd50k as corpus
 
     _take(corpus.listed(root), out, 0.0, 0, inventory, decode, json)
 
@@ -121,7 +121,7 @@ def esc50(
     json: Json = False,
 ) -> None:
     """ESC-50 as published: 2,000 clips in five folds."""
-    from psla.data.corpora import esc50 as corpus
+    from psla.corpora import esc50 as corpus
 
     if all_folds and evaluation_fold is not None:
         raise CommandError("--all-folds holds no fold out, --evaluation-fold names one: choose one")
@@ -143,7 +143,7 @@ def folder(
     json: Json = False,
 ) -> None:
     """Your own sounds, a folder for each class."""
-    from psla.data.corpora.folder import read_folders
+    from psla.corpora.folder import read_folders
 
     with notes():
         clips = read_folders(root, vocabulary, evaluation, seed)
@@ -165,7 +165,7 @@ def csv(
     json: Json = False,
 ) -> None:
     """Your own sounds, a line of a CSV for each clip."""
-    from psla.data.corpora.folder import read_csv
+    from psla.corpora.folder import read_csv
 
     clips = read_csv(file, audio_root, vocabulary, evaluation, seed)
     _take(clips, out, validation, seed, inventory, decode, json)
@@ -195,8 +195,8 @@ def soundscape(
     they sound in. Their sounding parts are listed beside OUT (….events-HASH.parquet). `psla pack` renders the result.
     """
     from psla.data.clips import Clips
-    from psla.data.corpora import soundscape_corpus
-    from psla.data.corpora.soundscape_config import SoundscapeConfig
+    from psla.synth import corpus as soundscape_corpus
+    from psla.synth.config import SoundscapeConfig
 
     config = SoundscapeConfig(
         seed=seed,
@@ -235,7 +235,7 @@ def _finish(
     """Print the inventory, write it and the clips that can be used."""
     import json
 
-    from psla.evaluation.inventory_report import class_table, write_inventory
+    from psla.report.inventory import class_table, write_inventory
 
     if as_json:
         typer.echo(json.dumps(found.to_dict(), ensure_ascii=False))

@@ -13,7 +13,7 @@ from psla.cli import lab_run
 from psla.cli.console import CommandError, guarded, table, whole_numbers
 
 if TYPE_CHECKING:
-    from psla.evaluation.report import Table
+    from psla.report.html import Table
 
 app = typer.Typer(no_args_is_help=True, help="Experiments of several runs.")
 app.command("run")(lab_run.run)
@@ -37,11 +37,11 @@ def select(
     shard: Annotated[str | None, SHARD] = None,
 ) -> None:
     """Choose settings for each official fold without a look at it: nested cross-validation."""
-    from psla.evaluation.parts import parse_part
+    from psla.metrics.parts import parse_part
 
     part = parse_part(shard) if shard is not None else None
-    from psla.lab import selection
-    from psla.lab.candidates import load_candidates
+    from psla.lab.folds import selection
+    from psla.lab.folds.candidates import load_candidates
 
     given = load_candidates(_words(candidates), recipe)
     folds = sorted(set(fold or selection.FOLDS))
@@ -86,15 +86,15 @@ def cross_validate(
     """Train and score on each of the official folds in turn: single models, committees, students."""
     if selection is not None:
         _refuse_beside_selection(recipe, set_, inner)
-    from psla.evaluation.parts import parse_part
+    from psla.metrics.parts import parse_part
 
     part = parse_part(shard) if shard is not None else None
     numbers = whole_numbers(seeds, "a seed")
-    from psla.lab import cross_validation, fold_accuracy, fold_report
-    from psla.lab.candidates import load_candidates
-    from psla.lab.selection import read_choices
+    from psla.lab.folds import cross_validation, fold_accuracy, fold_report
+    from psla.lab.folds.candidates import load_candidates
+    from psla.lab.folds.selection import read_choices
     from psla.lab.shards import share_of
-    from psla.recipe.recipe import Recipe, parse_override
+    from psla.training.recipe import Recipe, parse_override
 
     folds = sorted(set(fold or cross_validation.FOLDS))
     if selection is not None:

@@ -24,9 +24,9 @@ def lab_report(
 ) -> None:
     """Judge the paper's claims and set its tables beside those measured: report.html, report.md, verdicts.json."""
     from psla.cli.console import progress
-    from psla.lab.claims import load_claims
-    from psla.lab.measured import Measured
-    from psla.lab.report import write_report
+    from psla.lab.tables.claims import load_claims
+    from psla.lab.tables.measured import Measured
+    from psla.lab.tables.report import write_report
 
     chosen = None if claims is None else load_claims(claims)
     rows = sum(row.done for row in Measured(lab).rows.values())
@@ -63,6 +63,6 @@ def _tell(verdicts: Path) -> None:
 @guarded
 def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
     """One page of a single run: recipe, corpus, curves, scores, classes, times: RUN/report.html."""
-    from psla.recipe.run_report import write_run_report
+    from psla.lab.run_page import write_run_report
 
     typer.echo(str(write_run_report(run)))

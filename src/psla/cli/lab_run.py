@@ -16,10 +16,10 @@ import typer
 from psla.cli.console import INTERRUPTED, guarded, number, progress, table, whole_numbers
 
 if TYPE_CHECKING:
-    from psla.lab.folder import Lab
-    from psla.lab.plan import Plan
-    from psla.lab.runner import Outcome
-    from psla.recipe.devices import Runtime
+    from psla.lab.tables.folder import Lab
+    from psla.lab.tables.plan import Plan
+    from psla.lab.tables.runner import Outcome
+    from psla.training.devices import Runtime
 
 NOT_RUN = 1
 SOUNDSCAPE = "soundscape"
@@ -47,24 +47,24 @@ def run(
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Between two states to go on from.")] = 10.0,
 ) -> None:
     """Run the rows of the paper's tables; a row that cannot be run is noted, and the exit code is then 1."""
-    from psla.evaluation.parts import parse_part
+    from psla.metrics.parts import parse_part
 
     numbers, part = whole_numbers(seeds, "a seed"), parse_part(shard) if shard is not None else None
-    from psla.recipe.recipe import Recipe, parse_override
+    from psla.training.recipe import Recipe, parse_override
 
     overrides = dict(map(parse_override, set_ or []))
     resolved = Recipe.load(recipe, overrides)
     if clips == SOUNDSCAPE:
-        from psla.lab.soundscapes import soundscapes
+        from psla.lab.tables.soundscapes import soundscapes
 
         corpus = soundscapes(training_clips, evaluation_clips, seconds, missing_children, missing_parents, classes)
     else:
-        from psla.data.pack import read_clips
+        from psla.data.pack.format import read_clips
 
         corpus = read_clips(Path(clips))
-    from psla.lab import runner
-    from psla.lab.folder import Lab
-    from psla.recipe.devices import Runtime
+    from psla.lab.tables import runner
+    from psla.lab.tables.folder import Lab
+    from psla.training.devices import Runtime
 
     lab = Lab(out, corpus, resolved, recipe, overrides, clips)
     names = [name.strip() for name in rows.split(",") if name.strip()]
@@ -116,8 +116,8 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
 
 
 def _print_plan(lab: Lab, plan: Plan, asked: Sequence[str], runtime: Runtime) -> None:
-    from psla.lab.estimate import seconds_of
-    from psla.lab.runner import jobs_of
+    from psla.lab.tables.estimate import seconds_of
+    from psla.lab.tables.runner import jobs_of
 
     jobs = jobs_of(plan, [name for name in asked if plan.reason(name) is None])
     held_out = sum(count for split, count in lab.clips.counts().items() if split != "train")

@@ -32,13 +32,13 @@ def enhance(
     """Add labels that a teacher is sure of and the ontology makes plausible; say what changed."""
     from psla.data.clips import Clips
     from psla.data.ontology import Ontology
-    from psla.evaluation.predictions import Predictions
-    from psla.recipe.enhancement import enhance_clips, read_decisions
+    from psla.metrics.predictions import Predictions
+    from psla.techniques.enhancement import enhance_clips, read_decisions
 
     corpus, graph = Clips.read(clips), Ontology.audioset() if ontology is None else Ontology.read(ontology)
     decisions = None if review is None else read_decisions(review)
     teacher = Predictions.read(predictions, mapped=True)
-    from psla.recipe.enhancement_report import against_truth, difference, write_report
+    from psla.report.enhancement import against_truth, difference, write_report
 
     if relation not in ("all", "direct"):
         raise CommandError(f"--relation must be all or direct, not {relation!r}")

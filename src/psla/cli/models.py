@@ -30,12 +30,12 @@ def import_(
     """Make a model file of a published checkpoint, or a committee of a folder of them."""
     if out.suffix != (".json" if checkpoint.is_dir() else ".safetensors"):
         raise CommandError(f"{out}: a model file's name ends in .safetensors, that of a folder's committee in .json")
-    from psla.model.released import FRAMES, LICENCE, import_released, read_released
+    from psla.weights.readers.psla import FRAMES, LICENCE, import_released, read_released
 
     files = sorted(checkpoint.glob("*.pth")) if checkpoint.is_dir() else [checkpoint]
     if not files:
         raise CommandError(f"{checkpoint}: there is no .pth file in this folder")
-    from psla.model.model_file import ModelCard
+    from psla.model.file import ModelCard
 
     network = read_released(files[0]).config
     count = network.classes
@@ -50,7 +50,7 @@ def import_(
         target = out if not checkpoint.is_dir() else out.parent / f"{file.stem}.safetensors"
         made.append(import_released(file, target, classes, frames, card))
     if checkpoint.is_dir():
-        from psla.model.committee import write_committee
+        from psla.model.ensemble import write_committee
 
         write_committee(out, made)
     members = f", {len(made)} members" if checkpoint.is_dir() else ""
@@ -61,7 +61,7 @@ def import_(
 
 
 def _vocabulary(given: str | None, count: int, file: Path) -> Vocabulary:
-    from psla.data.corpora.class_lists import read_class_list
+    from psla.corpora.class_lists import read_class_list
     from psla.data.vocabulary import Vocabulary
 
     known = {"audioset": Vocabulary.audioset, "fsd50k": Vocabulary.fsd50k}
@@ -96,8 +96,8 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 def _shipped() -> list[dict[str, Any]]:
     from psla.data.vocabulary import Vocabulary
-    from psla.model.model_file import read_header
-    from psla.model.shipped import SHIPPED
+    from psla.model.file import read_header
+    from psla.weights.packaged import SHIPPED
 
     entries = []
     for entry in SHIPPED.values():
@@ -122,7 +122,7 @@ def _shipped() -> list[dict[str, Any]]:
 
 
 def _published() -> list[dict[str, Any]]:
-    from psla.model.published import CATALOGUE
+    from psla.weights.catalogue import CATALOGUE
 
     return [
         {

@@ -15,8 +15,8 @@ import typer
 from psla.cli.console import CommandError, guarded
 
 if TYPE_CHECKING:
-    from psla.data.pack import Pack
-    from psla.data.packing import Progress
+    from psla.data.pack.format import Pack
+    from psla.data.pack.write import Progress
 
 _LINE_S = 30.0  # seconds between two lines of progress where there is no terminal
 _LISTED = 20  # damaged clips that are printed
@@ -47,9 +47,9 @@ def pack(
         raise CommandError("give the folder of the pack: psla pack CLIPS OUT")
     if shard_clips is not None and shard_mb is not None:
         raise CommandError("give --shard-clips or --shard-mb, not both")
-    from psla.data.pack import read_clips
-    from psla.data.packing import SHARD_CLIPS
-    from psla.data.packing import pack as run_packing
+    from psla.data.pack.format import read_clips
+    from psla.data.pack.write import SHARD_CLIPS
+    from psla.data.pack.write import pack as run_packing
 
     per_shard = round(shard_mb / 0.32) if shard_mb is not None else shard_clips or SHARD_CLIPS
     part = _part(shard)
@@ -66,15 +66,15 @@ def pack(
 
 
 def _merge(folder: Path, as_json: bool) -> None:
-    from psla.data.packing import merge
+    from psla.data.pack.write import merge
 
     _print(merge(folder), as_json)
 
 
 def _verify(folder: Path, workers: int | None, as_json: bool) -> None:
     from psla.cli.console import progress
-    from psla.data.pack import Pack
-    from psla.data.pack_check import check
+    from psla.data.pack.format import Pack
+    from psla.data.pack.verify import check
 
     found = Pack.open(folder)
     with progress({"verify": found.info["clips"]}) as report:
@@ -94,7 +94,7 @@ def _verify(folder: Path, workers: int | None, as_json: bool) -> None:
 
 
 def _print(packed: Pack, as_json: bool) -> None:
-    from psla.data.disk_space import size
+    from psla.data.pack.disk_space import size
 
     info = packed.info
     if as_json:

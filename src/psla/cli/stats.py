@@ -12,9 +12,9 @@ from psla.cli.console import CommandError, guarded, progress, table
 
 if TYPE_CHECKING:
     from psla.data.labels import Labels
-    from psla.model.front_end import FrontEndConfig
-    from psla.recipe.moments import Moments
-    from psla.recipe.statistics import Audit, Counts, Coverage
+    from psla.lab.moments import Moments
+    from psla.lab.statistics import Audit, Counts, Coverage
+    from psla.model.frontends.kaldi import FrontEndConfig
 
 _NAMED = 8  # classes at either end that are named
 _EPOCHS = (1, 2, 3, 5, 10, 20, 30, 60, 100)  # of the curve that are printed
@@ -44,9 +44,9 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Class counts, label errors, which clips a training hears, mean and deviation of the log-mel."""
-    from psla.data.pack import read_clips
+    from psla.data.pack.format import read_clips
     from psla.data.source import open_source
-    from psla.recipe import statistics
+    from psla.lab import statistics
 
     if split not in _SPLITS:
         raise CommandError(f"--split must be one of {', '.join(_SPLITS)}, not {split!r}")
@@ -66,7 +66,7 @@ def stats(
     if log_mel:
         source = open_source(part)
         with progress({"log-mel": min(sample or len(part), len(part))}) as tell:
-            from psla.recipe.moments import measure
+            from psla.lab.moments import measure
 
             moments = measure(
                 source, _front_end(recipe), sample or len(part), seed, lambda count: tell("log-mel", count)
@@ -95,7 +95,7 @@ def stats(
 
 def _audits(labels: Labels, ontology: Path | None, parent: list[str] | None, child: list[str] | None) -> list[Audit]:
     from psla.data.ontology import Ontology
-    from psla.recipe.statistics import audit, audit_all
+    from psla.lab.statistics import audit, audit_all
 
     graph = Ontology.audioset() if ontology is None else Ontology.read(ontology)
     if child and not parent:
@@ -113,15 +113,15 @@ def _audits(labels: Labels, ontology: Path | None, parent: list[str] | None, chi
 
 
 def _front_end(recipe: str | None) -> FrontEndConfig:
-    from psla.model.front_end import FrontEndConfig
-    from psla.recipe.recipe import Recipe
+    from psla.model.frontends.kaldi import FrontEndConfig
+    from psla.training.recipe import Recipe
 
     return FrontEndConfig() if recipe is None else FrontEndConfig(**Recipe.load(recipe).front_end.model_dump())
 
 
 def _write(out: Path, data: dict[str, Any], counts: Counts, curves: list[Coverage], title: str) -> list[Path]:
-    from psla.evaluation import figures
     from psla.files import write_json_atomic
+    from psla.report import figures
 
     paths = [out / "stats.json", out / "class_counts.png", out / "coverage.png"]
     write_json_atomic(paths[0], data)

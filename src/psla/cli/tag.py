@@ -71,9 +71,9 @@ def tag(
         raise CommandError("--json, --csv and --audacity exclude each other: choose one")
     if embeddings is not None and journal is not None:
         raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
-    from psla.model.shipped import DEFAULT
-    from psla.tagging.decoding import decode_pool
+    from psla.audio.tag_decoding import decode_pool
     from psla.tagging.sources import expand_sources, split_model
+    from psla.weights.packaged import DEFAULT
 
     named, files = split_model(words)
     model, paths = named or DEFAULT, expand_sources(files)
@@ -84,12 +84,12 @@ def tag(
         pool = stack.enter_context(decode_pool(workers or min(len(paths), os.cpu_count() or 1)))
         from psla.files import Journal, sha256_of
         from psla.model.host_memory import keep_freed_memory
-        from psla.model.published import resolve
         from psla.tagging.embeddings import EmbeddingFile
         from psla.tagging.events import NOTE, EventRule
         from psla.tagging.job import TagJob
         from psla.tagging.rows import RowSettings
         from psla.tagging.tagger import load
+        from psla.weights.catalogue import resolve
 
         model_path = resolve(model, _told_bytes(model))
         keep_freed_memory()

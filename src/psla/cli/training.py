@@ -18,7 +18,7 @@ from psla.cli.labels import ThresholdOption, TypesOption, threshold_of
 
 if TYPE_CHECKING:
     from psla.data.clips import Clips
-    from psla.recipe.run import Run
+    from psla.training.run import Run
 
 _SCORES = {"mean_average_precision": "mAP", "mean_auc": "AUC", "d_prime": "d-prime", "accuracy": "accuracy"}
 
@@ -51,14 +51,14 @@ def train(
         raise CommandError("a training needs RECIPE, --clips and --out; or --resume RUN to go on with one")
     if profile and compiled:
         raise CommandError("--profile looks between the layers that --compile joins: choose one")
-    from psla.recipe.recipe import Recipe, parse_override
+    from psla.training.recipe import Recipe, parse_override
 
     overrides = [f"init={init}"] if init is not None else []
     plan = Recipe.load(recipe, dict(map(parse_override, [*overrides, *(set_ or [])]))) if recipe else None
-    from psla.data.pack import read_clips
-    from psla.recipe import training
-    from psla.recipe.devices import Runtime, is_first_process
-    from psla.recipe.run import Run
+    from psla.data.pack.format import read_clips
+    from psla.training import training
+    from psla.training.devices import Runtime, is_first_process
+    from psla.training.run import Run
 
     runtime = Runtime(
         accelerator, devices, nodes, cache_mb * 2**20, workers, checkpoint_minutes, skip_non_finite, compiled
@@ -136,12 +136,12 @@ def teach(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Train, enhance the labels with what was learned, train again; say what it brought, over several seeds."""
-    from psla.data.pack import read_clips
-    from psla.recipe.recipe import Recipe, parse_override
+    from psla.data.pack.format import read_clips
+    from psla.training.recipe import Recipe, parse_override
 
     plan = Recipe.load(recipe, dict(map(parse_override, set_ or [])))
     from psla.lab.teaching import Teaching, teach
-    from psla.recipe.devices import Runtime
+    from psla.training.devices import Runtime
 
     corpus, seeds = read_clips(clips), seed or [0, 1, 2]
     chosen = {kind.strip().upper() for kind in types.split(",")}

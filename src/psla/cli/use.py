@@ -29,14 +29,14 @@ def predict(
     ),
 ) -> None:
     """Write a model's probabilities for a table of clips."""
-    from psla.data.pack import read_clips
+    from psla.data.pack.format import read_clips
 
     corpus = read_clips(clips)
     chosen = corpus if split is None else corpus.split(split)
     if not len(chosen):
         raise CommandError(f"{clips}: there is no clip in the {'table' if split is None else f'split {split!r}'}")
-    from psla.evaluation.parts import join, parse_part, part_path
-    from psla.evaluation.predictions import Predictions
+    from psla.metrics.parts import join, parse_part, part_path
+    from psla.metrics.predictions import Predictions
 
     if merge is not None:
         parts = [part_path(out, (number, merge)) for number in range(1, merge + 1)]
@@ -53,9 +53,9 @@ def predict(
     from psla.data.source import open_source
     from psla.files import sha256_of
     from psla.model import inference
-    from psla.model.committee import load_any
+    from psla.model.ensemble import load_any
     from psla.model.host_memory import keep_freed_memory
-    from psla.model.published import resolve
+    from psla.weights.catalogue import resolve
 
     keep_freed_memory()
     tagger = load_any(model)
@@ -85,9 +85,9 @@ def evaluate(
 ) -> None:
     """Score predictions against the labels of the same clips."""
     from psla.data.clips import Clips
-    from psla.evaluation.metrics import score
-    from psla.evaluation.predictions import Predictions
     from psla.files import write_json_atomic
+    from psla.metrics.predictions import Predictions
+    from psla.metrics.scores import score
 
     found, corpus = Predictions.read(predictions), Clips.read(clips)
     try:
@@ -110,8 +110,8 @@ def evaluate(
 @guarded
 def info(model: ModelName, as_json: Json = False) -> None:
     """Say what a model file or a committee holds: architecture, front end, classes, provenance, scores."""
-    from psla.model.model_file import read_header
-    from psla.model.published import resolve
+    from psla.model.file import read_header
+    from psla.weights.catalogue import resolve
 
     path = resolve(model)
     if path.suffix == ".json":
@@ -131,7 +131,7 @@ def info(model: ModelName, as_json: Json = False) -> None:
 def _committee_info(path: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from psla.model.committee import load_committee
+    from psla.model.ensemble import load_committee
 
     model = load_committee(path)
     card = asdict(model.card)

@@ -84,7 +84,7 @@ class Clips:
             ClipsError: not a table of clips, one of another format version, or one that breaks a rule.
         """
         if Path(path).is_dir():
-            from psla.data.pack import read_clips
+            from psla.data.pack.format import read_clips
 
             return read_clips(path)
         try:

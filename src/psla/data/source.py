@@ -1,7 +1,7 @@
 """Where waveforms come from: a ClipSource hands out the int16 waveform of the i-th clip, whatever stores it.
 
-Files and synthesised soundscapes are here, and a cache over either; packs are in `psla.data.pack`. A table may mix all
-three: `open_source` reads each row as its path says. All sources give mono int16 at 16 kHz.
+Files and synthesised soundscapes are here, and a cache over either; packs are in `psla.data.pack.format`. A table may
+mix all three: `open_source` reads each row as its path says. All sources give mono int16 at 16 kHz.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Protocol
 
 import numpy as np
 
-from psla.data import audio
-from psla.data.audio import AudioError
+from psla.audio import decode as audio
+from psla.audio.decode import AudioError
 from psla.data.clips import Clips, ClipsError
-from psla.data.pack import PACK_PREFIX
-from psla.data.pack import PackSource as PackSource
+from psla.data.pack.format import PACK_PREFIX
+from psla.data.pack.format import PackSource as PackSource
 
 SOUNDSCAPE_PREFIX = "soundscape://"
 
@@ -198,7 +198,7 @@ def open_source(clips: Clips, cache_bytes: int = 0) -> ClipSource:
     """The source of a table's waveforms: files, soundscapes and clips in packs, mixed as they come.
 
     Args:
-        clips: the table; see `psla.data.pack.read_clips` for one that lies in a pack.
+        clips: the table; see `psla.data.pack.format.read_clips` for one that lies in a pack.
         cache_bytes: of decoded waveforms that are kept in memory. A table that is all in packs needs no cache, and
             gets none.
 
@@ -226,7 +226,7 @@ def read_soundscape(uri: str, start_s: float | None = None, end_s: float | None 
     Raises:
         AudioError: a malformed address.
     """
-    from psla.data.corpora import soundscape
+    from psla.synth import scene as soundscape
 
     try:
         config, index = soundscape.from_uri(uri)

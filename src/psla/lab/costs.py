@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from psla.recipe.run import Run
+from psla.training.run import Run
 
 
 @dataclass(frozen=True)

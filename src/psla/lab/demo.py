@@ -20,20 +20,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from psla.corpora.esc50_classes import AUDIOSET_CLASS
 from psla.data.clips import Clips
-from psla.data.corpora import soundscape
-from psla.data.corpora.esc50_classes import AUDIOSET_CLASS
-from psla.data.corpora.signals import RATE
-from psla.data.corpora.sound_events import EVENTS
-from psla.evaluation.figures import comparison
 from psla.files import write_json_atomic
+from psla.model.file import load_model
 from psla.model.inference import tag_waveforms
-from psla.model.model_file import load_model
-from psla.model.shipped import DEFAULT
-from psla.recipe.recipe import Recipe
-from psla.recipe.run import Run
-from psla.recipe.training import train
+from psla.report.figures import comparison
+from psla.synth import scene as soundscape
+from psla.synth.signals import RATE
+from psla.synth.sound_events import EVENTS
 from psla.tagging.tagger import load
+from psla.training.recipe import Recipe
+from psla.training.run import Run
+from psla.training.training import train
+from psla.weights.packaged import DEFAULT
 
 SECONDS = 2.56
 TRAINING_CLIPS, EVALUATION_CLIPS = 400, 120

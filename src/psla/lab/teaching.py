@@ -24,18 +24,18 @@ import numpy as np
 from psla.data.clips import Clips
 from psla.data.ontology import Ontology
 from psla.data.source import open_source
-from psla.evaluation.metrics import Scores, score
-from psla.evaluation.predictions import Predictions, is_predictions
 from psla.files import write_json_atomic
 from psla.lab.trained import trained
-from psla.model.committee import load_any
+from psla.metrics.predictions import Predictions, is_predictions
+from psla.metrics.scores import Scores, score
+from psla.model.ensemble import load_any
 from psla.model.inference import predict
-from psla.recipe.devices import Runtime
-from psla.recipe.enhancement import EnhancedClips, enhance_clips
-from psla.recipe.enhancement_report import against_truth
-from psla.recipe.labeling import TYPES, Relation
-from psla.recipe.recipe import Recipe, RecipeError
-from psla.recipe.run import Run
+from psla.report.enhancement import against_truth
+from psla.techniques.enhancement import EnhancedClips, enhance_clips
+from psla.techniques.labeling import TYPES, Relation
+from psla.training.devices import Runtime
+from psla.training.recipe import Recipe, RecipeError
+from psla.training.run import Run
 
 VARIANT = "averaged"  # the predictions that are compared, in both runs
 COLUMNS = (
@@ -51,7 +51,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Teaching:
-    """How labels are enhanced between the two rounds; see `psla.recipe.labeling.enhance`.
+    """How labels are enhanced between the two rounds; see `psla.techniques.labeling.enhance`.
 
     teacher: a model, a committee or a file of predictions in place of the first round's model.
     """

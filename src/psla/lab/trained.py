@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from psla.data.clips import Clips
-from psla.recipe.devices import Runtime
-from psla.recipe.recipe import Recipe, RecipeError
-from psla.recipe.run import Run
-from psla.recipe.training import resume, train
+from psla.training.devices import Runtime
+from psla.training.recipe import Recipe, RecipeError
+from psla.training.run import Run
+from psla.training.training import resume, train
 
 
 def trained(

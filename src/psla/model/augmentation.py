@@ -4,7 +4,7 @@ Source: paper section II-C (mixup: Beta(10, 10), applied at rate 0.5; masks afte
 https://arxiv.org/abs/2102.01243). Nothing here has random state: the numbers that decide come in as arguments, so the
 same draw has the same effect on every device and in every process.
 
-Not here: who is mixed with whom, and with which share (`psla.recipe.sampling`).
+Not here: who is mixed with whom, and with which share (`psla.techniques.sampling`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from psla.model.front_end import FrontEndConfig, unit_waveform, waveform_mean
+from psla.model.frontends.kaldi import FrontEndConfig, unit_waveform, waveform_mean
 
 
 def _per_clip(name: str, value: Tensor, batch: int) -> None:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from psla.model.backbones.efficientnet import EfficientNet
+from psla.model.backbones.resnet import Bottleneck, ResNet50
 from psla.model.conv_norm import ConvNorm, activate
-from psla.model.efficientnet import EfficientNet
 from psla.model.network import TaggingNetwork
-from psla.model.resnet import Bottleneck, ResNet50
 
 Precision = Literal["float32", "bf16"]
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psla.data.audio import AudioError
+from psla.audio.decode import AudioError
 from psla.data.vocabulary import Vocabulary
-from psla.evaluation.predictions import Predictions
+from psla.metrics.predictions import Predictions
 from psla.model.folding import Precision, for_inference
 from psla.model.network import TaggingNetwork
 from psla.model.pooling import Tagging

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from psla.model.augmentation import Masks, apply_masks
-from psla.model.backbone import BACKBONES, build_backbone
-from psla.model.front_end import FrontEnd, FrontEndConfig
+from psla.model.backbones.contract import BACKBONES, build_backbone
+from psla.model.frontends.kaldi import FrontEnd, FrontEndConfig
 from psla.model.pooling import Pooling, Tagging
 
 # The backbones halve time and frequency five times.
@@ -24,7 +24,7 @@ STRIDE = 32
 class NetworkConfig:
     """What is needed to build a network: all of it stands in the model file.
 
-    backbone: a name of `psla.model.backbone.BACKBONES`.
+    backbone: a name of `psla.model.backbones.contract.BACKBONES`.
     classes: number of outputs.
     heads: attention heads; 0 is mean pooling.
     batch_norm_momentum: share of the newest batch in the running statistics, in (0, 1].

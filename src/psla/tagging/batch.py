@@ -20,9 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psla.data.audio import AudioError
-from psla.data.watch import DecodePool
-from psla.tagging.decoding import unpack_rate
+from psla.audio.decode import AudioError
+from psla.audio.tag_decoding import unpack_rate
+from psla.audio.watch import DecodePool
 from psla.tagging.recording import Recording
 from psla.tagging.result import TagResult
 from psla.tagging.tagger import BATCH, Tagger
@@ -51,7 +51,7 @@ def tag_files(tagger: Tagger, paths: Iterable[str], pool: DecodePool, embed: boo
     """Tag files, one result for each path, in their order.
 
     Args:
-        pool: what `psla.tagging.decoding.decode_pool` gives.
+        pool: what `psla.audio.tag_decoding.decode_pool` gives.
         embed: fill in `TagResult.embedding`.
 
     Example:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from psla.data.audio import SAMPLE_RATE
+from psla.audio.decode import SAMPLE_RATE
 from psla.data.vocabulary import Vocabulary
 from psla.tagging.meter import SignalMeter
 from psla.tagging.result import Embedding, TagResult

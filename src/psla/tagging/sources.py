@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from psla.model.published import SUFFIXES, known_names, names_near
+from psla.weights.catalogue import SUFFIXES, known_names, names_near
 
 _WILD = frozenset("*?[")
 
@@ -98,6 +98,6 @@ def _files_below(folder: str) -> list[str]:
 
 
 def _suffixes() -> frozenset[str]:
-    from psla.data.corpora.folder import AUDIO_SUFFIXES  # brings polars, which a list of files does not need
+    from psla.corpora.folder import AUDIO_SUFFIXES  # brings polars, which a list of files does not need
 
     return AUDIO_SUFFIXES

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from psla.data.audio import SAMPLE_RATE, AudioStream, Source, from_array
-from psla.model.committee import load_any
+from psla.audio.decode import SAMPLE_RATE, AudioStream, Source, from_array
+from psla.audio.tag_decoding import checked_rate, decode_pool
+from psla.model.ensemble import load_any
+from psla.model.file import Model
 from psla.model.folding import Precision, for_inference
 from psla.model.inference import tag_waveforms
-from psla.model.model_file import Model
 from psla.model.network import STRIDE
-from psla.tagging.decoding import checked_rate, decode_pool
 from psla.tagging.recording import Combine, Recording, WindowTagging
 from psla.tagging.result import Embedding, TagResult
 from psla.tagging.sources import expand_sources
@@ -201,7 +201,7 @@ def load(
         hop_s, combine, precision: as `Tagger` takes them.
 
     Raises:
-        ModelFileError, CommitteeError, PublishedError, DownloadError: as `psla.model.committee.load_any`.
+        ModelFileError, CommitteeError, PublishedError, DownloadError: as `psla.model.ensemble.load_any`.
         ValueError: as `Tagger`.
 
     Example:

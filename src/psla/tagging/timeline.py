@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from psla.data.audio import SAMPLE_RATE
+from psla.audio.decode import SAMPLE_RATE
 
 
 class Timeline:

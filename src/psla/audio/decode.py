@@ -1,0 +1,229 @@
+"""Audio files, bytes and arrays as mono int16 at 16 kHz.
+
+    decode to float32 -> mean of the channels -> resample in float32 -> round to int16
+
+Rounding stands last because resampling int16 turns silence into +-1. There is one path for all sources, in blocks: a
+file read whole, the same file streamed in blocks of any size and the same samples given as an array agree to the bit
+(soxr's output does not depend on how its input is cut; the tests hold it to that).
+
+A file that holds less than its header declares is refused, not shortened. Not covered: headerless files; headers whose
+length libsndfile does not compare with the file (Ogg, AVR, MPC2K, PAF, PVF, IRCAM, NIST, MAT5); MP3 without a Xing
+header, of which libsndfile decodes the length it guesses.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+import soxr
+
+from psla.audio.sound_file import AudioError as AudioError
+from psla.audio.sound_file import Source as Source
+from psla.audio.sound_file import name_of, open_sound
+
+SAMPLE_RATE = 16000  # Hz
+
+_MOST_VALUES = 1 << 23  # values decoded at a time, over all channels: a bound for files of absurd rate or channel count
+_UNKNOWN_LENGTH = 1 << 62  # libsndfile gives the greatest int64 where a header leaves the length open
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of an audio file declares."""
+
+    sample_rate: int  # Hz
+    channels: int
+    frames: int  # samples a channel
+    duration_s: float  # frames / sample_rate
+    format: str  # container and encoding as libsndfile names them, such as `WAV/PCM_16`
+
+
+class AudioStream:
+    """Audio of any length as an iterator of mono int16 blocks at 16 kHz, in bounded memory. A context manager.
+
+    Args:
+        source: a path, the bytes of a file, or a binary file object (read from its beginning, left open).
+        block_s: seconds of the source decoded at a time, > 0. It sets the lengths of the blocks, never the samples.
+        start_s: where to begin in the source, in seconds, >= 0; None is its beginning.
+        end_s: where to end in the source, in seconds, > start_s; None, or past its end, is its end.
+
+    Attributes:
+        name: what errors call the source.
+        source_rate: sample rate of the source, in Hz.
+        source_channels: channels of the source.
+
+    Shape:
+        each block: (samples,) int16, never empty, at most about block_s * 16000 samples.
+
+    Raises:
+        AudioError: at the start or while iterating; the file, and why it cannot be read.
+        ValueError: a block length that is not positive, or iterating a closed stream.
+
+    Example:
+        >>> import io
+        >>> file = io.BytesIO()
+        >>> soundfile.write(file, np.zeros((8000, 2)), 8000, format="WAV")
+        >>> with AudioStream(file, block_s=0.25) as stream:
+        ...     print(stream.source_rate, stream.source_channels, sum(len(block) for block in stream))
+        8000 2 16000
+    """
+
+    def __init__(
+        self, source: Source, block_s: float = 10.0, *, start_s: float | None = None, end_s: float | None = None
+    ) -> None:
+        if not block_s > 0:
+            raise ValueError(f"block_s must be greater than 0 seconds, not {block_s}")
+        self.name = name_of(source)
+        self._file = open_sound(source, self.name)
+        self.source_rate = int(self._file.samplerate)
+        self.source_channels = int(self._file.channels)
+        most = max(1, _MOST_VALUES // self.source_channels)
+        self._block_frames = max(1, int(min(block_s * self.source_rate, most)))
+        self._begin, self._end = self._part(start_s, end_s)
+        self._blocks = _convert(self._decode(), self.source_rate, self.name)
+
+    def __iter__(self) -> AudioStream:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        if self._file.closed:
+            raise ValueError(f"{self.name}: this audio stream is closed")
+        return next(self._blocks)
+
+    def __enter__(self) -> AudioStream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the decoder, and the file where the stream opened it."""
+        self._file.close()
+
+    def _part(self, start_s: float | None, end_s: float | None) -> tuple[int, int]:
+        """First frame and the frame after the last, in the source."""
+        start, end = 0.0 if start_s is None else float(start_s), np.inf if end_s is None else float(end_s)
+        if not 0 <= start < end:
+            raise AudioError(self.name, f"the part from {start} s to {end} s asked for is no part: 0 <= start < end")
+        frames = int(self._file.frames)
+        begin = round(min(start * self.source_rate, _UNKNOWN_LENGTH))
+        if begin >= frames:
+            held = f"{frames / self.source_rate:g} s"
+            raise AudioError(self.name, f"the part asked for begins at {start} s, but there are {held}")
+        return begin, min(frames, round(min(end * self.source_rate, _UNKNOWN_LENGTH)))
+
+    def _decode(self) -> Iterator[np.ndarray]:
+        """Blocks (frames, channels) float32 of the chosen part; refuses a source that stops before its end."""
+        position = 0
+        try:
+            if self._begin and self._file.can_seek():
+                position = int(self._file.seek(self._begin))
+            while position < self._end:
+                # A decoder that cannot seek gets to the beginning of the part by decoding what stands before it.
+                stop = self._begin if position < self._begin else self._end
+                block = self._file.read(min(self._block_frames, stop - position), dtype="float32", always_2d=True)
+                if not len(block):
+                    break
+                if position >= self._begin:
+                    yield block
+                position += len(block)
+        except soundfile.SoundFileError as error:
+            raise AudioError(self.name, f"truncated or damaged: decoding stops after {position} frames") from error
+        if position < self._end and self._end < _UNKNOWN_LENGTH:
+            frames = f"{position} of the {self._file.frames} frames that its header declares"
+            raise AudioError(self.name, f"truncated: decoding stops after {frames}")
+
+
+def read(source: Source, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
+    """The whole source, or its part from start_s to end_s, in seconds: the blocks of `AudioStream`, joined.
+
+    Shape:
+        (samples,) int16, mono at 16 kHz.
+
+    Raises:
+        AudioError: the file, and why it cannot be read.
+
+    Example:
+        >>> import io
+        >>> file = io.BytesIO()
+        >>> soundfile.write(file, np.full((48000, 2), [0.5, 0.0]), 16000, format="FLAC")
+        >>> read(file, start_s=1.0, end_s=1.5).shape, read(file.getvalue())[:3].tolist()
+        ((8000,), [8192, 8192, 8192])
+    """
+    with AudioStream(source, start_s=start_s, end_s=end_s) as stream:
+        return np.concatenate(list(stream))
+
+
+def from_array(array: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Samples in memory, by the path that files take: an array and the lossless file written from it agree to the bit.
+
+    Shape:
+        array: (samples,) or (samples, channels), not more channels than samples; int16, int32, or float in [-1, 1],
+            clipped beyond. Result: (samples at 16 kHz,) int16. `sample_rate` is in Hz, >= 1.
+
+    Raises:
+        AudioError: another shape or type, no samples, NaN or infinity, or a rate below 1 Hz.
+
+    Example:
+        >>> from_array(np.array([0.0, 0.25, -1.0, 1.0]), 16000).tolist()
+        [0, 8192, -32768, 32767]
+    """
+    name = "<array>"
+    array = np.asarray(array)
+    if array.ndim not in (1, 2) or not array.size:
+        raise AudioError(name, f"the shape must be (samples,) or (samples, channels), not empty; it is {array.shape}")
+    if array.ndim == 2 and array.shape[1] > array.shape[0]:  # (channels, samples) would pass as noise
+        raise AudioError(name, f"the shape {array.shape} looks like (channels, samples); give (samples, channels)")
+    if not sample_rate >= 1:
+        raise AudioError(name, f"the sample rate must be 1 Hz or more, not {sample_rate}")
+    if array.dtype in (np.int16, np.int32):
+        values = array.astype(np.float32) / np.float32(-float(np.iinfo(array.dtype).min))
+    elif np.issubdtype(array.dtype, np.floating):
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused below
+            values = array.astype(np.float32)
+    else:
+        raise AudioError(name, f"the type must be float, int16 or int32, not {array.dtype}")
+    return np.concatenate(list(_convert([values.reshape(len(values), -1)], sample_rate, name)))
+
+
+def probe(source: Source) -> AudioInfo:
+    """What the header declares, without decoding.
+
+    Raises:
+        AudioError: the file, and why it cannot be read; also where the header leaves the length open.
+
+    Example:
+        >>> import io
+        >>> file = io.BytesIO()
+        >>> soundfile.write(file, np.zeros(4000), 8000, format="WAV")
+        >>> probe(file)
+        AudioInfo(sample_rate=8000, channels=1, frames=4000, duration_s=0.5, format='WAV/PCM_16')
+    """
+    name = name_of(source)
+    with open_sound(source, name) as file:
+        if file.frames >= _UNKNOWN_LENGTH:
+            raise AudioError(name, "its header does not say how long it is")
+        duration_s = file.frames / file.samplerate
+        return AudioInfo(file.samplerate, file.channels, file.frames, duration_s, f"{file.format}/{file.subtype}")
+
+
+def _convert(blocks: Iterable[np.ndarray], rate: float, name: str) -> Iterator[np.ndarray]:
+    """Blocks (frames, channels) float32 at any rate -> blocks (samples,) int16 at 16 kHz, none of them empty."""
+    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+    samples = 0
+    for block in itertools.chain(blocks, [None]):  # None brings out what the resampler holds
+        with np.errstate(over="ignore", invalid="ignore"):
+            mono = np.zeros(0, np.float32) if block is None else block.mean(axis=1, dtype=np.float32)
+        if rate != SAMPLE_RATE and np.isfinite(mono).all():
+            mono = resampler.resample_chunk(mono, last=block is None)
+        if not np.isfinite(mono).all():  # also after the filter, where values near the end of float32 overflow
+            raise AudioError(name, "holds NaN or infinite samples")
+        samples += len(mono)
+        if len(mono):
+            yield np.minimum(np.rint(np.clip(mono, -1, 1) * np.float32(32768)), 32767).astype(np.int16)
+    if not samples:
+        raise AudioError(name, f"too short for one sample at {SAMPLE_RATE} Hz")

@@ -1,0 +1,153 @@
+"""Headers of many sound files: how long each is, or why it cannot be read; probed in watched workers, kept in a file.
+
+The file makes a scan of millions of files resumable, and a second scan quick: what was probed before is known by path,
+size and time of change. It is a cache: deleting it costs time only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+import soundfile
+
+from psla.audio.decode import AudioError
+from psla.audio.watch import DecodePool, Job
+from psla.files import atomic_write
+
+Report = Callable[[str, int, int], None]
+"""Called as report(stage, done, total) now and then."""
+
+FORMAT_VERSION = 1
+_BATCH = 64  # files that a worker is asked about at a time
+_TIMEOUT_S = 60.0  # without an answer; a slow network disk may take a second a file
+_SAVE_S = 15.0  # seconds of work that a killed scan may lose; more where saving itself takes long
+_KEY = ["path", "size", "mtime_ns", "decoded"]
+_SCHEMA = {
+    "path": pl.String(),
+    "size": pl.Int64(),
+    "mtime_ns": pl.Int64(),
+    "decoded": pl.Boolean(),
+    "duration_s": pl.Float64(),
+    "fault": pl.String(),
+}
+
+
+class Headers:
+    """What is known of the headers of sound files.
+
+    Args:
+        path: where it is kept; None: nowhere. A file of another version, or of another libsndfile, is started anew.
+        workers: processes that probe; None: one a processor, and one alone for a few files.
+
+    Example:
+        >>> Headers(None).probe(pl.DataFrame({"path": ["gone.wav"], "size": [0], "mtime_ns": [0]})).rows()
+        [(None, 'cannot be opened: No such file or directory')]
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, workers: int | None = None) -> None:
+        self.path = None if path is None else Path(path)
+        self._workers = workers
+        self._version = {"version": FORMAT_VERSION, "libsndfile": soundfile.__libsndfile_version__}
+        self._known = self._read()
+
+    def probe(self, files: pl.DataFrame, decode: bool = False, report: Report | None = None) -> pl.DataFrame:
+        """duration_s and fault of each file, in the order of `files`; exactly one of them is null.
+
+        However it ends (an exception, Ctrl-C), what has been probed is kept.
+
+        Args:
+            files: path, size (bytes) and mtime_ns of each file.
+            decode: decode each file to its end; a file that was decoded before need not be probed again.
+            report: told ("headers", done, total) of the files that had to be looked into.
+
+        Raises:
+            OSError: the headers cannot be written.
+        """
+        asked = files.select("path", "size", "mtime_ns", pl.lit(decode).alias("decoded"))
+        new = asked.unique("path").join(self._known, on=_KEY, how="anti", nulls_equal=True).sort("path")
+        if len(new):
+            self._probe_new(new, decode, report)
+        return asked.join(self._known, on=_KEY, how="left", maintain_order="left", nulls_equal=True).select(
+            "duration_s", "fault"
+        )
+
+    def _probe_new(self, new: pl.DataFrame, decode: bool, report: Report | None) -> None:
+        done: list[tuple[float | None, str | None]] = []
+        before, saved, pause = self._known, time.monotonic(), _SAVE_S
+
+        def take_in() -> None:
+            found = pl.DataFrame(done, schema={k: _SCHEMA[k] for k in ("duration_s", "fault")}, orient="row")
+            # An older entry of the same file goes: the file has changed.
+            old = before.join(new.head(len(done)).select("path", "decoded"), on=["path", "decoded"], how="anti")
+            self._known = pl.concat([old, new.head(len(done)).hstack(found)])
+            self._write()
+
+        try:
+            for answers in _ask(new["path"].to_list(), decode, self._workers):
+                done += answers
+                if report is not None:
+                    report("headers", len(done), len(new))
+                if self.path is not None and time.monotonic() - saved > pause:
+                    began = time.monotonic()
+                    take_in()
+                    saved = time.monotonic()
+                    pause = max(_SAVE_S, 20 * (saved - began))
+        finally:
+            take_in()
+
+    def _read(self) -> pl.DataFrame:
+        empty = pl.DataFrame(schema=_SCHEMA)
+        if self.path is None or not self.path.exists():
+            return empty
+        try:
+            stored = pl.read_parquet_metadata(self.path).get("psla_headers")
+            if stored is None or json.loads(stored) != self._version:
+                return empty
+            return pl.read_parquet(self.path)
+        except (pl.exceptions.PolarsError, ValueError) as error:
+            warnings.warn(f"{self.path} is damaged ({error}); all headers are read again", stacklevel=3)
+            return empty
+
+    def _write(self) -> None:
+        if self.path is not None:
+            with atomic_write(self.path) as temporary:
+                self._known.write_parquet(temporary, metadata={"psla_headers": json.dumps(self._version)})
+
+
+def short(seconds: pl.Expr) -> pl.Expr:
+    """Seconds as text: milliseconds where there are any, a whole number without zeros.
+
+    Example:
+        >>> pl.select(short(pl.lit(0.10004))).item(), pl.select(short(pl.lit(30.0))).item()
+        ('0.1', '30')
+    """
+    return seconds.round(3).cast(pl.String()).str.replace(r"\.0$", "")
+
+
+def _ask(paths: Sequence[str], decode: bool, workers: int | None) -> Iterator[list[tuple[float | None, str | None]]]:
+    """The answers for all paths, batch by batch; a batch whose worker is lost is asked again file by file."""
+    size = 1 if decode else _BATCH
+    batches = [paths[i : i + size] for i in range(0, len(paths), size)]
+    count = min(len(batches), workers or os.cpu_count() or 1)
+    with DecodePool(count, _TIMEOUT_S, decoder="psla.audio.inspection:inspect") as pool:
+        for number, (_, result) in enumerate(pool.map(_job(batch, decode) for batch in batches)):
+            if not isinstance(result, AudioError):
+                yield json.loads(result.tobytes())
+            elif len(batches[number]) == 1:
+                yield [(None, result.reason)]
+            else:
+                singles = pool.map(_job([path], decode) for path in batches[number])
+                yield [
+                    (None, one.reason) if isinstance(one, AudioError) else json.loads(one.tobytes())[0]
+                    for _, one in singles
+                ]
+
+
+def _job(paths: Sequence[str], decode: bool) -> Job:
+    return Job(json.dumps({"paths": list(paths), "decode": decode}).encode("ascii"))

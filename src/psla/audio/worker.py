@@ -1,0 +1,121 @@
+"""A decoding worker: the process at the other end of `psla.audio.watch`, which decodes what nobody vouches for.
+
+    jobs     a line of JSON each; where its `bytes` is a number, that many bytes of a sound file follow
+    replies  a kind (1 byte), a length (8 bytes, little-endian), then so many bytes:
+             R ready   B a block of int16 samples   E end of the clip   X it cannot be read: JSON [path, reason]
+
+Nothing is unpickled on either side. This module is imported in every worker: it imports no torch and no polars.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import sys
+import threading
+from collections.abc import Iterator
+from importlib import import_module
+from queue import SimpleQueue
+from typing import BinaryIO
+
+import numpy as np
+
+from psla.audio.decode import AudioError, AudioStream, Source
+
+HEAD = struct.Struct("<cQ")
+READY, BLOCK, END, ERROR = b"R", b"B", b"E", b"X"
+
+
+def decode(source: Source, start_s: float | None, end_s: float | None) -> Iterator[np.ndarray]:
+    """The int16 blocks of a sound file, or of the address of a soundscape or of a clip in a pack.
+
+    Example:
+        >>> sum(len(block) for block in decode("soundscape://7/3?seconds=0.5", 0.25, None))
+        4000
+    """
+    if isinstance(source, str) and "://" in source:  # these bring polars, which files do not need
+        from psla.data.pack.format import PACK_PREFIX, read_address
+        from psla.data.source import SOUNDSCAPE_PREFIX, read_soundscape
+
+        for prefix, read in ((PACK_PREFIX, read_address), (SOUNDSCAPE_PREFIX, read_soundscape)):
+            if source.startswith(prefix):
+                yield read(source, start_s, end_s)
+                return
+    with AudioStream(source, start_s=start_s, end_s=end_s) as stream:
+        yield from stream
+
+
+def main(decoder: str, memory_bytes: int) -> None:
+    """Decode jobs from stdin until it ends; `decoder` is `module:function`, called as `decode` is."""
+    jobs, replies = _take_pipes()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer: it ends its workers
+    module, _, function = decoder.partition(":")
+    decode_blocks = getattr(import_module(module), function)
+    limit_memory(memory_bytes)
+    waiting: SimpleQueue[tuple[Source, float | None, float | None]] = SimpleQueue()
+    threading.Thread(target=_receive, args=(jobs, waiting), daemon=True).start()
+    _send(replies, READY)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the C decoders' own words are of no use to anyone
+    while True:
+        source, start_s, end_s = waiting.get()
+        try:
+            for block in decode_blocks(source, start_s, end_s):
+                _send(replies, BLOCK, np.ascontiguousarray(block, dtype=np.int16).data)
+        except AudioError as error:
+            _refuse(replies, error.path, error.reason)
+        except MemoryError:
+            _refuse(replies, _name(source), f"decoding needs more than the {memory_bytes >> 20} MiB allowed for it")
+        except Exception as error:  # whatever a decoder does with a broken file costs this clip, not the next
+            _refuse(replies, _name(source), f"the decoder failed: {type(error).__name__}: {error}")
+        else:
+            _send(replies, END)
+
+
+def limit_memory(limit_bytes: int) -> None:
+    """Let this process allocate no more than this; systems other than Linux do not keep to it."""
+    if sys.platform != "win32":
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        limit = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """The pipes to the parent, out of the reach of whatever prints to stdout or reads from stdin."""
+    jobs, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    return jobs, replies
+
+
+def _receive(jobs: BinaryIO, waiting: SimpleQueue) -> None:
+    """Take jobs in while another is being decoded: that stdin ends, because the parent died, is seen at once."""
+    try:
+        for line in jobs:
+            job = json.loads(line)
+            length = job["bytes"]
+            waiting.put((job["path"] if length is None else jobs.read(length), job["start_s"], job["end_s"]))
+    finally:
+        os._exit(0)
+
+
+def _send(replies: BinaryIO, kind: bytes, data: bytes | memoryview = b"") -> None:
+    length = memoryview(data).nbytes
+    try:
+        replies.write(HEAD.pack(kind, length))
+        if length:
+            replies.write(data)
+        replies.flush()
+    except BrokenPipeError:
+        os._exit(0)  # the parent is gone
+
+
+def _refuse(replies: BinaryIO, path: str, reason: str) -> None:
+    _send(replies, ERROR, json.dumps([path, reason]).encode())
+
+
+def _name(source: Source) -> str:
+    return source if isinstance(source, str) else "<bytes>"

@@ -1,0 +1,277 @@
+"""Cross-validation on ESC-50's official folds: train on all folds but one, score on that one, for each fold.
+
+    OUT/fold_K/seed_S/                a run for each fold and seed
+    OUT/fold_K/settings/NAME/         a run for each fold and further setting, with the first seed
+    OUT/fold_K/teacher-seed_S...      what each says of the training clips, where a student is asked for
+    OUT/fold_K/teacher.safetensors    the committee of the seeds over them: the mean
+    OUT/fold_K/student_S/             a run on these and the labels, of the same size and budget
+    OUT/cross_validation.json, .md    what was found; see `fold_report.py`
+
+Settings are to be chosen by `selection.py`, which never looks at the fold that is reported; each fold is then trained
+with its own recipe. `inner=True` tries settings out by hand: it leaves the evaluation fold out altogether and scores on
+another fold of the training folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import polars as pl
+
+from psla.corpora import esc50
+from psla.data.clips import Clips
+from psla.lab.folds.candidates import Candidate, SelectionError
+from psla.lab.folds.fold_accuracy import Answers, join
+from psla.lab.shards import share_of, working
+from psla.lab.tables.training_data import Predicting, teacher_predictions
+from psla.lab.trained import trained
+from psla.metrics.predictions import Predictions, average
+from psla.training.recipe import Recipe, RecipeError
+from psla.training.run import Run
+
+FOLDS = esc50.FOLDS
+VARIANTS = ("final", "last_five", "averaged", "checkpoint_ensemble")
+# Table X: the seeds of one setting; several settings, each with the first seed; all of these.
+COMMITTEES = ("committee", "settings", "all")
+
+
+@dataclass(frozen=True)
+class Student:
+    """A distilled model beside the others.
+
+    weight: share of the committee's probabilities in the targets, 0 .. 1. seeds: one student for each.
+    """
+
+    weight: float = 0.5
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a cross-validation trains, and where.
+
+    Attributes:
+        recipe: the same for each fold, or one for each; its seed is replaced by each of `seeds`.
+        root: a corpus in ESC-50's layout.
+        out: a folder; see the module.
+        folds: which folds are evaluated on.
+        inner: for trying settings out; see the module.
+        seeds: a run for each, and a committee of them where there are several.
+        student: distil the committee of the seeds.
+        settings: further settings, for every fold the same: a run of each with the first of `seeds`, and committees
+            with them; see `COMMITTEES`. They are to be chosen without a look at the folds, as the recipe is.
+
+    Raises:
+        RecipeError: a fold has no recipe.
+        SelectionError: a setting has the name of another system.
+    """
+
+    recipe: Recipe | Mapping[int, Recipe]
+    root: str | Path
+    out: str | Path
+    folds: Sequence[int] = FOLDS
+    inner: bool = False
+    seeds: Sequence[int] = (0,)
+    student: Student | None = None
+    settings: Sequence[Candidate] = ()
+
+    def __post_init__(self) -> None:
+        known = self.folds if isinstance(self.recipe, Recipe) else self.recipe
+        if missing := [str(fold) for fold in self.folds if fold not in known]:
+            raise RecipeError(f"there is no recipe for fold {', '.join(missing)}; leave it out, or choose one for it")
+        if taken := [each.name for each in self.settings if each.name in ("single", "student", *COMMITTEES)]:
+            raise SelectionError(
+                f"the setting {taken[0]!r} has the name of a system of the report; give it another one"
+            )
+
+    def recipe_of(self, fold: int) -> Recipe:
+        """What the single models of this fold are trained with, whatever their seed."""
+        return self.recipe if isinstance(self.recipe, Recipe) else self.recipe[fold]
+
+    def clips_of(self, fold: int) -> Clips:
+        """See `fold_clips`."""
+        return fold_clips(self.root, fold, self.inner)
+
+    def folder_of(self, fold: int) -> Path:
+        """Where the runs of this fold are."""
+        return Path(self.out) / f"fold_{fold}"
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """How what was trained answered.
+
+    answers: by system (`single`, `student`, the name of a further setting, or one of `COMMITTEES`) and variant.
+    members: by system and fold, the runs that it consists of; a committee's are others' as well.
+    """
+
+    experiment: Experiment
+    answers: dict[tuple[str, str], Answers]
+    members: dict[str, dict[int, list[Run]]]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every run, by fold."""
+        systems = [folds for system, folds in self.members.items() if system not in COMMITTEES]
+        return [run for fold in self.experiment.folds for system in systems for run in system[fold]]
+
+    @property
+    def hours(self) -> float:
+        """Clock time of all epochs of all runs, predictions included."""
+        return sum(run.seconds for run in self.runs) / 3600
+
+
+def fold_clips(root: str | Path, fold: int, inner: bool = False) -> Clips:
+    """The clips of one round: evaluation on `fold`, or, `inner`, on the next fold with `fold` left out."""
+    if not inner:
+        return esc50.read(root, evaluation_fold=fold)
+    judge = esc50.FOLDS[fold % len(esc50.FOLDS)]  # folds count from 1, so this is the one after `fold`
+    left_out = set(esc50.read(root, evaluation_fold=fold).split("evaluation").clip_ids)
+    clips = esc50.read(root, evaluation_fold=judge)
+    return clips.filter(~pl.col("clip_id").is_in(sorted(left_out)))
+
+
+def train_singles(
+    experiment: Experiment,
+    shard: tuple[int, int] | None = None,
+    progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
+) -> list[Run]:
+    """The trainings of single models, what `cross_validate` begins with.
+
+    Returns: by fold, those of its seeds; after all folds', again by fold, those of the further settings.
+
+    Args:
+        shard: (i, n), 1 <= i <= n: only every n-th of them; see `psla.lab.shards`.
+        progress: told (run as `fold_1/seed_0`, stage, clips done).
+
+    Raises:
+        ClipsError, RecipeError, LabError: see `cross_validate`.
+    """
+    folds, seeds, settings = experiment.folds, experiment.seeds, experiment.settings
+    jobs = [(fold, f"seed_{seed}", _reseeded(experiment.recipe_of(fold), seed)) for fold in folds for seed in seeds]
+    jobs += [(fold, f"settings/{each.name}", _reseeded(each.recipe, seeds[0])) for fold in folds for each in settings]
+    with working(Path(experiment.out), shard):
+        runs = []
+        for fold, place, recipe in share_of(jobs, shard):
+            folder, told = experiment.folder_of(fold), partial(progress, f"fold_{fold}/{place}")
+            runs.append(trained(recipe, experiment.clips_of(fold), folder / place, progress=told))
+        return runs
+
+
+def train_students(
+    experiment: Experiment,
+    shard: tuple[int, int] | None = None,
+    progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
+) -> dict[int, list[Run]]:
+    """The students, if any are asked for, of each fold whose single models are all finished, by fold.
+
+    Args:
+        shard: (i, n), 1 <= i <= n: only every n-th of the folds.
+        progress: told (run as `fold_1/student_0`, stage, clips done).
+
+    Raises:
+        ClipsError, RecipeError, LabError: see `cross_validate`.
+    """
+    if experiment.student is None:
+        return {}
+    found: dict[int, list[Run]] = {}
+    with working(Path(experiment.out), shard):
+        for fold in share_of(experiment.folds, shard):
+            clips, folder, recipe = experiment.clips_of(fold), experiment.folder_of(fold), experiment.recipe_of(fold)
+            places = {seed: folder / f"seed_{seed}" for seed in experiment.seeds}
+            if not all(Run(place).is_finished for place in places.values()):
+                continue
+            singles = [trained(_reseeded(recipe, seed), clips, place) for seed, place in places.items()]
+            found[fold] = []
+            for each in _distilled(recipe, experiment.student, _teacher(singles, clips, folder)):
+                name = f"student_{each.seed}"
+                told = partial(progress, f"{folder.name}/{name}")
+                found[fold].append(trained(each, clips, folder / name, progress=told))
+    return found
+
+
+def cross_validate(
+    experiment: Experiment, progress: Callable[[str, str, int], None] = lambda run, stage, clips: None
+) -> CrossValidation:
+    """Train and score every fold; a finished run is read, not run again, one that was interrupted goes on.
+
+    Args:
+        progress: told (run as `fold_1/seed_0`, stage, clips done).
+
+    Raises:
+        ClipsError: not the layout of ESC-50.
+        RecipeError: a run in the experiment's folder was begun with another recipe or on other clips.
+        LabError: another process works on that folder.
+    """
+    folds = experiment.folds
+    trainings = iter(train_singles(experiment, progress=progress))
+    seeded = {fold: [next(trainings) for _ in experiment.seeds] for fold in folds}
+    others = {fold: {each.name: next(trainings) for each in experiment.settings} for fold in folds}
+    taught = train_students(experiment, progress=progress)
+    parts: dict[tuple[str, str], list[Answers]] = {}
+    members: dict[str, dict[int, list[Run]]] = {}
+    for fold in folds:
+        systems = _systems(seeded[fold], taught.get(fold, []), others[fold])
+        evaluation = experiment.clips_of(fold).split("evaluation")
+        for system, models in systems.items():
+            members.setdefault(system, {})[fold] = [run for model in models for run in model]
+            for variant in VARIANTS:
+                parts.setdefault((system, variant), []).append(_answers(models, variant, evaluation, fold))
+    return CrossValidation(experiment, {key: join(each) for key, each in parts.items()}, members)
+
+
+def _systems(singles: list[Run], students: list[Run], others: Mapping[str, Run]) -> dict[str, list[list[Run]]]:
+    """The systems of one fold; each has a list of runs for each of its models, a committee's several."""
+    settings = list(others.values())
+    systems = {
+        "single": [[single] for single in singles],
+        "committee": [singles] if len(singles) > 1 else [],
+        "student": [[each] for each in students],
+        **{name: [[run]] for name, run in others.items()},
+        "settings": [[singles[0], *settings]] if others else [],
+        "all": [[*singles, *settings]] if others and len(singles) > 1 else [],
+    }
+    return {system: models for system, models in systems.items() if models}
+
+
+def _reseeded(recipe: Recipe, seed: int) -> Recipe:
+    return Recipe.from_dict({**recipe.model_dump(), "seed": seed})
+
+
+def _distilled(recipe: Recipe, student: Student, teacher: Path) -> list[Recipe]:
+    values = recipe.model_dump()
+    values["distillation"] = {"predictions": str(teacher), "weight": student.weight}
+    return [Recipe.from_dict({**values, "seed": seed}) for seed in student.seeds]
+
+
+def _teacher(singles: Sequence[Run], clips: Clips, folder: Path) -> Path:
+    """The training clips as the seeds' averaged models hear them: the mean of their probabilities, made once."""
+    path = folder / "teacher.safetensors"
+    if not path.is_file():
+        average(teacher_predictions(single, folder, Predicting(clips)) for single in singles).save(path)
+    return path
+
+
+def _answers(members: Sequence[Sequence[Run]], variant: str, clips: Clips, fold: int) -> Answers:
+    """How a system answered on one fold: `members` has a list of runs for each of its models, a committee's several."""
+    files = []
+    for runs in members:
+        # Members of several settings may have fewer epochs: the shortest run's number of files counts.
+        for names in zip(*(_prediction_names(run, variant) for run in runs), strict=False):
+            each = [
+                Predictions.read(run.predictions / "evaluation" / f"{name}.safetensors")
+                for run, name in zip(runs, names, strict=True)
+            ]
+            files.append(each[0] if len(each) == 1 else average(each))
+    return Answers.of(files, clips, fold)
+
+
+def _prediction_names(run: Run, variant: str) -> list[str]:
+    """Of the files that a variant is scored by, the last epoch first, for runs of a committee may differ in length."""
+    if variant not in ("final", "last_five"):
+        return [variant]
+    last = run.recipe.optimizer.epochs
+    return [f"epoch_{epoch:03d}" for epoch in range(last, max(0, last - (1 if variant == "final" else 5)), -1)]

@@ -1,0 +1,149 @@
+"""Mean and deviation of the log-mel of a corpus: what its front end should normalise with.
+
+Over the real frames that a network would be given, not normalised. Frames past the length of the front end do not
+count, nor does the padding of a short clip, which says nothing about the corpus. Each frame counts the same, a long
+clip more than a short one; silence counts as it sounds. Sums run in float64, each block about its own mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from psla.audio.decode import AudioError
+from psla.data.source import ClipSource
+from psla.model.frontends.kaldi import FrontEnd, FrontEndConfig
+
+_AT_A_TIME = 16  # clips that are held in memory
+
+
+class MomentsError(ValueError):
+    """There is no log-mel to measure."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and deviation of the log-mel values of a sample of clips.
+
+    Attributes:
+        mean, deviation: natural log of the mel power; the deviation is that of the values themselves (divided by n).
+        clips, clips_total: clips that were measured, and that there are. seed: what the sample was drawn with.
+        frames: that were measured. silent: clips whose samples are all the same, which are measured, too.
+        too_short: clips with no whole frame. rejected: {clip id: reason} of clips that cannot be read.
+        front_end: what computed the log-mel.
+    """
+
+    mean: float
+    deviation: float
+    clips: int
+    clips_total: int
+    seed: int
+    frames: int
+    silent: int
+    too_short: int
+    rejected: dict[str, str]
+    front_end: FrontEndConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "front_end": self.front_end.to_dict()}
+
+
+def measure(
+    source: ClipSource,
+    config: FrontEndConfig | None = None,
+    clips: int = 1000,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda clips: None,
+) -> Moments:
+    """Measure the log-mel of clips drawn at random without replacement.
+
+    Args:
+        source: the waveforms.
+        config: of the front end; its mean and deviation play no part.
+        clips: how many to draw, >= 1; all where there are no more.
+        seed: of the draw, >= 0.
+        progress: told how many clips are done.
+
+    Raises:
+        MomentsError: no clip has a frame that can be measured.
+        ValueError: clips below 1.
+
+    Example:
+        >>> from psla.data.source import ArraySource
+        >>> noise = np.random.default_rng(0).integers(-9999, 9999, 16000, dtype=np.int16)
+        >>> found = measure(ArraySource(["a", "b"], [noise, noise]))
+        >>> found.clips, found.frames, round(found.mean, 2), round(found.deviation, 2)
+        (2, 196, 0.21, 3.58)
+    """
+    if clips < 1:
+        raise ValueError(f"measuring the log-mel needs 1 clip or more; got {clips}")
+    front = FrontEnd(config)
+    # In ascending order, which reads a pack from front to back.
+    rows = np.sort(np.random.default_rng(seed).permutation(len(source))[:clips])
+    total = _Sums()
+    silent, too_short, rejected = 0, 0, {}
+    with ThreadPoolExecutor(2) as pool:
+        for start in range(0, len(rows), _AT_A_TIME):
+            part = rows[start : start + _AT_A_TIME].tolist()
+            for row, wave in zip(part, pool.map(lambda row: _read(source, row), part), strict=True):
+                if isinstance(wave, AudioError):
+                    rejected[source.clip_ids[row]] = str(wave)
+                    continue
+                wave = np.array(wave[: front.config.window_samples])  # what a network of this front end is given
+                log_mel = front.log_mel(torch.from_numpy(wave)[None]).numpy()
+                too_short += log_mel.size == 0
+                silent += log_mel.size > 0 and not np.ptp(wave)
+                total.add(log_mel)
+            progress(len(part))
+    if not total.count:
+        reason = next(iter(rejected.values()), "they are shorter than a frame")
+        raise MomentsError(f"none of {len(rows)} clips has a log-mel to measure; the first: {reason}")
+    return Moments(
+        mean=total.mean,
+        deviation=(total.squares / total.count) ** 0.5,
+        clips=len(rows) - len(rejected) - int(too_short),
+        clips_total=len(source),
+        seed=seed,
+        frames=total.count // front.config.mel_bins,
+        silent=int(silent),
+        too_short=int(too_short),
+        rejected=rejected,
+        front_end=front.config,
+    )
+
+
+@dataclass
+class _Sums:
+    """Count, mean and sum of squared differences from the mean, of values that come in blocks.
+
+    Source: T. F. Chan, G. H. Golub, R. J. LeVeque, Updating formulae and a pairwise algorithm for computing sample
+    variances, 1979.
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        if not values.size:
+            return
+        mean = float(values.mean(dtype=np.float64))
+        squares = float(np.square(values.astype(np.float64) - mean).sum())
+        together = self.count + values.size
+        apart = mean - self.mean
+        self.squares += squares + apart * apart * self.count * values.size / together
+        self.mean += apart * values.size / together
+        self.count = together
+
+
+def _read(source: ClipSource, row: int) -> np.ndarray | AudioError:
+    try:
+        return source.read(row)
+    except AudioError as error:
+        return error

@@ -1,0 +1,205 @@
+"""Plan: the trainings that the chosen rows come to, each once, in the order in which they can be done.
+
+A training is known by a hash of its resolved recipe and of what it is trained on, so that rows which come to the same
+training share its run. Nothing is run and nothing is written here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from psla.data.clips import Clips
+from psla.lab.tables.rows import AS_RECIPE, MODEL_TABLES, Catalogue, Row
+from psla.lab.tables.training_data import take_share
+from psla.training.recipe import Recipe, RecipeError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    Attributes:
+        key: 12 hex digits, a hash of all that it depends on. row: the first row that needs it; its folder is named
+            after it. seed: of the run. rows: all rows that take its run as their own.
+        recipe: resolved; a distillation's file of predictions is put in when it is there.
+        share: of the training clips. labels: I, II, I+II or None. teachers: keys of the jobs that teach.
+        clips: how many clips it is trained on.
+    """
+
+    key: str
+    row: str
+    seed: int
+    recipe: Recipe
+    clips: int
+    share: float = 1.0
+    labels: str | None = None
+    teachers: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.row}-{self.seed}-{self.key}"
+
+
+@dataclass
+class Plan:
+    """What the chosen rows come to.
+
+    Attributes:
+        rows: the chosen rows by name, in the order of the tables. seeds: of every trained row.
+        jobs: by key, each behind those that it needs. keys: the job of a trained row and a seed.
+        refused: rows that the recipe or the clips cannot carry out, with the reason.
+    """
+
+    catalogue: Catalogue
+    rows: dict[str, Row]
+    seeds: tuple[int, ...]
+    jobs: dict[str, Job] = field(default_factory=dict)
+    keys: dict[tuple[str, int], str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def sources(self, name: str) -> dict[int | None, list[str]]:
+        """By seed the keys of the jobs whose runs a row takes; the seed is None where all seeds are taken together.
+
+        Rows that share a run count once; a committee of `all` goes without the rows that were refused.
+        """
+        row = self.rows[name]
+        if row.members == "seeds":
+            assert row.origin is not None
+            return {None: self._keys([row.origin], self.seeds)}
+        if row.members == "all":
+            return {None: self._keys(self.members(name), self.seeds)}
+        return {seed: self._keys(self.members(name), [seed]) for seed in self.seeds}
+
+    def members(self, name: str) -> list[str]:
+        """The trained rows whose runs a row takes."""
+        row = self.rows[name]
+        if isinstance(row.members, list):
+            return row.members
+        if row.members == "all":
+            trained = [n for n, r in self.rows.items() if r.is_trained and r.table in MODEL_TABLES]
+            return [n for n in trained if n not in self.refused]
+        return [row.origin or name]
+
+    def _keys(self, names: Sequence[str], seeds: Sequence[int]) -> list[str]:
+        found = [self.keys[row, seed] for seed in seeds for row in names if (row, seed) in self.keys]
+        return list(dict.fromkeys(found))
+
+    def reason(self, name: str) -> str | None:
+        """Why a row cannot be carried out; None: nothing is known against it."""
+        if name in self.refused:
+            return self.refused[name]
+        for other in self.catalogue.needs(name):
+            if (why := self.reason(other)) is not None:
+                return why if why.startswith("it needs") else f"it needs the row {other}, which was not run: {why}"
+        if self.rows[name].members == "all" and not self.members(name):
+            return "none of its members was run"
+        return None
+
+    def refuse(self, job: Job, reason: str) -> None:
+        """Note that a training failed: the rows that take its run, and those that need them, cannot be carried out."""
+        for name in job.rows:
+            self.refused.setdefault(name, f"seed {job.seed}: {reason}")
+
+    def differences(self, name: str) -> dict[str, Any]:
+        """What the chain of a row sets, the later over the earlier."""
+        return {key: value for row in self.catalogue.chain(name) for key, value in row.set.items()}
+
+
+def make_plan(
+    catalogue: Catalogue, names: Sequence[str], recipe: Recipe, clips: Clips, clips_hash: str, seeds: Sequence[int]
+) -> Plan:
+    """Resolve the chosen rows (and those they need) to trainings.
+
+    Args:
+        names: of rows and groups. recipe: the lab's; its own seed does not matter.
+        clips_hash: of the table of clips: part of what a training is known by.
+
+    Raises:
+        RowError: an unknown name.
+    """
+    chosen = catalogue.choose(names)
+    plan = Plan(catalogue, {name: catalogue.rows[name] for name in chosen}, tuple(seeds))
+    sizes: dict[tuple[float, int], int] = {}
+    for name, row in plan.rows.items():
+        if (reason := plan.reason(name)) is not None:
+            plan.refused[name] = reason
+        elif row.is_trained:
+            try:
+                jobs = [_job(plan, name, recipe, clips, clips_hash, seed, sizes) for seed in seeds]
+            except RecipeError as error:
+                plan.refused[name] = str(error)
+                continue
+            for job in jobs:
+                known = plan.jobs.setdefault(job.key, job)
+                plan.jobs[job.key] = replace(known, rows=(*known.rows, name))
+                plan.keys[name, job.seed] = job.key
+    return plan
+
+
+def resolve(chain: Sequence[Row], recipe: Recipe, seed: int) -> Recipe:
+    """The recipe of a row: what its chain sets, the root first, on top of the lab's recipe.
+
+    Raises:
+        RecipeError: a value that the recipe refuses.
+
+    Example:
+        >>> chain = Catalogue.load().chain("masking")
+        >>> found = resolve(chain, Recipe.load("demo"), seed=3)
+        >>> found.mixup.rate, found.masking.frequency, found.seed
+        (0.0, 16, 3)
+    """
+    given = recipe.model_dump()
+    data = recipe.model_dump()
+    for row in chain:
+        for key, value in row.set.items():
+            _put(data, key, _get(given, key) if value == AS_RECIPE else value)
+    data["seed"] = seed
+    return Recipe.from_dict(data)
+
+
+def _job(
+    plan: Plan,
+    name: str,
+    recipe: Recipe,
+    clips: Clips,
+    clips_hash: str,
+    seed: int,
+    sizes: dict[tuple[float, int], int],
+) -> Job:
+    catalogue = plan.catalogue
+    resolved = resolve(catalogue.chain(name), recipe, seed)
+    share: float = catalogue.inherited(name, "training_share") or 1.0
+    labels, teacher = catalogue.inherited(name, "labels"), catalogue.inherited(name, "teacher")
+    teachers: list[str] = []
+    if teacher is not None:
+        each = plan.sources(teacher)
+        teachers = each[seed] if seed in each else each[None]
+    if (share, seed) not in sizes:
+        sizes[share, seed] = take_share(clips, share, seed).counts().get("train", 0)
+    if share < 1:  # as long in terms of the run as with all clips
+        shorter = {**resolved.optimizer.model_dump(), "warmup_steps": round(share * resolved.optimizer.warmup_steps)}
+        resolved = Recipe.from_dict({**resolved.model_dump(), "optimizer": shorter})
+    resolved.check(sizes[share, seed], clips.vocabulary)
+    trained_on = {"clips": clips_hash, "share": share, "labels": labels, "teachers": teachers}
+    text = resolved.to_yaml() + json.dumps(trained_on, sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return Job(key, name, seed, resolved, sizes[share, seed], share, labels, tuple(teachers))
+
+
+def _get(data: Mapping[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        data = data[part]
+    return data
+
+
+def _put(data: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        data = data[section]
+    data[last] = value

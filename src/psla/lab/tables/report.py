@@ -1,0 +1,273 @@
+"""The report of a lab: one self-contained page, the same as Markdown, and the verdicts as JSON.
+
+Verdicts first, then the paper's tables beside the measured ones, the figures, the classes, and where every number
+comes from. Everything is computed from the prediction files; where a result file says otherwise, the report says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from psla.files import write_json_atomic, write_text_atomic
+from psla.lab.tables.claims import Claim, load_claims
+from psla.lab.tables.class_scores import class_scores, class_table, correlations
+from psla.lab.tables.measured import Measured, RowResult
+from psla.lab.tables.paper import CITATION
+from psla.lab.tables.quality import read_quality
+from psla.lab.tables.report_figures import figures
+from psla.lab.tables.report_tables import Tables
+from psla.lab.tables.verdicts import (
+    CONTRADICTED,
+    NOT_RESOLVED,
+    NOT_TESTED,
+    RESAMPLES,
+    SUPPORTED,
+    Scoring,
+    Verdict,
+    judge,
+)
+from psla.report.html import Badge, Cell, Folded, Gallery, Heading, Numbers, Part, Table, Text, write_page
+from psla.report.markdown import markdown
+
+SINGLE = ("averaged", "labels_12", "labels_1", "mixup", "plain_mixup", "masking", "plain_masking", "pretraining")
+BADGES = {SUPPORTED: "good", CONTRADICTED: "bad", NOT_RESOLVED: "plain", NOT_TESTED: "off"}
+
+
+def write_report(
+    folder: str | Path,
+    quality: str | Path | None = None,
+    claims: Sequence[Claim] | None = None,
+    resamples: int = RESAMPLES,
+    title: str | None = None,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> list[Path]:
+    """Write report.html, report.md and verdicts.json into a lab's folder and return their paths.
+
+    Args:
+        folder: of the lab.
+        quality: a CSV of the classes' annotation quality; see `psla.lab.tables.quality`.
+        claims: what to judge; the paper's by default.
+        resamples: draws of clips.
+        title: of the page; by default it names the corpus, and mixtures of recordings are soundscapes, too.
+        progress: told 1 for each row that has been scored.
+
+    Raises:
+        FileNotFoundError: no lab in the folder.
+        LabError, QualityError, PredictionsError, ComparisonError: files that cannot be read or do not fit together, or
+            too few clips.
+    """
+    lab = Measured(folder)
+    qualities = {} if quality is None else read_quality(quality, lab.labels.vocabulary)
+    scores = Scoring(lab, resamples, progress=progress)
+    verdicts = judge(load_claims() if claims is None else claims, scores)
+    parts = report_parts(lab, scores, verdicts, qualities)
+    title = title or f"PSLA on {lab.info.get('clips', {}).get('name') or 'clips'}"
+    paths = [lab.folder / name for name in ("report.html", "report.md", "verdicts.json")]
+    write_page(paths[0], title, parts, CITATION)
+    write_text_atomic(paths[1], markdown(title, parts, CITATION))
+    data = {"version": 1, "resamples": resamples, "verdicts": [verdict.to_dict() for verdict in verdicts]}
+    write_json_atomic(paths[2], data)
+    return paths
+
+
+def report_parts(
+    lab: Measured, scores: Scoring, verdicts: Sequence[Verdict], quality: Mapping[str, float]
+) -> list[Part]:
+    """The parts of the page."""
+    best = lab.first_done((*SINGLE, "baseline", *lab.rows))
+    classes = None if best is None else class_scores(lab, best)
+    baseline = lab.first_done([name for name in ("baseline", "pretraining") if best is None or name != best.row])
+    measured = {} if classes is None else correlations(classes, lab, quality)
+    parts = [*_head(lab), *verdict_parts(verdicts), *_disagreements(lab, scores)]
+    parts += Tables(lab, scores).parts(measured)
+    pictures = figures(lab, classes)
+    if pictures:
+        parts += [Heading("Figures 3 to 8, from this lab"), Gallery(pictures)]
+    if classes is not None:
+        compared = None if baseline is None else class_scores(lab, baseline)
+        parts += [
+            Heading("Class by class"),
+            Text(f"Average precision of the row {classes.row.row} ({classes.row.title}), the mean over its seeds."),
+            class_table(classes, compared, lab, quality),
+        ]
+    return [*parts, *_provenance(lab)]
+
+
+def _head(lab: Measured) -> list[Part]:
+    info = lab.info
+    clips = info.get("clips", {})
+    splits = clips.get("splits", {})
+    split = info.get("split", "evaluation")
+    done = [row for row in lab.rows.values() if row.done]
+    pairs = [
+        ("training clips", f"{splits.get('train', 0):,}"),
+        (f"{split} clips", f"{splits.get(split, 0):,}"),
+        ("classes", str(clips.get("classes", len(lab.labels.vocabulary)))),
+        ("seeds", str(len(info.get("seeds", [])))),
+        ("rows", f"{len(done)} of {len(lab.rows)}"),
+        ("hours", f"{_hours(done):.2f}"),
+    ]
+    changed = ", ".join(f"{key}={value}" for key, value in info.get("overrides", {}).items()) or "none"
+    facts = [
+        ("corpus", str(clips.get("name", ""))),
+        ("scored against", f"{str(info.get('truth', 'labels')).replace('_', ' ')} of the split {split}"),
+        ("recipe", f"{info.get('recipe', '')}; changed: {changed}"),
+        ("machine", str(info.get("machine", ""))),
+        ("date", str(info.get("date", ""))),
+        ("command", str(info.get("command", ""))),
+    ]
+    rows: list[list[Cell]] = [[name, value] for name, value in facts if value]
+    return [Numbers(pairs), Table(["", "this lab"], rows, text=(0, 1))]
+
+
+def verdict_parts(verdicts: Sequence[Verdict]) -> list[Part]:
+    """The verdicts: how many of each kind, the tested ones as a table, the others folded away."""
+    tested = [verdict for verdict in verdicts if verdict.difference is not None]
+    counts = [(status, str(sum(v.status == status for v in verdicts))) for status in BADGES]
+    first = next((v for v in tested), None)
+    unit = "clips" if first is None or first.unit == "clip" else "sources, each with all of its clips"
+    parts: list[Part] = [
+        Heading("Does this lab support the paper's claims?"),
+        Numbers(counts),
+        Text(
+            "A difference is in mAP, the mean over pairs of trainings with the same seed; its 95 % interval says what "
+            f"other seeds and other {unit} might have given. Seeds are few, so it uses Student's quantiles, and rows "
+            "that were trained apart are judged with the luck that all rows of this lab had. The p-value is corrected "
+            "after Holm for the number of claims tested; supported or contradicted means below 0.05. A claim that is "
+            "not resolved may be true: this lab is too small to tell."
+        ),
+    ]
+    if any(v.difference is not None and v.difference.seeds == 1 for v in tested):
+        parts.append(Text("With one pair of models the variance of training is left out of the interval."))
+    if tested:
+        parts.append(_verdict_table(tested))
+        parts.append(Folded("Where the intervals come from: seeds and clips", [_variance_table(tested)]))
+    missing = [v for v in verdicts if v.difference is None]
+    if missing:
+        rows: list[list[Cell]] = [[v.claim.text, v.claim.where, _paper(v.claim), v.reason] for v in missing]
+        table = Table(["claim", "where", "paper", "why not"], rows, text=(0, 1, 2, 3), cards=True)
+        parts.append(Folded(f"Not tested: {len(missing)} claims", [table]))
+    return parts
+
+
+def _verdict_table(tested: Sequence[Verdict]) -> Table:
+    rows: list[list[Cell]] = []
+    for verdict in tested:
+        found = verdict.difference
+        assert found is not None
+        rows.append(
+            [
+                verdict.claim.text,
+                Badge(verdict.status, BADGES[verdict.status]),
+                f"{found.value:+.4f}",
+                f"[{found.low:+.4f}, {found.high:+.4f}]",
+                f"{verdict.worse:.4f} → {verdict.better:.4f}",
+                _p(verdict.p),
+                _paper(verdict.claim),
+            ]
+        )
+    head = ["claim", "verdict", "difference", "95 % interval", "measured", "p", "paper"]
+    return Table(head, rows, text=(0, 1, 6), cards=True)
+
+
+def _variance_table(tested: Sequence[Verdict]) -> Table:
+    """Where the intervals come from."""
+    head = ["claim", "where", "rows", "seeds", "from seeds", "from clips", "one training", "p alone", "note"]
+    rows: list[list[Cell]] = []
+    for verdict in tested:
+        found = verdict.difference
+        assert found is not None
+        rows.append(
+            [
+                verdict.claim.id,
+                verdict.claim.where,
+                " over ".join(verdict.claim.rows[:2]),
+                str(found.seeds),
+                _error(found.seeds_deviation),
+                _error(found.clips_deviation),
+                _error(found.training_deviation),
+                _p(found.p),
+                verdict.reason or "-",
+            ]
+        )
+    caption = (
+        "Standard errors of the difference from the luck of seeds and from that of clips; the deviation of one pair of "
+        "trainings without what clips do to it; p before the correction."
+    )
+    return Table(head, rows, caption, text=(0, 1, 2, 8), cards=True)
+
+
+def _error(value: float | None) -> str:
+    return "left out" if value is None else f"± {value:.4f}"
+
+
+def _paper(claim: Claim) -> str:
+    if not claim.paper:
+        return "no number"
+    return "; ".join(f"{name}: {worse:.4f} → {better:.4f}" for name, (worse, better) in claim.paper.items())
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def _disagreements(lab: Measured, scores: Scoring) -> list[Part]:
+    """Rows whose result file says another mAP than its predictions."""
+    parts: list[Part] = []
+    for row in lab.rows.values():
+        if row.done:
+            stored = row.mean.get("mean_average_precision")
+            found = float(np.mean([each.exact for each in scores[row.row].by_seed.values()]))
+            if stored is None or abs(stored - found) > 1e-6:
+                said = "no mAP" if stored is None else f"mAP {stored:.6f}"
+                parts.append(Text(f"Row {row.row}: results/{row.row}.json says {said}, its predictions {found:.6f}."))
+    return [Heading("Result files that disagree with their predictions"), *parts] if parts else []
+
+
+def _provenance(lab: Measured) -> list[Part]:
+    head = ["row", "title", "scored", "seed", "mAP", "hours", "changed", "runs", "predictions", "command"]
+    rows: list[list[Cell]] = []
+    missing: list[list[Cell]] = []
+    for row in lab.rows.values():
+        changed = ", ".join(f"{key}={value}" for key, value in row.recipe.items()) or "-"
+        for each in row.seeds if row.done else []:
+            value = each.scores.get("mean_average_precision")
+            names = list(dict.fromkeys(Path(path).parent.as_posix() for path in each.predictions))
+            files = f"{len(each.predictions)} in {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
+            runs = ", ".join(each.runs[:3]) + (f" … ({len(each.runs)})" if len(each.runs) > 3 else "")
+            rows.append(
+                [
+                    row.row,
+                    row.title,
+                    (row.take or "-").replace("_", " "),
+                    "all" if each.seed is None else str(each.seed),
+                    "-" if value is None else f"{value:.4f}",
+                    "-" if each.hours is None else f"{each.hours:.3f}",
+                    changed,
+                    runs,
+                    files,
+                    each.command or "-",
+                ]
+            )
+        if not row.done:
+            missing.append([row.row, row.title, row.reason or row.status])
+    parts: list[Part] = [Heading("Where the numbers come from")]
+    parts.append(Folded(f"{len(rows)} results, by row and seed", [Table(head, rows, text=(0, 1, 2, 6, 7, 8, 9))]))
+    if missing:
+        parts.append(Folded(f"{len(missing)} rows not run", [Table(["row", "title", "why"], missing, text=(0, 1, 2))]))
+    return parts
+
+
+def _hours(rows: Sequence[RowResult]) -> float:
+    """Hours of all runs; a run that several rows share counts once."""
+    by_run: dict[str, float] = {}
+    for row in rows:
+        for each in row.seeds:
+            if each.hours is not None and len(each.runs) == 1:
+                by_run[each.runs[0]] = each.hours
+    return sum(by_run.values())

@@ -1,0 +1,147 @@
+"""Figures 3 to 8 of the paper, drawn from what a lab measured; a figure whose rows were not run is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+
+from psla.lab.tables.class_scores import ClassScores, training_counts
+from psla.lab.tables.measured import Measured, RowResult
+from psla.report.html import Picture
+from psla.report.pictures import Curve, curves, ranked, scatter
+from psla.techniques.coverage import expected_unseen, simulated_unseen
+from psla.techniques.sampling import clip_weights
+from psla.training.recipe import Recipe
+from psla.training.run import Run
+
+SHARES = {10: "share_10", 25: "share_25", 50: "share_50"}
+WHOLE = {"none": "baseline", "imagenet": "pretraining"}  # all of the training clips
+CURVES = ("labels_12", "mixup", "plain_mixup", "masking", "sampling", "pretraining", "baseline")
+
+
+def figures(lab: Measured, scores: ClassScores | None) -> list[Picture]:
+    """Those of Figures 3 to 8 that can be drawn, and average precision against class count.
+
+    Args:
+        lab: what was measured.
+        scores: of the best single model, class by class; None: no row is done.
+    """
+    drawn: Sequence[Callable[[], Picture | None]] = (
+        lambda: _amount(lab),
+        lambda: _counts(lab),
+        lambda: _unseen(lab),
+        lambda: None if scores is None else _classes(lab, scores),
+        lambda: _sweep(lab),
+        lambda: _learning(lab),
+        lambda: None if scores is None else _against_count(lab, scores),
+    )
+    return [picture for draw in drawn if (picture := draw()) is not None]
+
+
+def _amount(lab: Measured) -> Picture | None:
+    lines = []
+    for name, label in (("imagenet", "pretrained on ImageNet"), ("none", "not pretrained")):
+        rows = {share: f"{prefix}_{name}" for share, prefix in SHARES.items()} | {100: WHOLE[name]}
+        done = [(share, lab.rows[row]) for share, row in rows.items() if row in lab.rows and lab.rows[row].done]
+        if any(share < 100 for share, _ in done):
+            values = [float(row.mean["mean_average_precision"] or 0) for _, row in done]
+            spread = [float(row.deviation.get("mean_average_precision") or 0) for _, row in done]
+            lines.append(Curve(label, [share for share, _ in done], values, spread))
+    if not lines:
+        return None
+    png = curves(lines, "% of the training clips", "mAP", log_x=True)
+    return _picture(png, "Figure 3", "Mean average precision against the amount of training clips. Shade: deviation.")
+
+
+def _counts(lab: Measured) -> Picture | None:
+    counts = training_counts(lab)
+    if not counts.any():
+        return None
+    png = ranked(counts.astype(float).tolist(), lab.labels.vocabulary.names, "training clips", log=True)
+    return _picture(png, "Figure 4", "Training clips of each class; the axis is logarithmic.")
+
+
+def _unseen(lab: Measured) -> Picture | None:
+    train = lab.clips.split("train").labels()
+    recipe = _recipe(lab)
+    weights = clip_weights(train)
+    if not len(train) or not weights.sum() > 0:
+        return None
+    epochs = recipe.optimizer.epochs if recipe is not None else 30
+    rates = list(dict.fromkeys([0.0, recipe.mixup.rate if recipe is not None and recipe.mixup.rate else 0.5]))
+    expected, counted = expected_unseen(weights, epochs, rates), simulated_unseen(weights, epochs, rates)
+    x = list(range(1, epochs + 1))
+    lines = []
+    for style, rate in enumerate(rates):
+        lines.append(Curve(f"mixup rate {rate:g}: expected", x, expected[rate].tolist(), style=style))
+        lines.append(Curve("counted", x, counted[rate].tolist(), points=True, style=style))
+    png = curves(lines, "epochs", "share not heard yet", whole=True, y_range=(0, None))
+    return _picture(png, "Figure 5", "Training clips not heard yet under balanced sampling.")
+
+
+def _classes(lab: Measured, scores: ClassScores) -> Picture:
+    names = lab.labels.vocabulary.names
+    average = float(np.nanmean(scores.mean))
+    png = ranked(scores.mean.tolist(), names, "average precision", scores.deviation.tolist(), mean=average)
+    many = ", with its deviation over seeds" if len(scores.row.seeds) > 1 else ""
+    return _picture(png, "Figure 6", f"Average precision of each class of the row {scores.row.row}{many}.")
+
+
+def _sweep(lab: Measured) -> Picture | None:
+    row = lab.rows.get("start_sweep")
+    if row is None or not row.done or not row.details.get("first_epoch"):
+        return None
+    names = {"weights": "averaged weights", "predictions": "averaged predictions", "alone": "checkpoint alone"}
+    x = row.details["first_epoch"]
+    lines = [
+        Curve(label, x, [np.nan if y is None else y for y in row.details[key]])
+        for key, label in names.items()
+        if row.details.get(key)
+    ]
+    png = curves(lines, "first epoch of the average", "mAP", whole=True)
+    return _picture(png, "Figure 7", "Mean average precision against the first epoch that is averaged.")
+
+
+def _learning(lab: Measured) -> Picture | None:
+    first = lab.first_done(CURVES)
+    chosen = [row for row in (first, lab.first_done(("baseline",))) if row is not None]
+    lines = [line for row in {row.row: row for row in chosen}.values() if (line := _log_curve(lab, row))]
+    if not lines:
+        return None
+    png = curves(lines, "epoch", "mAP", whole=True)
+    return _picture(png, "Figure 8", "Learning curves: mean average precision after each epoch. Shade: deviation.")
+
+
+def _log_curve(lab: Measured, row: RowResult) -> Curve | None:
+    """Mean and deviation over the row's seeds of what log.csv has, an epoch."""
+    column = f"{lab.info.get('split', 'evaluation')}_map"
+    by_epoch: dict[int, list[float]] = {}
+    for seed in row.seeds:
+        for folder in seed.runs[:1]:
+            if (lab.path(folder) / "log.csv").is_file():
+                for each in Run(lab.path(folder)).read_log():
+                    if column in each:
+                        by_epoch.setdefault(int(each["epoch"]), []).append(each[column])
+    if not by_epoch:
+        return None
+    x = sorted(by_epoch)
+    spread = [stdev(by_epoch[e]) if len(by_epoch[e]) > 1 else 0.0 for e in x]
+    return Curve(row.row, x, [mean(by_epoch[e]) for e in x], spread if any(spread) else None)
+
+
+def _against_count(lab: Measured, scores: ClassScores) -> Picture:
+    counts = training_counts(lab).astype(float).tolist()
+    png = scatter(counts, scores.mean.tolist(), "training clips", "average precision", log_x=True)
+    return _picture(png, "Table VII", "Average precision of each class against its training clips.")
+
+
+def _recipe(lab: Measured) -> Recipe | None:
+    path = Path(lab.folder) / "recipe.yaml"
+    return Recipe.load(path) if path.is_file() else None
+
+
+def _picture(png: bytes, name: str, what: str) -> Picture:
+    return Picture(png, what, f"{name}. {what}", narrow=True)

@@ -1,0 +1,239 @@
+"""Runner: carries out a plan, a training after the other, and writes a result for each row.
+
+What is finished is never done again, an interrupted training goes on from its state, a row that cannot be carried out
+is entered as "not run" with its reason and the lab goes on. `shard` spreads the trainings over several processes.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from psla.data.clips import Clips
+from psla.files import Journal, write_json_atomic
+from psla.lab.tables.folder import Lab, today
+from psla.lab.tables.plan import Job, Plan, make_plan
+from psla.lab.tables.results import fingerprint, not_run, row_result
+from psla.lab.tables.rows import Catalogue
+from psla.lab.tables.training_data import Predicting, take_share, teach_labels, teach_probabilities
+from psla.training.devices import Runtime, open_fabric
+from psla.training.recipe import Recipe
+from psla.training.run import Run
+from psla.training.training import TrainingError, TrainingInterrupted, resume, train
+
+Report = Callable[[str, int], None]
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # no fault of a row
+
+
+class LabInterrupted(RuntimeError):
+    """A lab that was asked to stop; what is finished is kept, and the state of the training in progress."""
+
+
+class Watcher(Protocol):
+    """Who is told how the lab gets on."""
+
+    def say(self, sentence: str) -> None:
+        """A thing that happened."""
+
+    def training(self, clips: Mapping[str, int], epochs: int) -> AbstractContextManager[Report]:
+        """The progress of a training: told (split, or `teacher`, clips done)."""
+
+
+class Silent:
+    """A watcher that does not."""
+
+    def say(self, sentence: str) -> None:
+        """See `Watcher`."""
+
+    def training(self, clips: Mapping[str, int], epochs: int) -> AbstractContextManager[Report]:
+        """See `Watcher`."""
+        return nullcontext(lambda stage, count: None)
+
+
+@dataclass
+class Outcome:
+    """What a call came to: rows that are done, rows that were not run and why, trainings that wait for other shards."""
+
+    done: list[str] = field(default_factory=list)
+    not_run: dict[str, str] = field(default_factory=dict)
+    waiting: list[str] = field(default_factory=list)
+    trained: int = 0
+
+
+def prepare(
+    lab: Lab, names: Sequence[str], seeds: Sequence[int], row_files: Sequence[Path] = ()
+) -> tuple[Plan, list[str]]:
+    """The plan of a lab, rows and seeds of the calls before included, and the rows that this call asks for.
+
+    Args:
+        names: of rows and groups. row_files: the user's own rows.
+
+    Raises:
+        RowError: an unknown name, or a file that is no row.
+    """
+    catalogue = Catalogue.load(lab.row_files(row_files))
+    asked = catalogue.choose(names)
+    before = [name for name in lab.stored.get("rows", []) if name in catalogue.rows]
+    seeds = lab.all_seeds(seeds)
+    return make_plan(catalogue, [*before, *asked], lab.recipe, lab.clips, lab.clips_hash, seeds), asked
+
+
+def jobs_of(plan: Plan, names: Sequence[str]) -> list[Job]:
+    """The trainings that rows need, their teachers' among them, in the order of the plan."""
+    ahead = [key for name in names for keys in plan.sources(name).values() for key in keys]
+    wanted: set[str] = set()
+    while ahead:
+        key = ahead.pop()
+        if key not in wanted:
+            wanted.add(key)
+            ahead.extend(plan.jobs[key].teachers)
+    return [job for key, job in plan.jobs.items() if key in wanted]
+
+
+def carry_out(
+    lab: Lab,
+    plan: Plan,
+    names: Sequence[str],
+    runtime: Runtime = Runtime(),  # noqa: B008  (frozen)
+    shard: tuple[int, int] | None = None,
+    watcher: Watcher | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Do the trainings that rows need, then write their results.
+
+    Args:
+        names: rows of the plan. shard: (i, n), 1 <= i <= n: only every n-th training, and no results.
+        stop: asked between the steps; when it says True, the state is kept and LabInterrupted raised.
+
+    Raises:
+        LabError: another process works on the lab.
+        LabInterrupted: `stop` asked for it.
+        OSError: the disk is full.
+    """
+    with lab.working(shard) as journal:
+        work = _Work(lab, plan, runtime, watcher or Silent(), stop, journal)
+        jobs = jobs_of(plan, [name for name in names if name not in plan.refused])
+        for number, job in enumerate(jobs):
+            if shard is None or number % shard[1] == shard[0] - 1:
+                work.job(job, f"run {number + 1} of {len(jobs)}")
+        outcome = Outcome(waiting=work.waiting, trained=work.trained)
+        for name in names:
+            if shard is None:
+                work.result(name, outcome)
+            elif reason := plan.reason(name):
+                outcome.not_run[name] = reason
+        return outcome
+
+
+@dataclass
+class _Work:
+    """A call in progress."""
+
+    lab: Lab
+    plan: Plan
+    runtime: Runtime
+    watcher: Watcher
+    stop: Callable[[], bool]
+    journal: Journal
+    waiting: list[str] = field(default_factory=list)
+    trained: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where trainings run, and predictions, too."""
+        return open_fabric(self.runtime, "float32").device
+
+    def job(self, job: Job, number: str) -> None:
+        """One training, unless it is finished, or what it needs is not there."""
+        run, title = self.lab.run(job), f"{number}: {job.row}, seed {job.seed}"
+        if run.is_finished:
+            return
+        if self.stop():
+            raise LabInterrupted(f"stopped before {title}; the same command goes on")
+        if all(self.plan.reason(name) is not None for name in job.rows):
+            return  # a teacher failed, or another seed of the only row that would take it
+        missing = [key for key in job.teachers if not self.lab.run(self.plan.jobs[key]).is_finished]
+        if missing:
+            teacher = self.plan.jobs[missing[0]]
+            self.waiting.append(job.name)
+            self.watcher.say(
+                f"{title}: skipped, its teacher {teacher.row}, seed {teacher.seed}, belongs to another shard and is "
+                "not there yet; call again when it is"
+            )
+            return
+        self.watcher.say(f"{title}: {'goes on' if run.exists else 'begins'}")
+        try:
+            self._train(job, run)
+        except TrainingInterrupted as pause:
+            raise LabInterrupted(f"stopped in {title}; its state is kept, the same command goes on") from pause
+        except (ValueError, TrainingError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise
+            self.plan.refuse(job, _sentence(error))
+            self.watcher.say(f"{title}: failed: {_sentence(error)}")
+            return
+        self.trained += 1
+        hours = run.seconds / 3600
+        self.journal.append({"run": run.folder.name, "hours": round(hours, 4), "date": today()})
+        self.watcher.say(f"{title}: done in {hours:.2f} h, mAP {_map(run, self.lab.split)}")
+
+    def _train(self, job: Job, run: Run) -> None:
+        counts = {**self.lab.clips.counts(), "train": job.clips, "teacher": self.lab.clips.counts()["train"]}
+        with self.watcher.training(counts, job.recipe.optimizer.epochs) as report:
+            if run.exists:
+                resume(run.folder, runtime=self.runtime, progress=report, stop=self.stop)
+                return
+            recipe, clips = self._material(job, run, report)
+            train(recipe, clips, run.folder, runtime=self.runtime, progress=report, stop=self.stop)
+
+    def _material(self, job: Job, run: Run, report: Report) -> tuple[Recipe, Clips]:
+        """What a training is begun with: its recipe and its clips, made if they are not there."""
+        clips, folder = take_share(self.lab.clips, job.share, job.seed), self.lab.folder / "labels" / run.folder.name
+        teachers = [self.lab.run(self.plan.jobs[key]) for key in job.teachers]
+        predicting = Predicting(self.lab.clips, self.device, lambda count: report("teacher", count))
+        if job.labels is not None:
+            return job.recipe, teach_labels(clips, teachers[0], job.labels, folder, predicting)
+        if not teachers:
+            return job.recipe, clips
+        # The path is absolute, since a recipe knows nothing of the folder that it lies in.
+        path = str(teach_probabilities(teachers, folder, predicting).resolve())
+        distillation = {**job.recipe.distillation.model_dump(), "predictions": path}
+        return Recipe.from_dict({**job.recipe.model_dump(), "distillation": distillation}), clips
+
+    def result(self, name: str, outcome: Outcome) -> None:
+        """Write the result of a row, unless it is there."""
+        lab, plan = self.lab, self.plan
+        there = lab.result(name)
+        mark = fingerprint(lab, plan, name)
+        if there is not None and there["status"] == "done" and there["fingerprint"] == mark:
+            outcome.done.append(name)
+            return
+        if self.stop():
+            raise LabInterrupted(f"stopped before the result of {name}; the same command goes on")
+        reason = plan.reason(name)
+        found = row_result(lab, plan, name, self.device) if reason is None else not_run(lab, plan, name, reason)
+        write_json_atomic(lab.result_file(name), found)
+        self.journal.append({"result": name, "status": found["status"], "date": today()})
+        if reason is None:
+            outcome.done.append(name)
+        else:
+            outcome.not_run[name] = reason
+            self.watcher.say(f"{name}: not run: {reason}")
+
+
+def _map(run: Run, split: str) -> str:
+    scores: dict[str, Any] = run.scores[split]["last_five"]
+    value = scores["mean_average_precision"]
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{Path(str(error.filename)).name}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__

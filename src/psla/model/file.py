@@ -1,0 +1,289 @@
+"""The model file: one .safetensors that holds all that is needed to tag.
+
+Weights as tensors; the front end, the architecture, the vocabulary and the provenance as JSON in the metadata. Nothing
+is guessed at load: another version, an unknown key, a tensor too many or too few, or numbers that are not those that
+were written are refused by name. Whatever a file claims is compared with its size before memory is spent on it
+(`psla.model.tensor_file`).
+
+Not here: several files as one model (`psla.model.ensemble`), published models by name (`psla.weights.catalogue`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import torch
+from torch import Tensor
+
+from psla.data.vocabulary import Vocabulary
+from psla.model.frontends.kaldi import FrontEndConfig
+from psla.model.network import NetworkConfig, TaggingNetwork
+from psla.model.tensor_file import TensorFileError, read_layout, write_tensors
+from psla.model.tensor_file import read_tensors as _read_tensors
+
+VERSION = 1
+_KEY = "psla"
+_PARTS = ("architecture", "front_end", "vocabulary", "card")
+# Bounds on what a front end may ask for: the window is held in memory as a whole, and so is a frame's FFT.
+_LONGEST_WINDOW_S = 3600.0
+_LONGEST_FRAME_MS = 1000.0
+
+
+class ModelFileError(ValueError):
+    """A file that is not a model file of this version, or does not hold what it says."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model file says of itself beside its weights.
+
+    recipe: the resolved recipe, as plain data. scores: as in scores.json. licence: of the weights. training_data: what
+    they were trained on, and its licence. provenance: the run, the epochs averaged, the software. thresholds: for each
+    class id, where one was fitted.
+    """
+
+    recipe: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    training_data: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelCard:
+        """The card with these values; ValueError for a key that is no field, or a value of another kind.
+
+        >>> ModelCard.from_dict({"licence": 3})
+        Traceback (most recent call last):
+        ValueError: the card's licence must be text, not 3
+        """
+        known = [each.name for each in fields(cls)]
+        if unknown := sorted(str(key) for key in values if key not in known):
+            raise ValueError(f"the card has the unknown fields {', '.join(unknown)}; known are {', '.join(known)}")
+        for name, value in values.items():
+            text = name in ("licence", "training_data")
+            if not isinstance(value, str if text else dict):
+                raise ValueError(f"the card's {name} must be {'text' if text else 'a JSON object'}, not {value!r:.80}")
+        for id, threshold in values.get("thresholds", {}).items():
+            if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
+                raise ValueError(f"the threshold of {id!r} must be a finite number, not {threshold!r:.80}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network in evaluation mode with its vocabulary and card."""
+
+    network: TaggingNetwork
+    vocabulary: Vocabulary
+    card: ModelCard
+
+
+def save_model(
+    path: str | Path,
+    network: TaggingNetwork,
+    vocabulary: Vocabulary,
+    card: ModelCard,
+    dtype: Literal["float32", "float16"] = "float32",
+) -> Path:
+    """Write a model file, atomically.
+
+    Args:
+        dtype: how the weights of convolutions and matrices are stored. "float16" halves the file; whoever loads it
+            computes in float32 all the same. Biases, head weights and all of batch normalisation stay float32.
+
+    Raises:
+        ModelFileError: another number of classes in the network than in the vocabulary, a committee (which is written
+            by `psla.model.ensemble.write_committee`), a threshold of a class that is not in the vocabulary, or weights
+            that float16 cannot hold.
+        ValueError: another dtype.
+    """
+    if type(network) is not TaggingNetwork:
+        raise ModelFileError(f"a model file holds one network, not a {type(network).__name__}")
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"dtype must be float32 or float16, not {dtype!r}")
+    if network.config.classes != len(vocabulary):
+        raise ModelFileError(f"the network has {network.config.classes} classes, the vocabulary {len(vocabulary)}")
+    _check_thresholds(card, vocabulary)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    if dtype == "float16":
+        tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise ModelFileError(f"{name} has numbers that float16 cannot hold: store the model as float32")
+    header = {
+        "version": VERSION,
+        "architecture": {key: value for key, value in asdict(network.config).items() if key != "front_end"},
+        "front_end": network.config.front_end.to_dict(),
+        "vocabulary": vocabulary.to_dict(),
+        "card": asdict(card),
+        "sha256": _digest(tensors),
+    }
+    try:
+        text = json.dumps(header, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(f"the card cannot be written as JSON: {error}") from error
+    return write_tensors(path, tensors, {_KEY: text})
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The JSON header of a model file, without its weights.
+
+    Raises:
+        ModelFileError: missing, not a model file, or of another version.
+    """
+    return _read_header(path)[0]
+
+
+def _read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """The header, and the shapes of the tensors that follow it."""
+    if not Path(path).is_file():
+        raise ModelFileError(f"{path}: there is no such model file")
+    try:
+        metadata, shapes = read_layout(path)
+    except (TensorFileError, OSError) as error:
+        raise ModelFileError(f"{path}: not a readable model file ({error})") from error
+    if _KEY not in metadata:
+        raise ModelFileError(f"{path}: a safetensors file, but not a psla model file (no {_KEY!r} in its metadata)")
+    try:
+        header = json.loads(metadata[_KEY], parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path}: not a readable model file ({error})") from error
+    if not isinstance(header, dict):
+        raise ModelFileError(f"{path}: not a readable model file (its metadata is no JSON object)")
+    version = header.get("version")
+    if version != VERSION or isinstance(version, bool):
+        raise ModelFileError(f"{path}: model file version {version!r:.80}; this psla reads version {VERSION}")
+    if missing := set(_PARTS) - set(header):
+        raise ModelFileError(f"{path}: the metadata lacks {', '.join(sorted(missing))}")
+    if unknown := set(header) - {*_PARTS, "version", "sha256"}:
+        raise ModelFileError(f"{path}: the metadata has the unknown parts {', '.join(sorted(unknown))}")
+    for part in _PARTS:
+        if not isinstance(header[part], dict):
+            raise ModelFileError(f"{path}: {part} in the metadata must be a JSON object")
+    return header, shapes
+
+
+def load_model(path: str | Path) -> Model:
+    """Read a model file.
+
+    Raises:
+        ModelFileError: see `read_header`; also tensors that are missing, unexpected or of another shape, by name, or
+            numbers that are not those that were written.
+    """
+    header, shapes = _read_header(path)
+    try:
+        config = _config(header)
+        vocabulary = _vocabulary(header["vocabulary"])
+        card = ModelCard.from_dict(header["card"])
+        _check_thresholds(card, vocabulary)
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(f"{path}: the metadata cannot be used: {error}") from error
+    if config.classes != len(vocabulary):
+        raise ModelFileError(f"{path}: {config.classes} outputs for a vocabulary of {len(vocabulary)} classes")
+    # The largest that the architecture can ask for; the rest of a network is bounded by its backbone's name.
+    rows, name = max(config.heads, 1) * config.classes, "pooling.classification.weight"
+    if name in shapes and shapes[name][:1] != (rows,):
+        raise ModelFileError(f"{path}: {name} has the shape {shapes[name]}; {config_name(config)} need {rows} rows")
+    if name not in shapes:
+        raise ModelFileError(f"{path}: the network {config_name(config)} finds missing 1 tensors: {[name]}")
+    network = TaggingNetwork(config)
+    tensors = load_tensors(network, path)
+    # Files of the first weeks have no checksum.
+    if "sha256" in header and header["sha256"] != _digest(tensors):
+        raise ModelFileError(f"{path}: its numbers are not those that were written (SHA-256): fetch or make it again")
+    return Model(network.eval(), vocabulary, card)
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file (a model file or a checkpoint).
+
+    Raises:
+        ModelFileError: the file cannot be read.
+    """
+    try:
+        return _read_tensors(path)
+    except (TensorFileError, OSError) as error:
+        raise ModelFileError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def load_tensors(network: TaggingNetwork, path: str | Path) -> dict[str, Tensor]:
+    """Load weights, strictly: every tensor of the network and no other, each of the right shape and kind.
+
+    Returns: the tensors as the file has them; those of float16 are float32 in the network.
+
+    Raises:
+        ModelFileError: tensors that are missing, unexpected or misshapen, by name.
+    """
+    tensors, expected = read_tensors(path), network.state_dict()
+    for what, names in (
+        ("finds missing", expected.keys() - tensors.keys()),
+        ("has no use for", tensors.keys() - expected.keys()),
+    ):
+        if names:
+            raise ModelFileError(
+                f"{path}: the network {config_name(network.config)} {what} {len(names)} tensors: {sorted(names)[:3]}"
+            )
+    for name, tensor in expected.items():
+        found = tensors[name]
+        if tensor.shape != found.shape:
+            raise ModelFileError(f"{path}: {name} has the shape {tuple(found.shape)}, not {tuple(tensor.shape)}")
+        if found.dtype != tensor.dtype and (found.dtype, tensor.dtype) != (torch.float16, torch.float32):
+            raise ModelFileError(f"{path}: {name} holds {found.dtype}, not {tensor.dtype}")
+    network.load_state_dict(tensors)
+    return tensors
+
+
+def config_name(config: NetworkConfig) -> str:
+    """Backbone, heads and classes in a few words."""
+    return f"{config.backbone}, {config.heads} heads, {config.classes} classes"
+
+
+def _config(header: dict[str, Any]) -> NetworkConfig:
+    architecture = header["architecture"]
+    for values, kind, known in (
+        (architecture, "architecture", {each.name for each in fields(NetworkConfig)} - {"front_end"}),
+        (header["front_end"], "front end", {each.name for each in fields(FrontEndConfig)}),
+    ):
+        # What a file leaves out would be guessed.
+        for what, names in (("lacks", known - set(values)), ("has the unknown", set(values) - known)):
+            if names:
+                raise ValueError(f"the {kind} {what} {', '.join(sorted(names))}")
+    front_end = FrontEndConfig.from_dict(header["front_end"])
+    window_s = front_end.window_samples / front_end.sample_rate
+    if window_s > _LONGEST_WINDOW_S or max(front_end.frame_length_ms, front_end.hop_ms) > _LONGEST_FRAME_MS:
+        raise ValueError(
+            f"a window of {window_s:g} s in frames of {front_end.frame_length_ms:g} ms, {front_end.hop_ms:g} ms apart; "
+            f"a window may have {_LONGEST_WINDOW_S:g} s, a frame and a hop {_LONGEST_FRAME_MS:g} ms"
+        )
+    return NetworkConfig(**architecture, front_end=front_end)
+
+
+def _vocabulary(values: dict[str, Any]) -> Vocabulary:
+    for name, texts in values.items():
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"the vocabulary's {name} must be a list of texts")
+    return Vocabulary.from_dict(values)
+
+
+def _check_thresholds(card: ModelCard, vocabulary: Vocabulary) -> None:
+    if strangers := [id for id in card.thresholds if id not in vocabulary]:
+        raise ModelFileError(f"thresholds of classes that are not in the vocabulary: {', '.join(strangers[:5])}")
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all numbers as they are stored, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")

@@ -1,0 +1,302 @@
+"""The front end: waveform -> log-mel, as Kaldi computes it, for a whole batch at once.
+
+Source: paper section IV-B (128 log-mel bins, 25 ms window, 10 ms hop, https://arxiv.org/abs/2102.01243) and Kaldi's
+`compute-fbank-feats` with `--htk-compat=true --use-energy=false --dither=0 --num-mel-bins=128 --snip-edges=true`, which
+is what the released code calls. The paper says Hamming window; every published weight was trained with Hann.
+
+Not here: decoding and resampling (`psla.audio.decode`), mixing and masking (`psla.model.augmentation`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+PREEMPHASIS = 0.97
+LOWEST_HZ = 20.0
+FLOOR = torch.finfo(torch.float32).eps
+# Frames worked on at a time: about what a processor's cache holds (2 KiB a frame); elsewhere bounded by memory.
+_BLOCK_FRAMES = 1024
+_BLOCK_FRAMES_ACCELERATOR = 131072
+
+
+@dataclass(frozen=True)
+class FrontEndConfig:
+    """What the front end computes; stored in every model file. ValueError where a field breaks its rule.
+
+    Args:
+        window: `"hanning"` (every published weight) or `"hamming"` (the paper's text); both symmetric.
+        mel_bins: triangular filters between 20 Hz and half the sample rate, 2 to 512.
+        hop_ms, frame_length_ms: from one frame's start to the next's, and a frame's length; whole numbers of samples.
+        frames: length that a log-mel is cut or padded to, at least 1 (AudioSet: 1056).
+        mean, deviation: the log-mel is normalised as (x - mean) / deviation; finite, deviation above 0.
+        padding: value after a clip's end: `"released"` puts 0.0 before normalising (what the released code does, 1.02
+            deviations above the mean), `"masked"` puts `mean`, which normalises to 0.
+        sample_rate: samples per second, 1000 to 192000.
+
+    >>> FrontEndConfig(frames=100).window_samples  # 99 hops of 160 samples and one frame of 400
+    16240
+    """
+
+    window: Literal["hanning", "hamming"] = "hanning"
+    mel_bins: int = 128
+    hop_ms: float = 10.0
+    frame_length_ms: float = 25.0
+    frames: int = 1056
+    mean: float = -4.6476
+    deviation: float = 4.5699
+    padding: Literal["released", "masked"] = "released"
+    sample_rate: int = 16000
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("window", ("hanning", "hamming")), ("padding", ("released", "masked"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        for name, low, high in (("mel_bins", 2, 512), ("frames", 1, 2**31 - 1), ("sample_rate", 1000, 192000)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+        for name, rule in (("hop_ms", ""), ("frame_length_ms", ""), ("mean", ""), ("deviation", " above 0")):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or (rule and value <= 0):
+                raise ValueError(f"{name} must be a finite number{rule}, not {value!r}")
+        for name in ("hop_ms", "frame_length_ms"):
+            samples = getattr(self, name) * self.sample_rate / 1000
+            if samples < 1 + (name != "hop_ms") or abs(samples - round(samples)) > 1e-6:
+                raise ValueError(f"{name} must be a whole number of samples (hop 1, frame 2 at least), not {samples:g}")
+
+    @property
+    def hop_samples(self) -> int:  # from one frame's start to the next's
+        return round(self.hop_ms * self.sample_rate / 1000)
+
+    @property
+    def frame_samples(self) -> int:
+        return round(self.frame_length_ms * self.sample_rate / 1000)
+
+    @property
+    def window_samples(self) -> int:
+        """Samples that give exactly `frames` frames."""
+        return (self.frames - 1) * self.hop_samples + self.frame_samples
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FrontEndConfig:
+        """The configuration with these values, defaults for the rest; ValueError for a key that is no field."""
+        known = sorted(field.name for field in fields(cls))
+        if unknown := sorted(str(key) for key in values if key not in known):
+            raise ValueError(f"unknown front end fields: {', '.join(unknown)}; known are {', '.join(known)}")
+        return cls(**values)
+
+
+def mel_filters(mel_bins: int, fft_size: int, sample_rate: int) -> Tensor:
+    """Kaldi's triangles, linear in mel = 1127 ln(1 + hertz / 700), from 20 Hz to half the sample rate.
+
+    Shape: returns (fft_size / 2 + 1, mel_bins) float64; the row of half the sample rate is zero, as in Kaldi.
+    Low filters can be narrower than the FFT's spacing: they are all zero, their log-mel is always ln(1.19e-7) = -15.94.
+
+        >>> mel_filters(128, 512, 16000).shape
+        torch.Size([257, 128])
+    """
+    hertz = torch.arange(fft_size // 2 + 1, dtype=torch.float64) * (sample_rate / fft_size)
+    mel = 1127 * torch.log1p(hertz / 700)[:, None]
+    low, high = 1127 * math.log1p(LOWEST_HZ / 700), 1127 * math.log1p(sample_rate / 1400)
+    edges = torch.linspace(low, high, mel_bins + 2, dtype=torch.float64)
+    rising = (mel - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - mel) / (edges[2:] - edges[1:-1])
+    filters = torch.minimum(rising, falling).clamp_(min=0)
+    filters[-1] = 0
+    return filters
+
+
+class FrontEnd(nn.Module):
+    """Waveform -> normalised log-mel, as configured; nothing in it is trained, and no gradient passes through it.
+
+    Always float32: half-precision casts and autocast of the network around it leave it alone.
+
+    >>> log_mel, counts = FrontEnd(FrontEndConfig(frames=100))(torch.zeros(2, 16000), torch.tensor([16000, 8000]))
+    >>> log_mel.shape, counts.tolist()
+    (torch.Size([2, 100, 128]), [98, 48])
+    """
+
+    window: Tensor
+    low_filters: Tensor
+    high_filters: Tensor
+
+    def __init__(self, config: FrontEndConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or FrontEndConfig()
+        self.fft_size = 1 << max(config.frame_samples - 1, 3).bit_length()
+        # The filters are a band along a diagonal. Cut into two halves, each with only the FFT bins it touches, the
+        # product with the power spectrum costs half as much.
+        filters = mel_filters(config.mel_bins, self.fft_size, config.sample_rate)
+        half = config.mel_bins // 2
+        low, high = filters[:, :half].any(1).nonzero(), filters[:, half:].any(1).nonzero()
+        self._low_top = int(low.max()) + 1 if len(low) else 1
+        self._high_bottom = int(high.min()) if len(high) else 0
+        window = torch.hann_window if config.window == "hanning" else torch.hamming_window
+        # Kept by value so that `.half()` and the like can be undone without loss.
+        self._exact = {
+            "window": window(config.frame_samples, periodic=False, dtype=torch.float64).float(),
+            "low_filters": filters[: self._low_top, :half].float().contiguous(),
+            "high_filters": filters[self._high_bottom :, half:].float().contiguous(),
+        }
+        for name, value in self._exact.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> FrontEnd:
+        super()._apply(fn, recurse)
+        for name, value in self._exact.items():
+            if getattr(self, name).dtype != torch.float32:
+                setattr(self, name, value.to(getattr(self, name).device))
+        return self
+
+    def frame_counts(self, lengths: Tensor) -> Tensor:
+        """Whole frames that fit into this many samples; (batch,) -> (batch,) int64, 0 where not even one does.
+
+        >>> FrontEnd().frame_counts(torch.tensor([399, 400, 559, 560])).tolist()
+        [0, 1, 1, 2]
+        """
+        spare = lengths.to(torch.int64) - self.config.frame_samples
+        return (torch.div(spare, self.config.hop_samples, rounding_mode="floor") + 1).clamp_(min=0)
+
+    def log_mel(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Natural log of the mel power, before cutting, padding and normalising.
+
+        waveform: (batch, samples) float in [-1, 1], or int16, at the configured sample rate; lengths: (batch,) true
+        sample counts, 0 to samples, all where None; ValueError for other shapes or types. The mean over the true length
+        is removed first. Returns (batch, frames, mel_bins) float32, no frames if samples are fewer than one frame has;
+        frames past a clip's own `frame_counts` are computed from whatever the padding holds and mean nothing.
+
+        >>> FrontEnd().log_mel(torch.zeros(1, 16000, dtype=torch.int16)).shape
+        torch.Size([1, 98, 128])
+        """
+        return self._log_mel(waveform, lengths, None)
+
+    @torch.no_grad()
+    def _log_mel(self, waveform: Tensor, lengths: Tensor | None, most_frames: int | None) -> Tensor:
+        if waveform.ndim != 2:
+            raise ValueError(f"waveform must be (batch, samples), not of shape {tuple(waveform.shape)}")
+        if waveform.dtype != torch.int16 and not waveform.is_floating_point():
+            raise ValueError(f"waveform must be int16 or float, not {waveform.dtype}")
+        if lengths is not None and lengths.shape != waveform.shape[:1]:
+            raise ValueError(f"lengths must be ({len(waveform)},), one a waveform, not {tuple(lengths.shape)}")
+        frame, hop = self.config.frame_samples, self.config.hop_samples
+        batch, samples = waveform.shape
+        frames = max(0, (samples - frame) // hop + 1)
+        frames = min(frames, most_frames or frames)
+        result = torch.empty(batch, frames, self.config.mel_bins, dtype=torch.float32, device=waveform.device)
+        if not result.numel():
+            return result
+        used = (frames - 1) * hop + frame
+        block = _BLOCK_FRAMES if waveform.device.type == "cpu" else _BLOCK_FRAMES_ACCELERATOR
+        clips = max(1, block // frames)
+        with torch.autocast(waveform.device.type, enabled=False):
+            for i in range(0, batch, clips):
+                part = unit_waveform(waveform[i : i + clips])
+                mean = waveform_mean(part, None if lengths is None else lengths[i : i + clips])
+                part = part[:, :used] - mean
+                for start in range(0, frames, block):
+                    stop = min(start + block, frames)
+                    self._block(part[:, start * hop : (stop - 1) * hop + frame], result[i : i + clips, start:stop])
+        return result
+
+    def _block(self, waveform: Tensor, result: Tensor) -> None:
+        """Log-mel of (clips, samples) into result (clips, frames, mel_bins).
+
+        Kaldi takes the frame x[0..n), removes its mean m, pre-emphasises with the first sample repeated, and windows:
+
+            z[0] = w[0] (1 - a) (x[0] - m)        z[i] = w[i] ((x[i] - m) - a (x[i-1] - m))
+                                                       = w[i] (x[i] - a x[i-1]) - (1 - a) m w[i]
+
+        so the difference is taken once on the waveform instead of on frames that overlap 2.5 times.
+        """
+        frame, hop = self.config.frame_samples, self.config.hop_samples
+        clips, frames, mel_bins = result.shape
+        means = waveform.unfold(1, frame, hop).mean(-1, keepdim=True).mul_(1 - PREEMPHASIS)  # (clips, frames, 1)
+        emphasised = waveform.clone()
+        emphasised[:, 1:].sub_(waveform[:, :-1], alpha=PREEMPHASIS)
+        padded = waveform.new_zeros(clips, frames, self.fft_size)
+        windowed = padded[..., :frame]
+        torch.mul(emphasised.unfold(1, frame, hop), self.window, out=windowed)
+        windowed.addcmul_(means, self.window, value=-1)
+        first = waveform[:, : (frames - 1) * hop + 1 : hop] * (1 - PREEMPHASIS)
+        windowed[..., 0] = self.window[0] * (first - means[..., 0])
+        parts = torch.view_as_real(torch.fft.rfft(padded)).square_()
+        power = (parts[..., 0] + parts[..., 1]).view(clips * frames, -1)
+        half = mel_bins // 2
+        mel = power.new_empty(clips * frames, mel_bins)
+        torch.mm(power[:, : self._low_top], self.low_filters, out=mel[:, :half])
+        torch.mm(power[:, self._high_bottom :], self.high_filters, out=mel[:, half:])
+        torch.log(mel.clamp_(min=FLOOR).view_as(result), out=result)
+
+    def fit(
+        self, log_mel: Tensor, frame_counts: Tensor | None = None, frames: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Cut or pad (batch, any, mel_bins) to so many frames (None: as configured), before normalising.
+
+        frame_counts: (batch,) real frames of each clip; all where None. Returns (batch, frames, mel_bins)
+        float32, where positions past a clip's frames hold 0.0 (`released`) or the configured mean (`masked`), and the
+        frame counts, at most `frames`.
+
+        >>> fitted, counts = FrontEnd(FrontEndConfig(frames=4)).fit(torch.ones(1, 3, 128), torch.tensor([2]))
+        >>> fitted[0, :, 0].tolist(), counts.tolist()
+        ([1.0, 1.0, 0.0, 0.0], [2])
+        """
+        (batch, present), frames = log_mel.shape[:2], frames or self.config.frames
+        frame_counts = torch.full((batch,), present) if frame_counts is None else frame_counts
+        counts = frame_counts.to(log_mel.device, torch.int64).clamp(min=0, max=min(present, frames))
+        fill = 0.0 if self.config.padding == "released" else self.config.mean
+        fitted = nn.functional.pad(log_mel[:, :frames].float(), (0, 0, 0, max(0, frames - present)), value=fill)
+        past = torch.arange(frames, device=log_mel.device) >= counts[:, None]  # (batch, frames)
+        return fitted.masked_fill(past[..., None], fill), counts
+
+    def normalise(self, log_mel: Tensor) -> Tensor:
+        """(log_mel - mean) / deviation, any shape, float32.
+
+        >>> FrontEnd().normalise(torch.tensor([-4.6476, -0.0777])).round(decimals=4).tolist()
+        [0.0, 1.0]
+        """
+        return (log_mel.float() - self.config.mean) / self.config.deviation
+
+    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Normalised log-mel (batch, config.frames, mel_bins) and real frame counts (batch,); arguments as `log_mel`.
+
+        Equal to `log_mel`, `fit` and `normalise` in turn, without computing the frames that are cut off.
+        """
+        counts = None if lengths is None else self.frame_counts(lengths)
+        fitted, counts = self.fit(self._log_mel(waveform, lengths, self.config.frames), counts)
+        return self.normalise(fitted), counts
+
+
+def unit_waveform(waveform: Tensor) -> Tensor:
+    """int16 -> float32 in [-1, 1) by 1 / 32768 (exact); float -> float32 as it is.
+
+    >>> unit_waveform(torch.tensor([16384], dtype=torch.int16)).item()
+    0.5
+    """
+    return waveform.float() / 32768 if waveform.dtype == torch.int16 else waveform.float()
+
+
+def waveform_mean(waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Mean of each waveform over its true length: (batch, samples), (batch,) or None -> (batch, 1), float32.
+
+    Summed in float64, where int16 audio adds up exactly: the padding changes no bit of it.
+
+    >>> waveform_mean(torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([2])).item()
+    2.0
+    """
+    kind = torch.float32 if waveform.device.type == "mps" else torch.float64
+    if lengths is None:
+        return waveform.sum(1, keepdim=True, dtype=kind).div_(max(1, waveform.shape[1])).float()
+    lengths = lengths.to(waveform.device)[:, None]
+    real = torch.arange(waveform.shape[1], device=waveform.device) < lengths
+    return (waveform * real).sum(1, keepdim=True, dtype=kind).div_(lengths.clamp(min=1)).float()

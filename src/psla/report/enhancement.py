@@ -1,0 +1,299 @@
+"""What label enhancement changed, for people and for machines: JSON, CSV and a page on which the clips can be heard.
+
+    difference.json   settings, totals, every class, the most confident and the closest additions
+    classes.csv       a line a class          additions.csv   a line an added label, with an empty column `decision`
+    index.html        the same as a page; sounds are linked by relative path, spectrograms are embedded
+    audio/            only for soundscapes, which have no file: the clips of the page as WAV
+
+Not covered: what the change is worth, which only a training with the new labels can say.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import os
+import wave
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from psla.audio.decode import SAMPLE_RATE, AudioError
+from psla.data.clips import Clips
+from psla.data.labels import Labels
+from psla.data.ontology import Ontology
+from psla.data.source import SOUNDSCAPE_PREFIX, open_source
+from psla.files import atomic_write, write_json_atomic
+from psla.report.html import Folded, Heading, Numbers, Part, Table, Text, write_page
+from psla.report.spectrogram_image import spectrogram_png
+from psla.techniques.enhancement import EnhancedClips
+from psla.techniques.labeling import Additions, Enhancement, candidate_labels
+
+SHOWN = 100  # additions of either list
+_NAMES = {1: "I", 2: "II", 3: "I and II"}
+_COLUMNS = ("clip_id", "class_id", "class_name", "type", "probability", "threshold", "path", "decision")
+
+
+def difference(found: Enhancement, clips: Clips) -> dict[str, Any]:
+    """Plain data on what was added.
+
+    Args:
+        found: the enhancement. clips: the enhanced clips, in the same order (`EnhancedClips.part`).
+
+    Returns:
+        Settings (`types`, `threshold`, `relation`), totals (`clips`, `clips_changed`, `labels_before`, `labels_after`,
+        `labels_added`, `added_by_type`, `share_added` of the labels before, `impacted_classes`),
+        `classes_without_threshold` and `classes_outside_ontology` (ids), `classes` (one mapping a class), and the
+        hundred additions with the highest probability (`most_confident`) and with the least distance to the threshold
+        (`closest`). A label that both types propose counts for both, once in the totals.
+    """
+    additions = found.additions
+    before, total = found.original.counts(), len(found.original.indices)
+    added = found.added.counts()
+    of_type = {k: np.bincount(additions.classes[additions.of_type(k)], minlength=len(before)) for k in found.types}
+    classes = [
+        {
+            "class_id": c.id,
+            "class_name": c.name,
+            "threshold": None if np.isnan(found.thresholds[c.index]) else float(found.thresholds[c.index]),
+            "before": int(before[c.index]),
+            "after": int(before[c.index] + added[c.index]),
+            "added": int(added[c.index]),
+            **{f"type_{kind}": int(counts[c.index]) for kind, counts in of_type.items()},
+        }
+        for c in found.labels.vocabulary
+    ]
+    margins = additions.probabilities - found.thresholds[additions.classes]
+    # Stable sorts: equal additions come in the order of the clips.
+    confident = np.argsort(-additions.probabilities, kind="stable")[:SHOWN]
+    closest = np.argsort(margins, kind="stable")[:SHOWN]
+    return {
+        "types": list(found.types),
+        "threshold": found.threshold,
+        "relation": found.relation,
+        "clips": len(found.labels),
+        "clips_changed": len(np.unique(additions.rows)),
+        "labels_before": total,
+        "labels_after": total + len(additions),
+        "labels_added": len(additions),
+        "added_by_type": {kind: int(counts.sum()) for kind, counts in of_type.items()},
+        "share_added": len(additions) / total if total else 0.0,
+        "impacted_classes": int(np.sum(added > 0)),
+        "classes_without_threshold": found.classes_without_threshold,
+        "classes_outside_ontology": list(found.classes_outside_ontology),
+        "classes": classes,
+        "most_confident": _rows(found, additions.take(confident), clips),
+        "closest": _rows(found, additions.take(closest), clips),
+    }
+
+
+def against_truth(found: Enhancement, truth: Labels, ontology: Ontology) -> dict[str, dict[str, Any]]:
+    """How right the additions are, where the truth is known: by type, and `all`.
+
+    For each: `added` labels, how many of them are `correct`, `precision`; how many true labels were `missing` that the
+    type can propose (for `all`: all that were missing, whether the ontology reaches them or not), and `recall`, the
+    share of them that was added. None where there is nothing to divide by.
+
+    Raises:
+        KeyError: clips without a truth.
+    """
+    classes = len(found.labels.vocabulary)
+    original, true = _keys(found.original), _keys(truth.select(found.labels.clip_ids))
+    missing = np.setdiff1d(true, original, assume_unique=True)
+    added = found.additions.rows * classes + found.additions.classes
+    scores = {}
+    for kind in (*found.types, "all"):
+        mine, reachable = added, missing
+        if kind != "all":
+            mine = added[found.additions.of_type(kind)]
+            candidates = candidate_labels(found.original, ontology, {kind}, found.relation)
+            reachable = np.intersect1d(missing, _keys(candidates), assume_unique=True)
+        correct = int(np.isin(mine, true, assume_unique=True).sum())
+        scores[kind] = {
+            "added": len(mine),
+            "correct": correct,
+            "precision": correct / len(mine) if len(mine) else None,
+            "missing": len(reachable),
+            "recall": correct / len(reachable) if len(reachable) else None,
+        }
+    return scores
+
+
+def write_report(
+    folder: str | os.PathLike[str],
+    result: EnhancedClips,
+    truth: dict[str, dict[str, Any]] | None = None,
+    pictures: int = 2 * SHOWN,
+    progress: Callable[[int], None] = lambda clips: None,
+) -> dict[str, Any]:
+    """Write difference.json, classes.csv, additions.csv and index.html; returns what difference.json holds.
+
+    Args:
+        folder: made if it is missing.
+        result: what `enhance_clips` gave.
+        truth: what `against_truth` gave.
+        pictures: the most clips to read for a spectrogram; a clip that cannot be read says so on the page.
+        progress: called with 1 for each clip that was read.
+    """
+    folder = Path(folder)
+    data = difference(result.enhancement, result.part)
+    data |= {"accepted_by_hand": result.accepted, "rejected_by_hand": result.rejected}
+    if truth is not None:
+        data["truth"] = truth
+    write_json_atomic(folder / "difference.json", data)
+    _write_csv(folder / "classes.csv", list(data["classes"][0]) if data["classes"] else [], data["classes"])
+    _write_csv(folder / "additions.csv", _COLUMNS, _rows(result.enhancement, result.enhancement.additions, result.part))
+    shown = list(dict.fromkeys(row["clip_id"] for row in [*data["most_confident"], *data["closest"]]))
+    media = _media(folder, result.part.select(shown), pictures, progress)
+    write_page(folder / "index.html", "Label enhancement", _parts(data, media))
+    return data
+
+
+def _keys(labels: Labels) -> np.ndarray:
+    """Row * classes + class of every label, ascending."""
+    classes = len(labels.vocabulary)
+    return np.repeat(np.arange(len(labels)) * classes, np.diff(labels.offsets)) + labels.indices
+
+
+def _rows(found: Enhancement, additions: Additions, clips: Clips) -> list[dict[str, Any]]:
+    vocabulary, ids = found.labels.vocabulary, found.labels.clip_ids
+    paths = clips.frame["path"].gather(additions.rows).to_list()
+    columns = (additions.rows, additions.classes, additions.types, additions.probabilities)
+    return [
+        {
+            "clip_id": ids[row],
+            "class_id": vocabulary[c].id,
+            "class_name": vocabulary[c].name,
+            "type": _NAMES[types],
+            "probability": probability,
+            "threshold": float(found.thresholds[c]),
+            "path": path,
+        }
+        for row, c, types, probability, path in zip(*(each.tolist() for each in columns), paths, strict=True)
+    ]
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _media(folder: Path, clips: Clips, pictures: int, progress: Callable[[int], None]) -> dict[str, str]:
+    """By clip id the HTML that lets one hear and see it."""
+    source, media = open_source(clips), {}
+    columns = clips.frame.select("clip_id", "path", "start_s", "end_s", "labels").rows()
+    for index, (clip_id, path, start_s, end_s, labels) in enumerate(columns):
+        names = ", ".join(clips.vocabulary[id].name for id in labels) or "none"
+        parts, link = [f"<p>labels before: {html.escape(names)}</p>"], _link(folder, path, start_s, end_s)
+        if index < pictures and (link or path.startswith(SOUNDSCAPE_PREFIX)):
+            progress(1)
+            try:
+                waveform = source.read(index)
+            except AudioError as error:
+                parts.append(f"<p>cannot be read: {html.escape(error.reason)}</p>")
+            else:
+                if not link:
+                    link = f"audio/{index:03d}.wav"
+                    _write_wave(folder / link, waveform)
+                parts.append(f'<img alt="log-mel spectrogram" src="{spectrogram_png(waveform)}">')
+        if link:
+            parts.append(f'<audio controls preload="none" src="{html.escape(link)}"></audio>')
+        media[clip_id] = "".join(parts)
+    return media
+
+
+def _link(folder: Path, path: str, start_s: float | None, end_s: float | None) -> str:
+    """The address of a file from the page's folder, with the span as a media fragment; empty if it is no file."""
+    if "://" in path:
+        return ""
+    span = ""
+    if start_s or end_s is not None:
+        span = f"#t={start_s or 0:g}" + ("" if end_s is None else f",{end_s:g}")
+    return quote(Path(os.path.relpath(path, folder)).as_posix()) + span
+
+
+def _write_wave(path: Path, waveform: np.ndarray) -> None:
+    with atomic_write(path) as temporary, wave.open(str(temporary), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(waveform.astype("<i2").tobytes())
+
+
+_CARDS = """<style>.clips{display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:1rem}
+.clip{border:1px solid var(--line);padding:.6rem .8rem}.clip h3{margin:0;font-size:1rem}.clip p{margin:.25rem 0}
+.clip img{width:100%;height:6rem;image-rendering:pixelated}.clip audio{width:100%}</style>"""
+
+
+@dataclass(frozen=True)
+class _Cards:
+    """Additions as cards that can be heard and seen."""
+
+    rows: Sequence[Mapping[str, Any]]
+    media: Mapping[str, str]
+
+    def html(self) -> str:
+        """See `report.Part`."""
+        return f'{_CARDS}<div class="clips">{"".join(map(self._card, self.rows))}</div>'
+
+    def _card(self, row: Mapping[str, Any]) -> str:
+        text = f"type {row['type']}, probability {row['probability']:.3f}, threshold {row['threshold']:.3f}"
+        return (
+            f'<div class="clip"><h3>+ {html.escape(row["class_name"])}</h3><p>{text}</p>'
+            f"<p>{html.escape(row['clip_id'])}</p>{self.media[row['clip_id']]}</div>"
+        )
+
+
+def _parts(data: Mapping[str, Any], media: Mapping[str, str]) -> list[Part]:
+    """The page, from top to bottom."""
+    threshold = data["threshold"] if isinstance(data["threshold"], str) else f"{data['threshold']:g}th percentile"
+    facts = [
+        ("clips", data["clips"]),
+        ("clips with added labels", data["clips_changed"]),
+        ("labels before", data["labels_before"]),
+        ("labels after", data["labels_after"]),
+        *((f"added as type {kind}", count) for kind, count in data["added_by_type"].items()),
+        ("threshold", threshold),
+        ("relation of type II", data["relation"]),
+        ("rejected by hand", data["rejected_by_hand"]),
+    ]
+    parts: list[Part] = [
+        Numbers(
+            [
+                ("labels added", str(data["labels_added"])),
+                ("of the labels before", f"{100 * data['share_added']:.2f} %"),
+                ("impacted classes", f"{data['impacted_classes']} of {len(data['classes'])}"),
+            ]
+        ),
+        Table(["settings and totals", ""], [[name, str(value)] for name, value in facts]),
+    ]
+    if "truth" in data:
+        shown = ["added", "correct", "precision", "missing", "recall"]
+        kinds = data["truth"].items()
+        rows = [[f"type {k}" if k != "all" else k, *(_text(each[key]) for key in shown)] for k, each in kinds]
+        parts += [Heading("Against the truth"), Table(["", *shown], rows)]
+    by_type = [f"type_{kind}" for kind in data["types"]]
+    keys = ["class_name", "added", *by_type, "before", "after", "threshold"]
+    changed = sorted((each for each in data["classes"] if each["added"]), key=lambda each: -each["added"])
+    head = ["class", "added", *(kind.replace("_", " ") for kind in by_type), "before", "after", "threshold"]
+    parts += [Heading("Classes with added labels"), Table(head, [[_text(each[k]) for k in keys] for each in changed])]
+    named = {each["class_id"]: each["class_name"] for each in data["classes"]}
+    for title, key in (
+        ("Classes without positives, which have no threshold and get no label", "classes_without_threshold"),
+        ("Classes outside the ontology, which propose nothing", "classes_outside_ontology"),
+    ):
+        if data[key]:
+            parts.append(Folded(f"{title}: {len(data[key])}", [Text(", ".join(named[id] for id in data[key]))]))
+    for title, name in (("Most confident additions", "most_confident"), ("Closest to the threshold", "closest")):
+        parts += [Heading(title), _Cards(data[name], media)]
+    return parts
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,307 @@
+"""A: averages of weights, averages of predictions, and which of them to average (paper, section VI).
+
+Every checkpoint counts once (the released code counts its first one twice). Sums are kept in float64, and no result
+depends on the order in which files are given. Not covered: committees of model files (`psla.model.ensemble`), where to
+start averaging (`sweep.py`), and BatchNorm statistics measured anew on data; they are averaged as the other weights.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from psla.data.clips import Clips
+from psla.data.labels import Labels
+from psla.files import sha256_of
+from psla.metrics.predictions import Predictions
+from psla.metrics.predictions import average as average_predictions
+from psla.metrics.scores import average_precisions
+from psla.model.file import ModelFileError, load_model, read_header, read_tensors, save_model
+from psla.model.tensor_file import first_few
+
+__all__ = [
+    "AggregationError",
+    "Ensemble",
+    "average_model",
+    "average_predictions",
+    "average_weights",
+    "checkpoints_from",
+    "ensemble",
+    "greedy_selection",
+]
+
+
+class AggregationError(ValueError):
+    """Checkpoints or predictions that cannot be averaged with each other."""
+
+
+def average_weights(paths: Sequence[str | Path]) -> dict[str, Tensor]:
+    """The equal average of the tensors of several checkpoints, one checkpoint in memory at a time.
+
+    Floating tensors (BatchNorm's running statistics among them) are summed in float64 and returned in their own type.
+    Integer buffers are copied; where they differ (they count batches), the largest is, that of the latest checkpoint.
+    Sums in float64 are rounded, too, and in another order otherwise: checkpoints are added in the order of their
+    SHA-256, so that any order of `paths` gives the same bits.
+
+    Raises:
+        AggregationError: no checkpoint, one given twice, or tensors that one has and another has not, or in another
+            shape or type, by name.
+        ModelFileError: a file that cannot be read.
+
+    Source: paper, section VI-A.
+    """
+    if not paths:
+        raise AggregationError("an average needs at least one checkpoint")
+    if len({Path(path).resolve() for path in paths}) != len(paths):
+        raise AggregationError("a checkpoint is given twice; each counts once")
+    kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in read_tensors(paths[0]).items()}
+    sums: dict[str, Tensor] = {}
+    for path in sorted(paths, key=sha256_of):
+        latest = read_tensors(path)
+        odd = sorted(latest.keys() ^ kinds.keys())
+        odd = odd or sorted(n for n, tensor in latest.items() if (tensor.shape, tensor.dtype) != kinds[n])
+        if odd:
+            raise AggregationError(f"{path} does not match {paths[0]}: {first_few(odd, 3)}")
+        for name, tensor in latest.items():
+            if not tensor.is_floating_point():
+                sums[name] = torch.maximum(sums[name], tensor) if name in sums else tensor.clone()
+            elif name in sums:
+                sums[name] += tensor.to(torch.float64)
+            else:
+                sums[name] = tensor.to(torch.float64, copy=True)
+    return {
+        name: (sums[name] / len(paths)).to(kind) if kind.is_floating_point else sums[name]
+        for name, (_, kind) in kinds.items()
+    }
+
+
+def average_model(paths: Sequence[str | Path], out: str | Path, like: str | Path | None = None) -> Path:
+    """Write the average of checkpoints or model files as a model file.
+
+    Args:
+        paths: model files, or checkpoints of one run (`RUN/checkpoints/epoch_016.safetensors`), in any order.
+        out: the model file to write.
+        like: the model file that says architecture, front end and classes; by default the first of `paths` if it is a
+            model file, else the `model.safetensors` of the run that the first checkpoint lies in.
+
+    Raises:
+        AggregationError: as `average_weights`; also model files of other classes or front ends, or checkpoints
+            without a model file beside their folder.
+        ModelFileError: a file that cannot be read or does not fit the architecture.
+    """
+    averaged = average_weights(paths)
+    like = _template(paths[0]) if like is None else Path(like)
+    header = read_header(like)
+    for path in paths:
+        other = _header_of(path)
+        if other is None:
+            continue
+        for part in ("architecture", "front_end", "vocabulary"):
+            if other[part] != header[part]:
+                raise AggregationError(f"{path} has another {part.replace('_', ' ')} than {like}; they must agree")
+    model = load_model(like)
+    _load(model.network, averaged, like)
+    members = [{"file": Path(path).name, "sha256": sha256_of(path)} for path in sorted(paths, key=sha256_of)]
+    # What was measured with other weights does not hold for these.
+    provenance = {**model.card.provenance, "variant": f"average of {len(paths)} files", "members": members}
+    card = replace(model.card, scores={}, thresholds={}, provenance=provenance)
+    return save_model(out, model.network, model.vocabulary, card)
+
+
+def checkpoints_from(paths: Sequence[str | Path], first_epoch: int | None = None) -> list[Path]:
+    """Checkpoints as they are given, folders replaced by the `epoch_*.safetensors` in them, from an epoch on.
+
+    Args:
+        paths: checkpoint files, run folders, or folders of checkpoints.
+        first_epoch: counted from 1, as in the names of the files; None takes all.
+
+    Raises:
+        AggregationError: a folder without checkpoints, a file without an epoch in its name where one is asked for, or
+            nothing left.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [*path.glob("epoch_*.safetensors"), *path.glob("checkpoints/epoch_*.safetensors")]
+        if not inside:
+            raise AggregationError(f"{path} has no checkpoints: no epoch_*.safetensors in it or in its checkpoints/")
+        found.extend(sorted(inside))
+    if first_epoch is None:
+        return found
+    epochs = {path: re.search(r"epoch_(\d+)", path.name) for path in found}
+    for path, match in epochs.items():
+        if match is None:
+            raise AggregationError(f"{path} has no epoch in its name (epoch_016.safetensors); name the files instead")
+    kept = [path for path, match in epochs.items() if match is not None and int(match[1]) >= first_epoch]
+    if not kept:
+        raise AggregationError(f"none of the {len(found)} checkpoints is of epoch {first_epoch} or later")
+    return kept
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Several predictions and their average, scored: a row of the paper's Table X.
+
+    members: the mAP of each member, by name. average: the mean of these. best: the highest. ensemble: the mAP of the
+    averaged predictions. clips: how many were scored. All mAPs are NaN where no class has positives.
+    """
+
+    members: dict[str, float]
+    average: float
+    best: float
+    ensemble: float
+    clips: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: NaN becomes None."""
+        data = asdict(self)
+        data["members"] = {name: None if np.isnan(value) else value for name, value in self.members.items()}
+        return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in data.items()}
+
+
+def ensemble(members: Mapping[str, Callable[[], Predictions]], labels: Labels) -> tuple[Predictions, Ensemble]:
+    """Average predictions, read one after the other, and score each and the average on the labelled clips.
+
+    Args:
+        members: by name, what reads the predictions.
+        labels: of all clips of the predictions.
+
+    Raises:
+        AggregationError: labels of other classes, or clips without labels.
+        PredictionsError: no member, or members of other clips or classes.
+
+    Example:
+        >>> from psla.data.vocabulary import Vocabulary
+        >>> vocabulary = Vocabulary(["dog"])
+        >>> one = Predictions(np.array([[0.6], [0.5], [0.2]], dtype=np.float32), ["a", "b", "c"], vocabulary)
+        >>> two = Predictions(np.array([[0.6], [0.1], [0.7]], dtype=np.float32), ["a", "b", "c"], vocabulary)
+        >>> labels = Labels.from_sets(["a", "b", "c"], [["dog"], [], []], vocabulary)
+        >>> averaged, scores = ensemble({"one": lambda: one, "two": lambda: two}, labels)
+        >>> scores.members, scores.average, scores.ensemble
+        ({'one': 1.0, 'two': 0.5}, 0.75, 1.0)
+    """
+    scores: dict[str, float] = {}
+
+    def read(name: str) -> Predictions:
+        predictions = members[name]()
+        scores[name] = _mean_average_precision(predictions, labels)
+        return predictions
+
+    averaged = average_predictions(read(name) for name in members)
+    values = list(scores.values())
+    best = float(np.max(values))
+    table = Ensemble(scores, float(np.mean(values)), best, _mean_average_precision(averaged, labels), len(averaged))
+    return averaged, table
+
+
+def greedy_selection(
+    members: Mapping[str, Callable[[], Predictions]], clips: Clips, most: int | None = None
+) -> list[tuple[str, float]]:
+    """Choose members for an ensemble on validation clips: the best one, then whichever helps most, while one helps.
+
+    Choosing on evaluation data would make its score worthless, so every clip must be of the split validation, as the
+    predictions say and as the table of clips says.
+
+    Args:
+        members: by name, what reads the predictions; each is read once a round, and one is in memory at a time.
+        clips: the clips with their labels and splits.
+        most: choose at most so many.
+
+    Returns:
+        The names of the chosen in the order in which they were chosen, each with the mAP of the ensemble up to it.
+
+    Raises:
+        AggregationError: predictions or clips of another split than validation, clips without labels, no member.
+        PredictionsError: members of other clips or classes.
+
+    Source: Caruana et al., Ensemble selection from libraries of models, ICML 2004 (without replacement here).
+    """
+    if not members:
+        raise AggregationError("there is nothing to choose from: give predictions")
+    labels = clips.labels()
+    split_of = dict(zip(clips.clip_ids, clips.frame["split"].to_list(), strict=True))
+    chosen: list[tuple[str, float]] = []
+    total: np.ndarray | None = None
+    ids: list[str] = []
+    while len(chosen) < min(len(members), len(members) if most is None else most):
+        tried: dict[str, float] = {}
+        for name in members.keys() - dict(chosen).keys():
+            each = members[name]()
+            if not ids:
+                ids = each.clip_ids
+            _check_member(name, each, ids, split_of)
+            own = each.probabilities[each.rows_of(ids)].astype(np.float64)
+            mean = own if total is None else (total + own) / (len(chosen) + 1)
+            tried[name] = _mean_average_precision(Predictions(mean.astype(np.float32), ids, each.vocabulary), labels)
+        best = min(tried, key=lambda name: (-tried[name], name))
+        if chosen and not tried[best] > chosen[-1][1]:
+            break
+        read = members[best]()
+        own = read.probabilities[read.rows_of(ids)].astype(np.float64)
+        total = own if total is None else total + own
+        chosen.append((best, tried[best]))
+    return chosen
+
+
+def _check_member(name: str, each: Predictions, ids: list[str], split_of: Mapping[str, str]) -> None:
+    if set(each.clip_ids) != set(ids):
+        raise AggregationError(f"{name} is of other clips than the first: {len(set(each.clip_ids) ^ set(ids))} differ")
+    others = sorted({each.split or "validation", *(split_of.get(id, "validation") for id in ids)} - {"validation"})
+    if others:
+        raise AggregationError(
+            f"{name} is of the split {' and '.join(others)}: members are chosen on validation clips only, since "
+            "a choice makes the score of the clips it was made on too good; predict the split validation"
+        )
+
+
+def _mean_average_precision(predictions: Predictions, labels: Labels) -> float:
+    if predictions.vocabulary != labels.vocabulary:
+        raise AggregationError(
+            f"predictions and labels have different vocabularies of {len(predictions.vocabulary)} and "
+            f"{len(labels.vocabulary)} classes"
+        )
+    try:
+        chosen = labels.select(predictions.clip_ids)
+    except KeyError as error:
+        raise AggregationError(str(error.args[0])) from error
+    values = average_precisions(predictions.probabilities, chosen)
+    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+
+
+def _template(path: str | Path) -> Path:
+    if _header_of(path) is not None:
+        return Path(path)
+    beside = Path(path).resolve().parent.parent / "model.safetensors"
+    if beside.is_file():
+        return beside
+    raise AggregationError(
+        f"{path} is a checkpoint, which has weights only, and there is no {beside}: name a model file of the same "
+        "architecture and classes to take the rest from"
+    )
+
+
+def _header_of(path: str | Path) -> dict[str, Any] | None:
+    """The header of a model file; None for a checkpoint."""
+    try:
+        return read_header(path)
+    except ModelFileError:
+        read_tensors(path)  # a file that is neither raises here
+        return None
+
+
+def _load(network: torch.nn.Module, tensors: dict[str, Tensor], like: Path) -> None:
+    expected = network.state_dict()
+    odd = sorted(expected.keys() ^ tensors.keys())
+    odd = odd or sorted(name for name, tensor in expected.items() if tensor.shape != tensors[name].shape)
+    if odd:
+        raise AggregationError(f"the checkpoints do not match {like}: {', '.join(odd[:3])}")
+    network.load_state_dict(tensors)

@@ -1,0 +1,83 @@
+"""Distillation: a student learns from a teacher's stored probabilities beside the labels.
+
+    target = (1 - weight) * label + weight * teacher's probability        for each clip; then mixed as the waveforms are
+
+The teacher, most often a committee, is not run in training: its probabilities come from a predictions file and are
+joined by clip id. Mixup keeps a target consistent, since it mixes targets and not labels. Source: G. Hinton et al.,
+https://arxiv.org/abs/1503.02531, without a temperature, for independent classes. Beyond the PSLA paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from psla.data.labels import Labels
+from psla.metrics.predictions import Predictions
+
+
+class DistillationError(ValueError):
+    """A teacher's predictions that do not fit the clips; the sentence counts or names what is missing."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the network is to say of each clip: its labels, or labels and a teacher's probabilities.
+
+    labels: of the training clips. teacher: (clips, classes) probabilities in the order of the labels, or None.
+    weight: share of the teacher's, in [0, 1].
+    """
+
+    labels: Labels
+    teacher: np.ndarray | None = None
+    weight: float = 0.0
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """Targets of these clips.
+
+        Shape: rows: (batch,) int, >= 0. Returns (batch, classes) float32.
+
+        Example:
+            >>> from psla.data.vocabulary import Vocabulary
+            >>> labels = Labels.from_sets(["a", "b"], [["dog"], []], Vocabulary(["dog"]))
+            >>> Targets(labels, np.array([[0.5], [0.5]]), weight=0.5).of(np.array([0, 1])).tolist()
+            [[0.75], [0.25]]
+        """
+        hard = self.labels.matrix(rows).astype(np.float32)
+        if self.teacher is None:
+            return hard
+        soft = np.clip(self.teacher[rows].astype(np.float32), 0.0, 1.0)
+        return np.float32(1.0 - self.weight) * hard + np.float32(self.weight) * soft
+
+
+def targets_of(labels: Labels, predictions: str | None, weight: float) -> Targets:
+    """The targets of training clips.
+
+    Args:
+        labels: of the clips.
+        predictions: path of the teacher's predictions; None: the labels alone.
+        weight: share of the teacher's probabilities.
+
+    Raises:
+        DistillationError: clips that the teacher has not predicted (counted), or classes it does not know (named).
+        FileNotFoundError: no such file.
+    """
+    if predictions is None:
+        return Targets(labels)
+    if not Path(predictions).is_file():
+        raise FileNotFoundError(2, "no such file of predictions", predictions)
+    teacher = Predictions.read(predictions)
+    known = set(teacher.clip_ids)
+    absent = [id for id in labels.clip_ids if id not in known]
+    if absent:
+        raise DistillationError(
+            f"{predictions} lacks {len(absent)} of the {len(labels)} training clips, the first: {absent[0]!r}; "
+            "predict the split train with the teacher: psla predict TEACHER CLIPS --split train"
+        )
+    unknown = [id for id in labels.vocabulary.ids if id not in teacher.vocabulary]
+    if unknown:
+        raise DistillationError(f"{predictions} knows nothing of {len(unknown)} classes, the first: {unknown[0]!r}")
+    columns = [teacher.vocabulary.index_of(id) for id in labels.vocabulary.ids]
+    return Targets(labels, teacher.probabilities[teacher.rows_of(labels.clip_ids)][:, columns], weight)

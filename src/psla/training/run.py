@@ -1,0 +1,303 @@
+"""Run: the folder that a training leaves behind: recipe, environment, log, checkpoints, predictions, scores, models."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from psla.data.clips import Clips
+from psla.data.labels import Labels
+from psla.data.vocabulary import Vocabulary
+from psla.files import atomic_write, sha256_of, write_json_atomic, write_text_atomic
+from psla.metrics.predictions import Predictions, average
+from psla.metrics.scores import Scores, score
+from psla.model.file import ModelCard, load_tensors, save_model
+from psla.model.inference import Inference
+from psla.model.network import TaggingNetwork
+from psla.model.tensor_file import write_tensors
+from psla.report.figures import learning_curve, sorted_average_precision
+from psla.techniques.aggregation import average_weights
+from psla.techniques.fine_tuning import InitReport
+from psla.techniques.pretraining import PretrainingReport
+from psla.training.recipe import Recipe
+
+LOG_COLUMNS = ("epoch", "steps", "clips", "rejected", "learning_rate", "loss", "validation_map", "evaluation_map")
+
+
+class Run:
+    """A run folder.
+
+    Attributes:
+        folder: where it is. model_file: what a user loads (the averaged weights). predictions: the folder of prediction
+        files, `SPLIT/NAME.safetensors`. scores: what scores.json holds, {split: {variant: scores}}.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.model_file = self.folder / "model.safetensors"
+        self.predictions = self.folder / "predictions"
+        self.checkpoints = self.folder / "checkpoints"
+        self.averaged = self.checkpoints / "averaged.safetensors"
+
+    def refuse_existing(self) -> None:
+        """Refuse a folder that holds a run.
+
+        Raises:
+            FileExistsError: it does.
+        """
+        if self.exists:
+            raise FileExistsError(
+                f"{self.folder} already holds a run; choose another folder, delete it, or go on with it: --resume"
+            )
+
+    @staticmethod
+    def create(folder: str | Path, recipe: Recipe, clips: Clips) -> Run:
+        """A new run folder with its recipe, its clips and its environment.
+
+        Raises:
+            FileExistsError: there is a run in it already.
+        """
+        run = Run(folder)
+        run.refuse_existing()
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        packages = ("psla", "torch", "lightning-fabric", "numpy", "soundfile", "soxr", "polars")
+        environment = {
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "threads": torch.get_num_threads(),
+            "packages": {name: version(name) for name in packages},
+            "clips": {"name": clips.name, "splits": clips.counts(), "classes": len(clips.vocabulary)},
+        }
+        write_json_atomic(run.folder / "environment.json", environment)
+        clips.write(run.folder / "clips.parquet")
+        write_text_atomic(run.folder / "recipe.yaml", recipe.to_yaml())  # last: with it the folder holds a run
+        return run
+
+    @staticmethod
+    def open(folder: str | Path) -> Run:
+        """A run that exists, finished or not.
+
+        Raises:
+            FileNotFoundError: there is no run in the folder.
+        """
+        run = Run(folder)
+        if not run.exists:
+            raise FileNotFoundError(f"{folder} holds no run: it has no recipe.yaml")
+        return run
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds a run, finished or not."""
+        return (self.folder / "recipe.yaml").is_file()
+
+    @property
+    def seconds(self) -> float:
+        """Clock time of all epochs, predictions included, from timing.csv."""
+        with (self.folder / "timing.csv").open(encoding="utf-8", newline="") as file:
+            return sum(float(row["total_s"]) for row in csv.DictReader(file))
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of the recipe and the clips: what a stored state belongs to."""
+        return "-".join(sha256_of(self.folder / name)[:16] for name in ("recipe.yaml", "clips.parquet"))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all is written: scores.json is the last thing."""
+        return (self.folder / "scores.json").is_file()
+
+    @property
+    def clips(self) -> Clips:
+        """The table of clips that the run was started with."""
+        return Clips.read(self.folder / "clips.parquet")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe of the run."""
+        return Recipe.load(self.folder / "recipe.yaml")
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """What scores.json holds."""
+        return json.loads((self.folder / "scores.json").read_text(encoding="utf-8"))
+
+    def note_pretraining(self, report: PretrainingReport | InitReport | None) -> None:
+        """Write pretraining.json: what was loaded, what was left out and why, what was left as initialised."""
+        details = {"summary": "none: random weights (He uniform)"}
+        if report is not None:
+            details = {"summary": report.summary(), **asdict(report)}
+        write_json_atomic(self.folder / "pretraining.json", details)
+
+    def save_checkpoint(self, epoch: int, state: Mapping[str, Tensor]) -> Path:
+        """The network's weights after an epoch (counted from 0)."""
+        path = self.checkpoint(epoch)
+        return write_tensors(path, state)
+
+    def checkpoint(self, epoch: int) -> Path:
+        """Path of the checkpoint after an epoch (counted from 0; the file name counts from 1)."""
+        return self.checkpoints / f"epoch_{epoch + 1:03d}.safetensors"
+
+    def keep(self, inference: Inference, labels: Labels, name: str) -> Scores:
+        """Keep the predictions of a split under a name and score them; clips that could not be read are listed."""
+        self.reject(inference.rejected)
+        return self._keep(inference.predictions, labels, name)
+
+    def _keep(self, predictions: Predictions, labels: Labels, name: str) -> Scores:
+        path = self._predicted(predictions.split, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        predictions.save(path)
+        return score(predictions, labels)
+
+    def _predicted(self, split: str, name: str) -> Path:
+        return self.predictions / split / f"{name}.safetensors"
+
+    def reject(self, reasons: Mapping[str, str]) -> None:
+        """Enter clips that could not be read into rejected.csv, each once."""
+        path = self.folder / "rejected.csv"
+        known: dict[str, str] = {}
+        if path.exists():
+            with path.open(encoding="utf-8", newline="") as file:
+                known = {row["clip_id"]: row["reason"] for row in csv.DictReader(file)}
+        if reasons.keys() - known.keys():
+            known.update(reasons)
+            self._write_rows(path, ("clip_id", "reason"), [{"clip_id": k, "reason": known[k]} for k in sorted(known)])
+
+    @property
+    def rejected(self) -> dict[str, str]:
+        """The clips that could not be read, with the reason."""
+        path = self.folder / "rejected.csv"
+        if not path.exists():
+            return {}
+        with path.open(encoding="utf-8", newline="") as file:
+            return {row["clip_id"]: row["reason"] for row in csv.DictReader(file)}
+
+    def log(self, row: Mapping[str, Any], training_s: float, total_s: float) -> None:
+        """Add an epoch to log.csv, and its times to timing.csv."""
+        self._append("log.csv", LOG_COLUMNS, row)
+        times = {"epoch": row["epoch"], "training_s": round(training_s, 2), "total_s": round(total_s, 2)}
+        self._append("timing.csv", tuple(times), times)
+
+    def read_log(self) -> list[dict[str, float]]:
+        """The rows of log.csv as numbers; what was not measured is left out."""
+        with (self.folder / "log.csv").open(encoding="utf-8", newline="") as file:
+            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+    def rewind(self, epochs: int, steps: int) -> None:
+        """Cut the logs back to the first `epochs` epochs and `steps` steps: what comes after them is done again."""
+        for name in ("log.csv", "timing.csv"):
+            self._cut(self.folder / name, "epoch", epochs + 1)
+        self._cut(self.folder / "non_finite.csv", "step", steps)
+
+    def _cut(self, path: Path, key: str, end: int) -> None:
+        """Keep the rows of a table whose `key` is below `end`; a table of nothing is taken away."""
+        if not path.exists():
+            return
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            columns, rows = tuple(reader.fieldnames or ()), list(reader)
+        kept = [row for row in rows if int(row[key]) < end]
+        if kept:
+            self._write_rows(path, columns, kept)
+        else:
+            path.unlink()
+
+    def note_non_finite(self, step: int, clip_ids: Sequence[str]) -> None:
+        """Enter the clips of a step with a non-finite loss into non_finite.csv."""
+        self._append("non_finite.csv", ("step", "clip_ids"), {"step": step, "clip_ids": " ".join(clip_ids)})
+
+    def write_profile(self, rows: Sequence[Sequence[str]]) -> None:
+        """Write profile.json: part, milliseconds a clip, share of the time."""
+        write_json_atomic(self.folder / "profile.json", rows)
+
+    @property
+    def profile(self) -> list[list[str]]:
+        """The rows of profile.json."""
+        return json.loads((self.folder / "profile.json").read_text(encoding="utf-8"))
+
+    def average_checkpoints(self, recipe: Recipe) -> None:
+        """Write the average of the weights of `averaging.first_epoch` to the last."""
+        epochs = range(recipe.averaging.first_epoch - 1, recipe.optimizer.epochs)
+        write_tensors(self.averaged, average_weights([self.checkpoint(epoch) for epoch in epochs]))
+
+    def finish(self, network: TaggingNetwork, vocabulary: Vocabulary, held_out: Mapping[str, Labels]) -> None:
+        """Score the last epoch, the last five, the averaged weights and the averaged predictions; write the models.
+
+        Args:
+            network: takes the averaged weights, then those of the last epoch.
+            held_out: the labels of each split that was predicted after every epoch and with the averaged weights.
+        """
+        epochs = self.recipe.optimizer.epochs
+        scores: dict[str, dict[str, Any]] = {}
+        for split, labels in held_out.items():
+            each = [Predictions.read(self._predicted(split, f"epoch_{epoch + 1:03d}")) for epoch in range(epochs)]
+            last = [score(predictions, labels) for predictions in each[-5:]]
+            scores[split] = {
+                "final": last[-1].to_dict(),
+                "last_five": mean_scores(last),
+                "averaged": score(Predictions.read(self._predicted(split, "averaged")), labels).to_dict(),
+                "checkpoint_ensemble": self._keep(average(each), labels, "checkpoint_ensemble").to_dict(),
+            }
+        self._write_models(network, vocabulary, scores)
+        self.draw(self.folder / "figures", scores)
+        write_json_atomic(self.folder / "scores.json", {**scores, "rejected_clips": len(self.rejected)})
+
+    def _write_models(self, network: TaggingNetwork, vocabulary: Vocabulary, scores: Mapping[str, Any]) -> None:
+        recipe = self.recipe
+        origin = json.loads((self.folder / "pretraining.json").read_text(encoding="utf-8"))["summary"]
+        card = ModelCard(
+            recipe=recipe.model_dump(),
+            scores={s: {v: x["mean_average_precision"] for v, x in each.items()} for s, each in scores.items()},
+            training_data=json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))["clips"]["name"],
+            provenance={"psla": version("psla"), "weights": origin, "variant": "averaged"},
+        )
+        load_tensors(network, self.averaged)
+        save_model(self.model_file, network, vocabulary, card)
+        load_tensors(network, self.checkpoint(recipe.optimizer.epochs - 1))
+        variant = {**card.provenance, "variant": "final"}
+        save_model(self.folder / "model_final.safetensors", network, vocabulary, replace(card, provenance=variant))
+
+    def draw(self, folder: Path, scores: Mapping[str, Any] | None = None) -> None:
+        """Draw the learning curve and the averaged weights' sorted average precision, on what was held out last."""
+        folder.mkdir(parents=True, exist_ok=True)
+        scores = self.scores if scores is None else scores
+        split = next((split for split in ("evaluation", "validation") if split in scores), None)
+        rows = self.read_log()
+        if split is not None:
+            rows = [{**row, "mean_average_precision": row[f"{split}_map"]} for row in rows if f"{split}_map" in row]
+            averaged = Scores.from_dict(scores[split]["averaged"])
+            if averaged.classes_scored:
+                sorted_average_precision(averaged, folder / "average_precision.png")
+        learning_curve(rows or self.read_log(), folder / "learning_curve.png")
+
+    def _append(self, name: str, columns: tuple[str, ...], row: Mapping[str, Any]) -> None:
+        path = self.folder / name
+        rows: list[Mapping[str, Any]] = []
+        if path.exists():
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+        self._write_rows(path, columns, [*rows, row])
+
+    @staticmethod
+    def _write_rows(path: Path, columns: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> None:
+        with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def mean_scores(scores: list[Scores]) -> dict[str, float | None]:
+    """Means over several epochs of the summary metrics: the paper reports the mean of the last five (section II-B)."""
+    names = ("mean_average_precision", "mean_auc", "d_prime", "accuracy")
+    columns = {name: [getattr(s, name) for s in scores] for name in names}
+    return {n: None if any(v is None for v in values) else sum(values) / len(values) for n, values in columns.items()}

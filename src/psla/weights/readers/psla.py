@@ -1,0 +1,285 @@
+"""Reads the checkpoints that the authors of the paper published (.pth) and makes model files of them.
+
+Format: the state of `EffNetAttention` of https://github.com/YuanGongND/psla (src/models/Models.py and HigherModels.py),
+mostly under DataParallel's prefix `module.`: `effnet` is an EfficientNet-B0..B7 of `efficientnet_pytorch` with one
+input channel, `attention` its pooling. Variant, heads and classes are read off the tensors. Every tensor of the file
+has one place in ours and every tensor of ours one in the file; only the left-over ImageNet classifier is left out.
+
+Not covered: the ResNet-50 and MobileNet of the same code, of which no weights were published.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from psla.data.vocabulary import Vocabulary
+from psla.files import sha256_of
+from psla.model.backbones.efficientnet import EfficientNet
+from psla.model.file import ModelCard, save_model
+from psla.model.frontends.kaldi import FrontEndConfig
+from psla.model.network import NetworkConfig, TaggingNetwork
+from psla.model.tensor_file import first_few
+from psla.model.torch_file import read_torch_tensors
+
+LICENCE = "BSD-3-Clause (of the repository that published them; none is stated for the weights themselves)"
+# Frames of a log-mel in training, by number of classes: AudioSet and FSD50K.
+FRAMES = {527: 1056, 200: 3000}
+
+
+class ReleasedError(ValueError):
+    """A file that is no checkpoint in the published format; it names the tensors."""
+
+
+# Names in the format of efficientnet_pytorch -> our modules. _bn0 is the norm after _expand_conv, _bn1 the one after
+# _depthwise_conv and _bn2 the one after _project_conv; outside the blocks, _bn0 is the stem's and _bn1 the head's.
+_MODULES = {"_conv_stem": "stem.conv", "_bn0": "stem.bn", "_conv_head": "head.conv", "_bn1": "head.bn"}
+_BLOCK_MODULES = {
+    "_expand_conv": "expand.conv",
+    "_bn0": "expand.bn",
+    "_depthwise_conv": "depthwise.conv",
+    "_bn1": "depthwise.bn",
+    "_se_reduce": "squeeze_excite.reduce",
+    "_se_expand": "squeeze_excite.expand",
+    "_project_conv": "project.conv",
+    "_bn2": "project.bn",
+}
+_BLOCKS = {f"efficientnet_b{i}": blocks for i, blocks in enumerate((16, 23, 23, 26, 32, 39, 45, 55))}
+_CLASSIFIER = re.compile(r"effnet\._fc\.(weight|bias)")
+_BLOCK = re.compile(r"effnet\._blocks\.(\d{1,3})\.")
+_HEAD = re.compile(r"attention\.(?:att|cla)\.(\d{1,3})\.")
+
+
+def our_name(foreign: str, backbone: str) -> str | None:
+    """Our name of a tensor of a backbone in a published file; None if the file has no business to hold it.
+
+    Args:
+        foreign: name in the format of `efficientnet_pytorch` or, for ResNet-50, of torchvision.
+        backbone: name of the backbone.
+
+    Example:
+        >>> our_name("_blocks.3._bn1.running_var", "efficientnet_b2")
+        'blocks.3.depthwise.bn.running_var'
+    """
+    if backbone == "resnet50":
+        return foreign
+    match = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(\w+)\.(\w+)", foreign)
+    if match is None:
+        return None
+    block, module, leaf = match.groups()
+    ours = (_MODULES if block is None else _BLOCK_MODULES).get(module)
+    if ours is None:
+        return None
+    return f"{ours}.{leaf}" if block is None else f"blocks.{block}.{ours}.{leaf}"
+
+
+def foreign_name(ours: str) -> str:
+    """The inverse of `our_name` for an EfficientNet.
+
+    Example:
+        >>> foreign_name("blocks.3.depthwise.bn.running_var")
+        '_blocks.3._bn1.running_var'
+    """
+    match = re.fullmatch(r"(?:blocks\.(\d+)\.)?(\w+\.\w+)\.(\w+)", ours)
+    if match is None:
+        raise ValueError(f"{ours!r} is not a tensor of an EfficientNet")
+    block, module, leaf = match.groups()
+    table = _MODULES if block is None else _BLOCK_MODULES
+    foreign = next(theirs for theirs, own in table.items() if own == module)
+    return f"{foreign}.{leaf}" if block is None else f"_blocks.{block}.{foreign}.{leaf}"
+
+
+def read_released(path: str | Path, frames: int | None = None) -> TaggingNetwork:
+    """The network of a published checkpoint, in evaluation mode, with the front end that its weights were trained with.
+
+    Args:
+        path: a .pth file.
+        frames: length of a log-mel in 10 ms frames, which the file does not tell; by default 3000 where it has 200
+            classes (FSD50K), else 1056 (AudioSet).
+
+    Raises:
+        ReleasedError: not such a file; tensors that are missing, unexpected or misshapen, by name.
+        TorchFileError: the file cannot be read at all.
+        OSError: the file cannot be opened.
+
+    Example:
+        >>> network = read_released("as_mdl_0_wa.pth")  # doctest: +SKIP
+        >>> network.config.backbone, network.config.heads, network.config.classes  # doctest: +SKIP
+        ('efficientnet_b2', 4, 527)
+    """
+    path = Path(path)
+    tensors = _without_prefix(read_torch_tensors(path))
+    kept = {name: tensor for name, tensor in tensors.items() if not _CLASSIFIER.fullmatch(name)}
+    if not any(name.startswith("effnet.") for name in kept) or not any(n.startswith("attention.") for n in kept):
+        raise ReleasedError(
+            f"{path} is not a published checkpoint: its tensors must be named effnet.… and attention.…; "
+            f"its first are {', '.join(list(tensors)[:3]) or 'none'}"
+        )
+    layout = _layout(kept, path)
+    _refuse_misfits(kept, _shapes(layout), f"{path} does not fit {layout}")
+    front_end = FrontEndConfig(frames=FRAMES.get(layout.classes, 1056) if frames is None else frames)
+    # A list of one head has a weight; our single head has none. As two heads, of which the second weighs nothing, it
+    # is the same function.
+    heads = max(layout.heads, 2) if layout.listed else layout.heads
+    network = TaggingNetwork(NetworkConfig(layout.variant, layout.classes, heads, front_end=front_end))
+    plain = {name: _as_ours(tensor, name, path) for name, tensor in kept.items()}
+    own = {
+        f"backbone.{our_name(name.removeprefix('effnet.'), layout.variant)}": tensor
+        for name, tensor in plain.items()
+        if name.startswith("effnet.")
+    }
+    network.load_state_dict(own | _pooling(plain, layout))
+    return network.eval()
+
+
+def import_released(
+    path: str | Path,
+    out: str | Path,
+    vocabulary: Vocabulary,
+    frames: int | None = None,
+    card: ModelCard | None = None,
+) -> Path:
+    """Make a model file of a published checkpoint.
+
+    Args:
+        path: a .pth file.
+        out: the model file to write.
+        vocabulary: the classes, in the order of the network's outputs, which the checkpoint does not tell.
+        frames: as in `read_released`.
+        card: provenance is completed with the file's name and SHA-256.
+
+    Raises:
+        ReleasedError: as `read_released`; also another number of classes in the file than in the vocabulary.
+    """
+    network = read_released(path, frames)
+    if network.config.classes != len(vocabulary):
+        raise ReleasedError(
+            f"{path} has {network.config.classes} classes, the vocabulary {len(vocabulary)}: give the list of classes "
+            "that it was trained with"
+        )
+    card = card or ModelCard()
+    provenance = {**card.provenance, "checkpoint": Path(path).name, "sha256": sha256_of(path)}
+    stated = {name: getattr(card, name) for name in ("recipe", "scores", "training_data", "thresholds")}
+    return save_model(out, network, vocabulary, ModelCard(**stated, licence=card.licence, provenance=provenance))
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    if all(name.startswith("module.") for name in tensors):
+        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What the tensors' names and shapes tell: B0..B7, heads (0: mean pooling), whether the heads are a list, classes.
+
+    A single head is `att` and `cla`; several are the lists `att.0`, `att.1`, ... and `cla.0`, ... with `head_weight`.
+    """
+
+    variant: str
+    heads: int
+    listed: bool
+    classes: int
+
+    def __str__(self) -> str:
+        return f"{self.variant} with {f'{self.heads} heads' if self.heads else 'mean pooling'}, {self.classes} classes"
+
+    def places(self, kind: str) -> list[str]:
+        """Where `cla` or `att` stands: once, or once a head."""
+        if self.listed:
+            return [f"attention.{kind}.{head}" for head in range(self.heads)]
+        return [f"attention.{kind}"] if self.heads or kind == "cla" else []
+
+
+def _layout(tensors: dict[str, Tensor], path: Path) -> _Layout:
+    indices = [int(match[1]) for name in tensors if (match := _HEAD.match(name))]
+    listed = bool(indices) or "attention.head_weight" in tensors
+    if listed:
+        weight = tensors.get("attention.head_weight")
+        heads = max([*indices, (weight.numel() if weight is not None else 0) - 1]) + 1
+        if heads > len(tensors):  # each head has tensors of its own
+            raise ReleasedError(f"{path}: {heads} heads in {len(tensors)} tensors")
+    else:
+        heads = int(any(name.startswith("attention.att.") for name in tensors))
+    outputs = [tensor for name, tensor in tensors.items() if name.startswith("attention.cla.") and tensor.ndim]
+    if not outputs or not len(outputs[0]):
+        raise ReleasedError(f"{path} has no classification: attention.cla is missing or empty")
+    return _Layout(_variant(tensors), heads, listed, len(outputs[0]))
+
+
+@cache
+def _trunk_shapes(variant: str) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):  # shapes without numbers
+        state = EfficientNet(variant).state_dict()
+    return {f"effnet.{foreign_name(name)}": tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _variant(tensors: dict[str, Tensor]) -> str:
+    """The B0..B7 that agrees with the most tensors; those with the file's number of blocks go first."""
+    blocks = 1 + max((int(match[1]) for name in tensors if (match := _BLOCK.match(name))), default=-1)
+    candidates = [name for name, count in _BLOCKS.items() if count == blocks] or list(_BLOCKS)
+
+    def agreement(name: str) -> int:
+        shapes = _trunk_shapes(name).items()
+        return sum(foreign in tensors and tuple(tensors[foreign].shape) == shape for foreign, shape in shapes)
+
+    return max(candidates, key=agreement)
+
+
+def _shapes(layout: _Layout) -> dict[str, tuple[int, ...]]:
+    """Every tensor that the file must hold."""
+    shapes = dict(_trunk_shapes(layout.variant))
+    channels = shapes["effnet._conv_head.weight"][0]
+    for place in layout.places("att") + layout.places("cla"):
+        shapes |= {f"{place}.weight": (layout.classes, channels, 1, 1), f"{place}.bias": (layout.classes,)}
+    if layout.listed:
+        shapes["attention.head_weight"] = (layout.heads,)
+    return shapes
+
+
+def _refuse_misfits(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], what: str) -> None:
+    problems = {
+        "missing": [name for name in shapes if name not in tensors],
+        "unexpected": [name for name in tensors if name not in shapes],
+        "misshapen": [
+            f"{name} {tuple(tensor.shape)}, not {shapes[name]}"
+            for name, tensor in tensors.items()
+            if name in shapes and tuple(tensor.shape) != shapes[name]
+        ],
+    }
+    if any(problems.values()):
+        named = "; ".join(f"{word}: {first_few(names)}" for word, names in problems.items() if names)
+        raise ReleasedError(f"{what}: {named}")
+
+
+def _as_ours(tensor: Tensor, name: str, path: Path) -> Tensor:
+    """float32, or int64 for the counters of batches, which an average of checkpoints leaves as floating numbers."""
+    if name.endswith("num_batches_tracked"):
+        return tensor.to(torch.int64)
+    if not tensor.is_floating_point():
+        raise ReleasedError(f"{path}: {name} holds {tensor.dtype}, not floating numbers")
+    ours = tensor.to(torch.float32, copy=True)
+    if not ours.isfinite().all():
+        raise ReleasedError(f"{path}: {name} holds numbers that are not finite")
+    return ours
+
+
+def _pooling(tensors: dict[str, Tensor], layout: _Layout) -> dict[str, Tensor]:
+    """Our pooling's tensors: a 1 x 1 convolution is a matrix, and all heads stand in one, head after head."""
+    lone = layout.listed and layout.heads == 1
+    own = {}
+    for theirs, ours in (("cla", "classification"), ("att", "attention")):
+        for leaf in ("weight", "bias"):
+            parts = [tensors[f"{place}.{leaf}"] for place in layout.places(theirs)]
+            parts = [part.flatten(1) if leaf == "weight" else part for part in parts]
+            if parts:
+                own[f"pooling.{ours}.{leaf}"] = torch.cat(parts * 2 if lone else parts)
+    if layout.listed:
+        weight = tensors["attention.head_weight"]
+        own["pooling.head_weight"] = torch.cat([weight, torch.zeros(1)]) if lone else weight
+    return own
