@@ -46,14 +46,22 @@ class FoldedConv(nn.Module):
         x = x.to(conv.weight.dtype)
         if self.odd_padding:
             x = F.pad(x, self.odd_padding)
-        fused = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)  # what oneDNN computes
-        if not fused or not torch.backends.mkldnn.is_available():
+        if not _is_fused(x):
             return activate(conv(x), self.activation)
         name, scalars = _FUSED[self.activation]
         padding, stride, dilation = list(conv.padding), list(conv.stride), list(conv.dilation)
         return torch.ops.mkldnn._convolution_pointwise(
             x, conv.weight, conv.bias, padding, stride, dilation, conv.groups, name, scalars, ""
         )
+
+
+def _is_fused(x: Tensor) -> bool:
+    """Whether oneDNN computes a convolution and its activation in one: bfloat16 needs AVX-512 or its like."""
+    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if x.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return x.dtype == torch.float32
 
 
 def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
@@ -80,7 +88,7 @@ def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 def for_inference(network: TaggingNetwork, precision: Precision = "float32") -> TaggingNetwork:
-    """A copy of a network, or of a committee, that is faster and cannot be trained.
+    """A copy of a network, or of an ensemble, that is faster and cannot be trained.
 
     Args:
         network: is left as it is.
