@@ -225,7 +225,7 @@ def lab_clips(setting: Setting) -> Clips:
 
 @scenario("psla.lab.tables.runner.carry_out", lab_clips, slow=True, keeps=True)
 def _carry_out(clips: Clips, out: Path, tell: Tell) -> Any:
-    outcome = carried_out(clips, out, ["labels_12", "committee_checkpoints", "start_sweep"], Watcher(tell))
+    outcome = carried_out(clips, out, ["labels_12", "ensemble_checkpoints", "start_sweep"], Watcher(tell))
     assert not outcome.not_run
     return outcome.done, outcome.waiting  # how many it trained is what this very call did
 
@@ -269,7 +269,7 @@ class Rows:
 @scenario("psla.lab.tables.verdicts.Scoring", small_lab, Rows)
 def _scoring(subject: Rows, out: Path, tell: Tell) -> Any:
     subject.tell = tell
-    names = ("committee_seeds", "baseline", "mixup", "masking")
+    names = ("ensemble_seeds", "baseline", "mixup", "masking")
     return [(subject.scores[name], subject.scores.estimate(name)) for name in names], subject.scores.prior
 
 

@@ -41,7 +41,7 @@ def make_clips(held_out: int, train: int = 120) -> Clips:
 
 
 def write_lab(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), held_out: int = 160, files: int = 2) -> Path:
-    """LAB with the rows of `ROWS`, a committee of seeds, one of rows, one row not run."""
+    """LAB with the rows of `ROWS`, an ensemble of seeds, one of rows, one row not run."""
     clips = make_clips(held_out)
     (folder / "results").mkdir(parents=True)
     clips.write(folder / "clips.parquet")
@@ -70,8 +70,8 @@ def write_lab(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), held_out: int = 
         _write_row(folder, name, title, table, "last_five", entries, recipe={"mixup.rate": 0.5})
     pooled = [last["mixup"][seed] for seed in seeds]
     for name, groups in {
-        "committee_seeds": [(None, pooled)],
-        "committee_pretraining": [(s, [last[n][s] for n in ("baseline", "pretraining")]) for s in seeds],
+        "ensemble_seeds": [(None, pooled)],
+        "ensemble_pretraining": [(s, [last[n][s] for n in ("baseline", "pretraining")]) for s in seeds],
     }.items():
         entries = []
         members: list[list[float]] = []
@@ -89,7 +89,7 @@ def write_lab(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), held_out: int = 
             "best": float(np.mean([max(each) for each in members])),
             "ensemble": float(np.mean([each["scores"]["mean_average_precision"] for each in entries])),
         }
-        _write_row(folder, name, name.replace("_", " "), "X", "committee", entries, details)
+        _write_row(folder, name, name.replace("_", " "), "X", "ensemble", entries, details)
     missing = {"row": "resnet50", "title": "ResNet-50", "table": "II", "status": "not run", "take": "last_five"}
     reason = "its ImageNet weights are not on this machine"
     _write(folder / "results/resnet50.json", {**missing, "reason": reason, "seeds": [], "mean": {}, "deviation": {}})
@@ -103,7 +103,7 @@ def write_lab(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), held_out: int = 
         "recipe": "demo",
         "overrides": {"optimizer.epochs": files},
         "seeds": list(seeds),
-        "rows": [*ROWS, "committee_seeds", "committee_pretraining", "resnet50", "start_sweep"],
+        "rows": [*ROWS, "ensemble_seeds", "ensemble_pretraining", "resnet50", "start_sweep"],
         "truth": "true_labels",
         "split": "evaluation",
         "machine": "2 cores",

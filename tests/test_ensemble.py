@@ -1,4 +1,4 @@
-"""Laws of committees: the mean of their members, in float64, from a file that reaches nothing but its folder."""
+"""Laws of ensembles: the mean of their members, in float64, from a file that reaches nothing but its folder."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from psla.data.source import ArraySource
 from psla.data.vocabulary import Vocabulary
 from psla.files import sha256_of
-from psla.model.ensemble import Committee, CommitteeError, load_any, write_committee
+from psla.model.ensemble import Ensemble, EnsembleError, load_any, write_ensemble
 from psla.model.file import ModelCard, ModelFileError, save_model
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.inference import predict, tag_waveforms
@@ -34,7 +34,7 @@ def build(seed: int, classes: int = 3, **front_end: object) -> TaggingNetwork:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three models, two of them in a folder below."""
-    folder = tmp_path_factory.mktemp("committee")
+    folder = tmp_path_factory.mktemp("ensemble")
     (folder / "seeds").mkdir()
     for seed, name in enumerate(("a", "seeds/b", "seeds/c")):
         network = build(seed, padding="masked" if seed else "released", mean=-4.0 - seed)
@@ -42,22 +42,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def committee(folder: Path, *names: str) -> Path:
+def ensemble(folder: Path, *names: str) -> Path:
     path = folder / f"{len(names)}.json"
-    return write_committee(path, [folder / f"{name}.safetensors" for name in names])
+    return write_ensemble(path, [folder / f"{name}.safetensors" for name in names])
 
 
-def test_a_committee_of_one_is_its_model(folder: Path) -> None:
+def test_an_ensemble_of_one_is_its_model(folder: Path) -> None:
     """Clip and frame probabilities equal the model's to the bit."""
-    model, one = load_any(folder / "a.safetensors"), load_any(committee(folder, "a"))
+    model, one = load_any(folder / "a.safetensors"), load_any(ensemble(folder, "a"))
     for want, got in zip(tag_waveforms(model.network, [WAVE]), tag_waveforms(one.network, [WAVE]), strict=True):
         assert torch.equal(got, want)
 
 
-def test_a_committee_is_the_mean(folder: Path) -> None:
+def test_an_ensemble_is_the_mean(folder: Path) -> None:
     """Clip and frame probabilities are the float64 mean of the members', each through its own front end."""
     names = ("a", "seeds/b", "seeds/c")
-    whole = load_any(committee(folder, *names))
+    whole = load_any(ensemble(folder, *names))
     members = [tag_waveforms(load_any(folder / f"{n}.safetensors").network, [WAVE]) for n in names]
     got = tag_waveforms(whole.network, [WAVE])
     for field in ("clip_probabilities", "frame_probabilities"):
@@ -66,20 +66,20 @@ def test_a_committee_is_the_mean(folder: Path) -> None:
         assert not np.array_equal(parts[0], parts[1])
     assert whole.vocabulary == VOCABULARY
     assert whole.card.licence == "CC0-1.0"
-    assert [member["file"] for member in whole.card.provenance["committee"]] == [f"{n}.safetensors" for n in names]
+    assert [member["file"] for member in whole.card.provenance["ensemble"]] == [f"{n}.safetensors" for n in names]
 
 
 def test_it_stands_where_a_model_does(folder: Path) -> None:
-    """The Tagger and `predict` take a committee, and agree to the bit."""
-    model = load_any(committee(folder, "a", "seeds/b"))
+    """The Tagger and `predict` take an ensemble, and agree to the bit."""
+    model = load_any(ensemble(folder, "a", "seeds/b"))
     tagged = Tagger(model).tag(WAVE, sample_rate=16_000)
     predicted = predict(model.network, ArraySource(["x"], [WAVE]), model.vocabulary).predictions.probabilities
     assert np.array_equal(np.clip(predicted[0], 0, 1), tagged.clip_probabilities)
-    with pytest.raises(CommitteeError, match="no features of its own"):
+    with pytest.raises(EnsembleError, match="no features of its own"):
         model.network.features(torch.zeros(1, 48, 128))
-    with pytest.raises(CommitteeError, match="different front ends"):
+    with pytest.raises(EnsembleError, match="different front ends"):
         model.network.from_log_mel(torch.zeros(1, 48, 128))
-    with pytest.raises(ModelFileError, match="one network, not a Committee"):
+    with pytest.raises(ModelFileError, match="one network, not a Ensemble"):
         save_model(folder / "no.safetensors", model.network, model.vocabulary, ModelCard())
 
 
@@ -103,47 +103,55 @@ def test_a_step_that_some_lack_is_the_mean_of_the_others() -> None:
 )
 def test_members_must_agree(other: dict, message: str) -> None:
     """Members of other classes or windows are refused."""
-    with pytest.raises(CommitteeError, match=message):
-        Committee([build(0), build(1, **other)])
-    with pytest.raises(CommitteeError, match="at least one member"):
-        Committee([])
+    with pytest.raises(EnsembleError, match=message):
+        Ensemble([build(0), build(1, **other)])
+    with pytest.raises(EnsembleError, match="at least one member"):
+        Ensemble([])
 
 
 def test_vocabularies_must_agree(folder: Path, tmp_path: Path) -> None:
     """Members with as many, but other classes are refused, by name."""
     for name, ids in (("a", "xyz"), ("b", "yxz")):
         save_model(tmp_path / f"{name}.safetensors", build(0), Vocabulary(list(ids)), ModelCard())
-    with pytest.raises(CommitteeError, match=r"b\.safetensors has another vocabulary than a\.safetensors"):
-        write_committee(tmp_path / "c.json", [tmp_path / "a.safetensors", tmp_path / "b.safetensors"])
-    with pytest.raises(CommitteeError, match=r"a\.safetensors is outside .*: put it there"):
-        write_committee(tmp_path / "c.json", [folder / "a.safetensors"])
-    with pytest.raises(CommitteeError, match="given twice"):
-        write_committee(tmp_path / "c.json", [tmp_path / "a.safetensors"] * 2)
+    with pytest.raises(EnsembleError, match=r"b\.safetensors has another vocabulary than a\.safetensors"):
+        write_ensemble(tmp_path / "c.json", [tmp_path / "a.safetensors", tmp_path / "b.safetensors"])
+    with pytest.raises(EnsembleError, match=r"a\.safetensors is outside .*: put it there"):
+        write_ensemble(tmp_path / "c.json", [folder / "a.safetensors"])
+    with pytest.raises(EnsembleError, match="given twice"):
+        write_ensemble(tmp_path / "c.json", [tmp_path / "a.safetensors"] * 2)
     assert not (tmp_path / "c.json").exists()
+
+
+def test_a_file_of_the_first_release_loads(folder: Path) -> None:
+    """Law: an ensemble's file was called a committee's once; such a file loads as the same ensemble."""
+    path = ensemble(folder, "a")
+    old = path.with_name("old.json")
+    old.write_text(path.read_text().replace("psla-ensemble", "psla-committee"))
+    assert load_any(old).card == load_any(path).card
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("{", "not a readable committee"),
-        ("[" * 100_000, "not a readable committee"),
-        ({"format": "other"}, "not a committee"),
-        ({"format": "psla-committee", "version": 2, "members": []}, "version 2; this psla reads version 1"),
-        ({"format": "psla-committee", "version": 1, "members": []}, "at least one"),
-        ({"format": "psla-committee", "version": 1, "members": [{"file": 3, "sha256": ""}]}, "as texts"),
-        ({"format": "psla-committee", "version": 1, "members": [{"file": "a"}]}, "file and sha256"),
+        ("{", "not a readable ensemble"),
+        ("[" * 100_000, "not a readable ensemble"),
+        ({"format": "other"}, "not an ensemble"),
+        ({"format": "psla-ensemble", "version": 2, "members": []}, "version 2; this psla reads version 1"),
+        ({"format": "psla-ensemble", "version": 1, "members": []}, "at least one"),
+        ({"format": "psla-ensemble", "version": 1, "members": [{"file": 3, "sha256": ""}]}, "as texts"),
+        ({"format": "psla-ensemble", "version": 1, "members": [{"file": "a"}]}, "file and sha256"),
     ],
 )
 def test_files_that_are_none(tmp_path: Path, data: object, message: str) -> None:
-    """What is not a committee's file is refused by name and reason."""
+    """What is not an ensemble's file is refused by name and reason."""
     path = tmp_path / "c.json"
     path.write_text(data if isinstance(data, str) else json.dumps(data))
-    with pytest.raises(CommitteeError, match=message) as refusal:
+    with pytest.raises(EnsembleError, match=message) as refusal:
         load_any(path)
     assert str(path) in str(refusal.value)
 
 
-def test_a_committee_reaches_its_folder_alone(folder: Path, tmp_path: Path) -> None:
+def test_an_ensemble_reaches_its_folder_alone(folder: Path, tmp_path: Path) -> None:
     """Members outside the folder, by dots, by an absolute path or by a link, are refused; so are changed ones."""
     outside = folder / "a.safetensors"
     (tmp_path / "here").mkdir()
@@ -158,12 +166,12 @@ def test_a_committee_reaches_its_folder_alone(folder: Path, tmp_path: Path) -> N
         ("absent.safetensors", "not in its folder"),
     ):
         entries = [{"file": file, "sha256": sha256_of(outside)}]
-        path.write_text(json.dumps({"format": "psla-committee", "version": 1, "members": entries}))
-        with pytest.raises(CommitteeError, match=message):
+        path.write_text(json.dumps({"format": "psla-ensemble", "version": 1, "members": entries}))
+        with pytest.raises(EnsembleError, match=message):
             load_any(path)
-    changed = committee(folder, "a")
+    changed = ensemble(folder, "a")
     data = json.loads(changed.read_text())
     data["members"][0]["sha256"] = "0" * 64
     changed.write_text(json.dumps(data))
-    with pytest.raises(CommitteeError, match=r"a\.safetensors is another file than it was"):
+    with pytest.raises(EnsembleError, match=r"a\.safetensors is another file than it was"):
         load_any(changed)

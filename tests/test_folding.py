@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from psla.model.conv_norm import ConvNorm
-from psla.model.ensemble import Committee
+from psla.model.ensemble import Ensemble
 from psla.model.folding import for_inference
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
@@ -66,8 +66,8 @@ def test_the_network_is_left_as_it_was() -> None:
 
 
 def test_nothing_of_batch_normalisation_is_left() -> None:
-    """All normalisations of every member of a committee are folded."""
-    both = Committee([network("efficientnet_lite0"), network("resnet50", 1)])
+    """All normalisations of every member of an ensemble are folded."""
+    both = Ensemble([network("efficientnet_lite0"), network("resnet50", 1)])
     folded = for_inference(both)
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
     wave = 0.1 * torch.randn(1, 10240)

@@ -7,7 +7,7 @@ import torch
 
 from psla.data.vocabulary import Vocabulary
 from psla.files import sha256_of
-from psla.model.ensemble import write_committee
+from psla.model.ensemble import write_ensemble
 from psla.model.file import ModelCard, save_model
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
@@ -73,13 +73,13 @@ def test_other_heads_and_front_ends_are_reported(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    """Another backbone, other mel bins, a committee and an unknown name are refused, and nothing is changed."""
+    """Another backbone, other mel bins, an ensemble and an unknown name are refused, and nothing is changed."""
     path = save_model(tmp_path / "m.safetensors", build(4, 1, 1), THEIRS, ModelCard())
-    committee = write_committee(tmp_path / "c.json", [path])
+    ensemble = write_ensemble(tmp_path / "c.json", [path])
     network = build(3, 1, 2)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    with pytest.raises(PretrainingError, match="is a committee"):
-        load_init(network, OURS, committee)
+    with pytest.raises(PretrainingError, match="is an ensemble"):
+        load_init(network, OURS, ensemble)
     with pytest.raises(PublishedError, match="near it are"):
         load_init(network, OURS, "audioset-b3")
     with pytest.raises(PretrainingError, match="3 classes, the vocabulary 4"):

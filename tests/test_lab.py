@@ -105,7 +105,7 @@ def test_finished_folds_are_read_not_run_again(tmp_path: Path) -> None:
     assert fold_accuracy.to_dict(again.answers) == fold_accuracy.to_dict(first.answers)
     assert len(first.answers["single", "averaged"].clip_ids) == 2
     assert first.answers["single", "averaged"].guesses.shape == (2, 2)
-    assert first.answers["committee", "averaged"].guesses.shape == (2, 1)
+    assert first.answers["ensemble", "averaged"].guesses.shape == (2, 1)
     taught = first.runs[-1].recipe
     assert (taught.seed, taught.distillation.weight) == (3, 0.5)
     teacher = Predictions.read(tmp_path / "out/fold_2/teacher.safetensors")

@@ -216,13 +216,13 @@ def test_the_paper_is_restated_rightly() -> None:
         assert row["paper"] == {**told, **renamed}
     averaging = paper["table_9_weight_averaging"]
     assert columns("IX") == [(averaging[k]["balanced"], averaging[k]["full"]) for k in ("without", "with")]
-    committees = paper["table_10_ensembles"]
+    ensembles = paper["table_10_ensembles"]
     for name, full in (("pretrain", True), ("mixup_rate", False), ("mixup_alpha", False), ("augment", True),
                        ("label", True), ("top5", True), ("all", True)):  # fmt: skip
-        assert (committees[f"balanced_{name}"], committees.get(f"full_{name}")) in columns("X"), name
-        assert (f"full_{name}" in committees) == full
+        assert (ensembles[f"balanced_{name}"], ensembles.get(f"full_{name}")) in columns("X"), name
+        assert (f"full_{name}" in ensembles) == full
     for name in ("checkpoints_of_one_run", "same_setting_seeds"):
-        assert (committees[name]["balanced"], committees[name]["full"]) in columns("X")
+        assert (ensembles[name]["balanced"], ensembles[name]["full"]) in columns("X")
     for kind in ("balanced", "full"):
         numbers = sorted(str(values[1:]) for values in paper["table_11_comparison"][kind].values())
         assert sorted(str(row[kind][1:]) for row in tables["XI"]["rows"] if row.get(kind)) == numbers

@@ -14,7 +14,7 @@ from psla.lab.tables.plan import Plan, make_plan, resolve
 from psla.lab.tables.rows import TABLES, Catalogue, RowError, parse_row
 from psla.training.recipe import Recipe, presets
 
-FILES = sorted((Path(psla.lab.__file__).parent / "rows").glob("*.yaml"))
+FILES = sorted((Path(psla.lab.__file__).parent / "tables/rows").glob("*.yaml"))
 CATALOGUE = Catalogue.load()
 # Values that no row sets, so that a row which sets something is told from one that does not.
 UNUSUAL = {
@@ -158,11 +158,11 @@ def test_rows_share_what_is_the_same() -> None:
 
 
 def test_choosing_takes_what_is_needed() -> None:
-    """A derived row, a taught row and a committee bring the rows whose runs they take; extending alone brings none."""
+    """A derived row, a taught row and an ensemble bring the rows whose runs they take; extending alone brings none."""
     assert CATALOGUE.choose(["masking"]) == ["masking"]
     assert CATALOGUE.choose(["without_mixup"]) == ["mixup", "without_mixup"], "taught as the row that it extends"
-    assert CATALOGUE.choose(["committee_pretraining"]) == ["baseline", "pretraining", "committee_pretraining"]
-    assert set(CATALOGUE.choose(["distilled"])) == {"mixup", "committee_seeds", "distilled"}
+    assert CATALOGUE.choose(["ensemble_pretraining"]) == ["baseline", "pretraining", "ensemble_pretraining"]
+    assert set(CATALOGUE.choose(["distilled"])) == {"mixup", "ensemble_seeds", "distilled"}
     assert CATALOGUE.choose(["all"]) == list(CATALOGUE.rows)
 
 
@@ -173,7 +173,7 @@ def test_groups() -> None:
     assert {"smoke", "core", "all", *(f"table_{n}" for n in numbers)} <= set(groups)
     core = set(CATALOGUE.choose(["core"]))
     assert {"baseline", "pretraining", "sampling", "masking", "mixup", "mixup_rate_1", "labels_12"} <= core
-    assert {"averaged", "committee_seeds", "committee_checkpoints"} <= core
+    assert {"averaged", "ensemble_seeds", "ensemble_checkpoints"} <= core
     assert set(CATALOGUE.choose(["smoke"])) <= core
 
 
@@ -187,15 +187,15 @@ def test_shares_keep_the_length_of_the_warm_up() -> None:
 
 
 def test_a_refused_row_takes_along_those_that_need_it() -> None:
-    """What a recipe cannot do is said of the row and of those behind it; a committee of all goes without it."""
+    """What a recipe cannot do is said of the row and of those behind it; an ensemble of all goes without it."""
     rows = {**CATALOGUE.rows, "long": parse_row("long", "title: x\ntable: V\nextends: mixup\nset: {mixup.rate: 7}")}
-    text = "title: x\ntable: X\ntake: committee\nmembers: [mixup, long]"
-    catalogue = Catalogue([*rows.values(), parse_row("committee_long", text)])
-    found = make_plan(catalogue, ["committee_long", "committee_all"], recipe(), clips(), "hash", [0])
+    text = "title: x\ntable: X\ntake: ensemble\nmembers: [mixup, long]"
+    catalogue = Catalogue([*rows.values(), parse_row("ensemble_long", text)])
+    found = make_plan(catalogue, ["ensemble_long", "ensemble_all"], recipe(), clips(), "hash", [0])
     assert "mixup.rate" in found.refused["long"]
-    assert "needs the row long" in found.refused["committee_long"]
-    assert "long" not in found.members("committee_all")
-    assert found.sources("committee_all") == {None: [found.keys["mixup", 0]]}
+    assert "needs the row long" in found.refused["ensemble_long"]
+    assert "long" not in found.members("ensemble_all")
+    assert found.sources("ensemble_all") == {None: [found.keys["mixup", 0]]}
 
 
 @pytest.mark.parametrize(
@@ -210,10 +210,10 @@ def test_a_refused_row_takes_along_those_that_need_it() -> None:
         ("title: x\ntable: IV\nextends: averaged", "is derived"),
         ("title: x\ntable: IV\nfrom: averaged", "no runs of its own"),
         ("title: x\ntable: IV\nfrom: mixup\nset: {mixup.rate: 0.1}", "trains nothing"),
-        ("title: x\ntable: IV\ntake: committee", "belong together"),
-        ("title: x\ntable: IV\ntake: committee\nmembers: seeds", "needs the row that has the seeds"),
+        ("title: x\ntable: IV\ntake: ensemble", "belong together"),
+        ("title: x\ntable: IV\ntake: ensemble\nmembers: seeds", "needs the row that has the seeds"),
         ("title: x\ntable: IV\nlabels: II", "needs the row that enhances"),
-        ("title: x\ntable: IV\nlabels: II\nteacher: committee_seeds", "a teacher is"),
+        ("title: x\ntable: IV\nlabels: II\nteacher: ensemble_seeds", "a teacher is"),
         ("title: x\ntable: IV\ntraining_share: 0", "greater than 0"),
         ("- title", "must hold keys"),
         ("title: [", "is not YAML"),
@@ -239,3 +239,11 @@ def test_an_own_file_may_replace_a_row(tmp_path: Path) -> None:
     found = Catalogue.load([tmp_path / "gentle.yaml"])
     assert math.isclose(resolve(found.chain("gentle"), recipe(), 0).mixup.rate, 0.05)
     assert len(found.rows) == len(CATALOGUE.rows) + 1
+
+
+def test_rows_of_the_first_release_are_found_by_their_old_names() -> None:
+    """Law: `committee` in a row's file or in `--rows` means `ensemble`, and a warning says the new name."""
+    with pytest.warns(FutureWarning, match="committee_seeds is called ensemble_seeds now"):
+        assert "ensemble_seeds" in Catalogue.load().choose(["committee_seeds"])
+    with pytest.warns(FutureWarning, match="committee is called ensemble now"):
+        assert parse_row("own", 'title: "own"\ntable: X\ntake: committee\nmembers: all').take == "ensemble"

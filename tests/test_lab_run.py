@@ -41,7 +41,7 @@ TINY = {
     "optimizer.warmup_steps": 1,
     "averaging.first_epoch": 1,
 }
-SMOKE = ["baseline", "mixup", "labels_12", "averaged", "committee_checkpoints", "committee_seeds"]
+SMOKE = ["baseline", "mixup", "labels_12", "averaged", "ensemble_checkpoints", "ensemble_seeds"]
 
 
 def clips() -> Clips:
@@ -150,10 +150,10 @@ def test_a_result_is_what_its_files_say(undisturbed: Path) -> None:
         else:
             assert result["deviation"]["mean_average_precision"] is None
     assert [each["seed"] for each in found["mixup"]["seeds"]] == [0, 1]
-    assert [each["seed"] for each in found["committee_seeds"]["seeds"]] == [None]
+    assert [each["seed"] for each in found["ensemble_seeds"]["seeds"]] == [None]
     assert found["averaged"]["seeds"][0]["predictions"][0].endswith("averaged.safetensors")
-    assert len(found["committee_checkpoints"]["seeds"][0]["predictions"]) == 2
-    assert found["committee_seeds"]["parameters"] == 2 * found["mixup"]["parameters"] > 0
+    assert len(found["ensemble_checkpoints"]["seeds"][0]["predictions"]) == 2
+    assert found["ensemble_seeds"]["parameters"] == 2 * found["mixup"]["parameters"] > 0
     assert found["mixup"]["clips_per_second"] > 0
     assert found["averaged"]["clips_per_second"] is None
 
@@ -190,13 +190,13 @@ def test_details_are_the_tables_columns(undisturbed: Path) -> None:
     before = found["details"]["map_before"]
     assert before["mean"] == pytest.approx(taught_by["mean"]["mean_average_precision"])
     assert before["deviation"] == pytest.approx(taught_by["deviation"]["mean_average_precision"])
-    committee = json.loads((undisturbed / "results/committee_seeds.json").read_text())
-    details, truth = committee["details"], clips().split("evaluation").labels("true_labels")
-    read = [Predictions.read(undisturbed / path) for path in committee["seeds"][0]["predictions"]]
+    ensemble = json.loads((undisturbed / "results/ensemble_seeds.json").read_text())
+    details, truth = ensemble["details"], clips().split("evaluation").labels("true_labels")
+    read = [Predictions.read(undisturbed / path) for path in ensemble["seeds"][0]["predictions"]]
     maps = [score(each, truth).mean_average_precision for each in read]
     assert details["members"] == 2
     assert (details["average"], details["best"]) == (pytest.approx(np.mean(maps)), pytest.approx(max(maps)))
-    assert details["ensemble"] == pytest.approx(committee["mean"]["mean_average_precision"])
+    assert details["ensemble"] == pytest.approx(ensemble["mean"]["mean_average_precision"])
 
 
 def test_labels_of_held_out_clips_stay(undisturbed: Path) -> None:
@@ -299,11 +299,11 @@ def test_rows_that_are_the_same_share_a_run(tmp_path: Path, trainings: list[str]
 def test_seeds_and_rows_can_be_added(undisturbed: Path, tmp_path: Path, trainings: list[str]) -> None:
     """Another seed trains only what is new and makes the results of the rows that are asked for again."""
     out = copied(undisturbed, tmp_path / "lab")
-    call(out, rows="committee_seeds,fill_zero", seeds="2")
+    call(out, rows="ensemble_seeds,fill_zero", seeds="2")
     assert [name.rsplit("-", 1)[0] for name in trainings] == ["mixup-2"]
     found = results(out)
     assert [each["seed"] for each in found["mixup"]["seeds"]] == [0, 1, 2]
-    assert len(found["committee_seeds"]["seeds"][0]["runs"]) == 3
+    assert len(found["ensemble_seeds"]["seeds"][0]["runs"]) == 3
     assert found["fill_zero"]["seeds"] == found["mixup"]["seeds"]
     assert [each["seed"] for each in found["baseline"]["seeds"]] == [0, 1], "nobody asked for it"
     assert json.loads((out / "lab.json").read_text())["seeds"] == [0, 1, 2]
@@ -349,12 +349,12 @@ def test_a_row_that_fails_is_noted_and_the_lab_goes_on(
         return real(recipe, *args, **options)
 
     monkeypatch.setattr(runner, "train", failing)
-    out, rows = tmp_path / "lab", f"baseline,mixup_rate_1,committee_all,{own}"
+    out, rows = tmp_path / "lab", f"baseline,mixup_rate_1,ensemble_all,{own}"
     done = call(out, rows=rows, seeds="0", code=1)
     found = results(out)
     assert {name: each["status"] for name, each in found.items()} == {
         "baseline": "done",
-        "committee_all": "done",
+        "ensemble_all": "done",
         "mixup_rate_1": "not run",
         "wide": "not run",
     }
@@ -362,11 +362,11 @@ def test_a_row_that_fails_is_noted_and_the_lab_goes_on(
     assert "masking.time" in found["wide"]["reason"]
     assert (found["wide"]["seeds"], found["wide"]["mean"], found["wide"]["details"]) == ([], {}, {})
     assert "mixup_rate_1: not run: seed 0: the loss is nan" in done.output
-    assert len(found["committee_all"]["seeds"][0]["runs"]) == 1, "the one that is there"
+    assert len(found["ensemble_all"]["seeds"][0]["runs"]) == 1, "the one that is there"
     monkeypatch.setattr(runner, "train", real)
-    call(out, rows="mixup_rate_1,committee_all", seeds="0")
+    call(out, rows="mixup_rate_1,ensemble_all", seeds="0")
     assert results(out)["mixup_rate_1"]["status"] == "done", "tried again"
-    assert len(results(out)["committee_all"]["seeds"][0]["runs"]) == 2
+    assert len(results(out)["ensemble_all"]["seeds"][0]["runs"]) == 2
 
 
 def test_a_full_disk_is_no_fault_of_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,7 +445,7 @@ def test_stopped_again_and_again(undisturbed: Path, tmp_path: Path) -> None:
     out, calls = tmp_path / "lab", 0
     while True:
         try:
-            do(out, ["committee_checkpoints"], stop=Stop(3))
+            do(out, ["ensemble_checkpoints"], stop=Stop(3))
             break
         except LabInterrupted:
             calls += 1

@@ -313,7 +313,7 @@ def run(*arguments: str | Path) -> tuple[int, str]:
 
 
 def test_import_command(checkpoint: Path, tmp_path: Path) -> None:
-    """`psla import` asks for the classes and frames that the file does not tell; a folder becomes a committee."""
+    """`psla import` asks for the classes and frames that the file does not tell; a folder becomes an ensemble."""
     out, classes = tmp_path / "m.safetensors", tmp_path / "classes.csv"
     classes.write_text("index,mid,display_name\n0,a,Dog\n1,b,Rain\n2,c,Siren\n")
     code, said = run("import", checkpoint, "--out", out)
@@ -325,10 +325,10 @@ def test_import_command(checkpoint: Path, tmp_path: Path) -> None:
     assert code == 0, said
     assert load_model(out).vocabulary.names == ["Dog", "Rain", "Siren"]
     assert load_model(out).card.licence == "CC0-1.0"
-    committee = tmp_path / "committee.json"
-    code, said = run("import", checkpoint.parent, "--out", committee, *known)
+    ensemble = tmp_path / "ensemble.json"
+    code, said = run("import", checkpoint.parent, "--out", ensemble, *known)
     assert (code, "1 members" in said) == (0, True), said
-    assert load_any(committee).vocabulary.ids == ["a", "b", "c"]
+    assert load_any(ensemble).vocabulary.ids == ["a", "b", "c"]
     code, said = run("import", classes, "--out", out, *known)
     assert code == 2
     assert "classes.csv" in said

@@ -318,13 +318,13 @@ def test_each_fold_is_trained_with_its_recipe(folder: Path, selected: Path) -> N
     stored = json.loads((out / "cross_validation.json").read_text())
     assert {fold: each["name"] for fold, each in stored["recipes"].items()} == {"2": "preset", "4": "fast"}
     assert stored["recipes"]["4"]["recipe"]["optimizer"]["learning_rate"] == 0.03
-    single, committee = stored["costs"]["single"], stored["costs"]["committee"]
-    assert committee["parameters"]["2"] == 2 * single["parameters"]["2"] > 0
-    assert stored["costs"].keys() == {"single", "committee", "student"} == stored["systems"].keys()
+    single, ensemble = stored["costs"]["single"], stored["costs"]["ensemble"]
+    assert ensemble["parameters"]["2"] == 2 * single["parameters"]["2"] > 0
+    assert stored["costs"].keys() == {"single", "ensemble", "student"} == stored["systems"].keys()
     text = (out / "cross_validation.md").read_text()
-    for words in ("| committee | averaged |", "| distilled | averaged |", "| 4 | fast |", "clips/s in training"):
+    for words in ("| ensemble | averaged |", "| distilled | averaged |", "| 4 | fast |", "clips/s in training"):
         assert words in text
-    wrong = stored["systems"]["committee"]["averaged"]["misclassified"]
+    wrong = stored["systems"]["ensemble"]["averaged"]["misclassified"]
     assert all(f"| {each['clip_id']} | {each['fold']} | {each['label']} | {each['answer']} |" in text for each in wrong)
 
 
@@ -399,21 +399,21 @@ def test_runs_of_something_else_are_refused(folder: Path, monkeypatch: pytest.Mo
         pass
 
 
-def test_the_report_speaks_of_the_single_model_where_there_is_no_committee(folder: Path) -> None:
-    """Law: confusions and mistakes are the committee's, or the single model's; every clip is in the confusions once."""
+def test_the_report_speaks_of_the_single_model_where_there_is_no_ensemble(folder: Path) -> None:
+    """Law: confusions and mistakes are the ensemble's, or the single model's; every clip is in the confusions once."""
     asked = cross_validation.Experiment(both(folder)[0].recipe, folder / "esc", folder / "out", (3,))
     found = cross_validation.cross_validate(asked)
     fold_report.write_report(found, folder / "out", {3: "tiny"}, "psla lab cross-validate")
     text = (folder / "out/cross_validation.md").read_text()
     assert "## Confusions (single, averaged)" in text
     assert "- command: psla lab cross-validate\n" in text
-    assert "committee |" not in text
+    assert "| ensemble |" not in text
     assert found.runs == found.members["single"][3]
     assert sum(found.answers["single", "averaged"].confusion().ravel()) == 6
 
 
-def test_committees_of_settings_are_the_mean_of_their_members(folder: Path) -> None:
-    """Law: a committee answers as the mean of its members' probabilities says, each member at its own last epoch; it
+def test_ensembles_of_settings_are_the_mean_of_their_members(folder: Path) -> None:
+    """Law: an ensemble answers as the mean of its members' probabilities says, each member at its own last epoch; it
     costs what they cost together; what is finished is not trained again."""
     out, longer = folder / "out", folder / "longer.yaml"
     longer.write_text(f"extends: {folder}/tiny.yaml\noptimizer: {{epochs: 2}}\naveraging: {{first_epoch: 2}}\n")
@@ -426,10 +426,10 @@ def test_committees_of_settings_are_the_mean_of_their_members(folder: Path) -> N
     result = psla(*call)
     assert result.exit_code == 0, result.output
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    assert "all - committee" in result.output
+    assert "all - ensemble" in result.output
     stored = json.loads((out / "cross_validation.json").read_text())
     assert stored["settings"]["longer"]["optimizer"]["epochs"] == 2
-    systems = {"single", "committee", "longer", "settings", "all"}
+    systems = {"single", "ensemble", "longer", "settings", "all"}
     assert stored["systems"].keys() == stored["costs"].keys() == systems
     seeds, setting = [out / f"fold_3/seed_{seed}" for seed in (0, 1)], out / "fold_3/settings/longer"
     assert Run(setting).recipe.seed == 0
@@ -446,14 +446,14 @@ def test_committees_of_settings_are_the_mean_of_their_members(folder: Path) -> N
             assert stored["systems"][system][variant]["accuracy"] == pytest.approx(right)
         assert sizes[system] == len(members) * sizes["single"]
     text = (out / "cross_validation.md").read_text()
-    for words in ("| committee of settings | averaged |", "| committee of all | averaged |", "| all | longer |"):
+    for words in ("| ensemble of settings | averaged |", "| ensemble of all | averaged |", "| all | longer |"):
         assert words in text
 
 
 def test_a_setting_has_a_name_of_its_own(folder: Path) -> None:
     """Law: a setting that the report could not tell from another system is refused before any training."""
-    (folder / "committee.yaml").write_text("")
-    call = ("lab", "cross-validate", folder / "esc", "--out", folder / "out", "--settings", folder / "committee.yaml")
+    (folder / "ensemble.yaml").write_text("")
+    call = ("lab", "cross-validate", folder / "esc", "--out", folder / "out", "--settings", folder / "ensemble.yaml")
     for shard in ([], ["--shard", "1/2"]):
         assert "the name of a system of the report" in refused(psla(*call, "--recipe", folder / "tiny.yaml", *shard))
     assert not list((folder / "out").rglob("recipe.yaml"))

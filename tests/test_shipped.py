@@ -178,7 +178,7 @@ def test_which_word_is_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sounds").mkdir()
     (tmp_path / "odd").write_bytes(b"")
-    for name in (DEFAULT, "audioset-b2", "mine.safetensors", "committee.json", "old.pth"):
+    for name in (DEFAULT, "audioset-b2", "mine.safetensors", "ensemble.json", "old.pth"):
         assert split_model([name, "a.wav"]) == (name, ["a.wav"])
     for first in ("a.wav", "sounds", "odd", "*.wav", "absent.FLAC"):
         assert split_model([first]) == (None, [first])

@@ -198,7 +198,7 @@ def test_one_seed_says_what_it_leaves_out():
 
 
 def test_what_is_missing_is_not_tested():
-    """A missing row, no seed in common and no committee: not tested, with the reason; they do not count for Holm."""
+    """A missing row, no seed in common and no ensemble: not tested, with the reason; they do not count for Holm."""
     rows, labels = simulated(4, [0.0, 2.0], luck=0.03)
     (a, b), draws = drawn(rows, labels, 100)
     made = Made({"a": a, "b": b, "c": {7: a[0]}}, draws.units)
@@ -207,7 +207,7 @@ def test_what_is_missing_is_not_tested():
     assert [verdict.status for verdict in verdicts] == [SUPPORTED, NOT_TESTED, NOT_TESTED, NOT_TESTED]
     assert "row z: not run" in verdicts[1].reason
     assert "no seed in common" in verdicts[2].reason
-    assert "no committee" in verdicts[3].reason
+    assert "no ensemble" in verdicts[3].reason
     assert verdicts[0].p == pytest.approx(verdicts[0].difference.p)
     assert judge([claim(), claim()], made)[0].p == pytest.approx(2 * verdicts[0].difference.p)
 
@@ -278,11 +278,11 @@ def test_bad_claims_are_refused(tmp_path: Path, text: str, message: str):
 
 
 def test_rows_of_the_same_runs_borrow_nothing(tmp_path: Path):
-    """The luck of other rows is borrowed for rows trained apart, not within a committee; rows of one run count once."""
+    """The luck of other rows is borrowed for rows trained apart, not within an ensemble; rows of one run count once."""
     scores = Scoring(Measured(write_lab(tmp_path / "lab", held_out=60)), resamples=20)
     assert scores.prior_of(claim("masking", "mixup")) is scores.prior
     assert scores.prior_of(claim("mixup", "start_sweep")) is None  # the same runs
-    assert scores.prior_of(claim(BestMember(best_member_of="committee_pretraining"), "committee_pretraining")) is None
+    assert scores.prior_of(claim(BestMember(best_member_of="ensemble_pretraining"), "ensemble_pretraining")) is None
     names = (
         "baseline",
         "pretraining",
@@ -298,10 +298,10 @@ def test_rows_of_the_same_runs_borrow_nothing(tmp_path: Path):
 
 
 def test_scores_are_those_of_the_files(tmp_path: Path):
-    """A row's score is the mean of its files' scores, a committee's that of the mean of probabilities."""
+    """A row's score is the mean of its files' scores, an ensemble's that of the mean of probabilities."""
     lab = Measured(write_lab(tmp_path / "lab", held_out=60))
     scores = Scoring(lab, resamples=20)
-    for name in ("mixup", "committee_pretraining", "committee_seeds"):
+    for name in ("mixup", "ensemble_pretraining", "ensemble_seeds"):
         for entry in lab.rows[name].seeds:
             found = scores[name].by_seed[entry.seed].exact
             assert found == pytest.approx(entry.scores["mean_average_precision"], abs=1e-6)

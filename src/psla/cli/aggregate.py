@@ -109,18 +109,18 @@ def _sweep(checkpoints: list[Path], model: Path, clips: Path, split: str) -> lis
 @guarded
 def ensemble(
     members: Annotated[list[Path], typer.Argument(help="Files of predictions, or model files.")],
-    out: Annotated[Path, typer.Option(help="Averaged predictions; of models a committee, COMMITTEE.json.")],
+    out: Annotated[Path, typer.Option(help="Averaged predictions; of models an ensemble, ENSEMBLE.json.")],
     clips: Annotated[Path | None, typer.Option(help="The table of clips, to score members and ensemble.")] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Choose members, on validation clips only.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Average predictions, or make a committee of models."""
+    """Average predictions, or make an ensemble of models."""
     if out.suffix == ".json":
         if clips is not None or greedy:
-            raise CommandError("a committee of models is written as it is: --clips and --greedy are for predictions")
-        from psla.model.ensemble import write_committee
+            raise CommandError("an ensemble of models is written as it is: --clips and --greedy are for predictions")
+        from psla.model.ensemble import write_ensemble
 
-        write_committee(out, members)
+        write_ensemble(out, members)
         typer.echo(json.dumps({"out": str(out), "members": [str(m) for m in members]}) if as_json else str(out))
         return
     from psla.data.clips import Clips

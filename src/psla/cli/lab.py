@@ -72,18 +72,18 @@ def cross_validate(
     ] = None,
     fold: Annotated[list[int] | None, typer.Option(min=1, max=5, help="Only these folds.")] = None,
     inner: Annotated[bool, typer.Option("--inner", help="Try settings out: leave the evaluation fold out.")] = False,
-    seeds: Annotated[str, typer.Option(help="As in 0,1,2: a run for each, and a committee of them.")] = "0",
+    seeds: Annotated[str, typer.Option(help="As in 0,1,2: a run for each, and an ensemble of them.")] = "0",
     distill: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Teach a student; the teacher's share.")
     ] = None,
     student_seeds: Annotated[str, typer.Option(help="A student for each.")] = "0",
     settings: Annotated[
         list[str] | None,
-        typer.Option(help="Further settings, as --candidates of psla lab select: a run of each, committees with them."),
+        typer.Option(help="Further settings, as --candidates of psla lab select: a run of each, ensembles with them."),
     ] = None,
     shard: Annotated[str | None, SHARD] = None,
 ) -> None:
-    """Train and score on each of the official folds in turn: single models, committees, students."""
+    """Train and score on each of the official folds in turn: single models, ensembles, students."""
     if selection is not None:
         _refuse_beside_selection(recipe, set_, inner)
     from psla.metrics.parts import parse_part

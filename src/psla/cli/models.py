@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def import_(
     checkpoint: Annotated[Path, typer.Argument(help="A published .pth file, or a folder of them.")],
     out: Annotated[
-        Path, typer.Option(help="The model file to write (.safetensors); for a folder a committee (.json).")
+        Path, typer.Option(help="The model file to write (.safetensors); for a folder an ensemble (.json).")
     ],
     vocabulary: Annotated[
         str | None, typer.Option(help="audioset, fsd50k, or a class list (index,mid,display_name).")
@@ -27,9 +27,9 @@ def import_(
     licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
     training_data: Annotated[str, typer.Option(help="What the weights were trained on, and its licence.")] = "",
 ) -> None:
-    """Make a model file of a published checkpoint, or a committee of a folder of them."""
+    """Make a model file of a published checkpoint, or an ensemble of a folder of them."""
     if out.suffix != (".json" if checkpoint.is_dir() else ".safetensors"):
-        raise CommandError(f"{out}: a model file's name ends in .safetensors, that of a folder's committee in .json")
+        raise CommandError(f"{out}: a model file's name ends in .safetensors, that of a folder's ensemble in .json")
     from psla.weights.readers.psla import FRAMES, LICENCE, import_released, read_released
 
     files = sorted(checkpoint.glob("*.pth")) if checkpoint.is_dir() else [checkpoint]
@@ -50,9 +50,9 @@ def import_(
         target = out if not checkpoint.is_dir() else out.parent / f"{file.stem}.safetensors"
         made.append(import_released(file, target, classes, frames, card))
     if checkpoint.is_dir():
-        from psla.model.ensemble import write_committee
+        from psla.model.ensemble import write_ensemble
 
-        write_committee(out, made)
+        write_ensemble(out, made)
     members = f", {len(made)} members" if checkpoint.is_dir() else ""
     typer.echo(
         f"{out}: {network.backbone}, {network.heads} heads, {count} classes ({classes[0].name}, …), "

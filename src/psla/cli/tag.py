@@ -31,7 +31,7 @@ def tag(
         list[str],
         typer.Argument(
             metavar="[MODEL] FILES",
-            help="A model file, a committee's file, or a name that `psla models` lists; without one, the model of ten "
+            help="A model file, an ensemble's file, or a name that `psla models` lists; without one, the model of ten "
             "classes that comes with psla. Then sound files of any length, folders, or patterns in quotes.",
         ),
     ],

@@ -129,7 +129,7 @@ def teach(
     out: Annotated[Path, typer.Option(help="Runs, labels and the table go here; what is finished is not done again.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30.")] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Seeds; repeat the option. By default 0, 1, 2.")] = None,
-    teacher: Annotated[Path | None, typer.Option(help="A model, committee or predictions to teach instead.")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="A model, ensemble or predictions to teach instead.")] = None,
     types: TypesOption = "I,II",
     threshold: ThresholdOption = "mean",
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",

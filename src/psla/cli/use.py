@@ -11,7 +11,7 @@ import typer
 
 from psla.cli.console import CommandError, Precision, guarded, number, progress, table
 
-ModelName = Annotated[str, typer.Argument(help="A model file, a committee, or a name that `psla models` lists.")]
+ModelName = Annotated[str, typer.Argument(help="A model file, an ensemble, or a name that `psla models` lists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -109,13 +109,13 @@ def evaluate(
 
 @guarded
 def info(model: ModelName, as_json: Json = False) -> None:
-    """Say what a model file or a committee holds: architecture, front end, classes, provenance, scores."""
+    """Say what a model file or an ensemble holds: architecture, front end, classes, provenance, scores."""
     from psla.model.file import read_header
     from psla.weights.catalogue import resolve
 
     path = resolve(model)
     if path.suffix == ".json":
-        _committee_info(path, as_json)
+        _ensemble_info(path, as_json)
         return
     header = read_header(path)
     if as_json:
@@ -128,18 +128,18 @@ def info(model: ModelName, as_json: Json = False) -> None:
     typer.echo("\n".join([*lines, *_card_lines(header["card"])]))
 
 
-def _committee_info(path: Path, as_json: bool) -> None:
+def _ensemble_info(path: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from psla.model.ensemble import load_committee
+    from psla.model.ensemble import load_ensemble
 
-    model = load_committee(path)
+    model = load_ensemble(path)
     card = asdict(model.card)
     if as_json:
         typer.echo(json.dumps({"vocabulary": model.vocabulary.to_dict(), "card": card}, ensure_ascii=False))
         return
     names = [each.name for each in model.vocabulary]
-    typer.echo("\n".join([f"committee: {path}", f"classes: {_some(names)}", *_card_lines(card)]))
+    typer.echo("\n".join([f"ensemble: {path}", f"classes: {_some(names)}", *_card_lines(card)]))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -53,7 +53,7 @@ COLUMNS = (
 class Teaching:
     """How labels are enhanced between the two rounds; see `psla.techniques.labeling.enhance`.
 
-    teacher: a model, a committee or a file of predictions in place of the first round's model.
+    teacher: a model, an ensemble or a file of predictions in place of the first round's model.
     """
 
     types: Collection[str] = frozenset(TYPES)

@@ -1,8 +1,8 @@
-"""Committee: several model files as one model, their probabilities averaged (paper, section VI-B).
+"""Ensemble: several model files as one model, their probabilities averaged (paper, section VI-B).
 
-    {"format": "psla-committee", "version": 1, "members": [{"file": "seed0.safetensors", "sha256": "..."}, ...]}
+    {"format": "psla-ensemble", "version": 1, "members": [{"file": "seed0.safetensors", "sha256": "..."}, ...]}
 
-A committee is this JSON file beside its model files, and stands wherever a model file does (`load_any`). Each member
+An ensemble is this JSON file beside its model files, and stands wherever a model file does (`load_any`). Each member
 hears the audio through its own front end. Members have one vocabulary and one window; backbone, heads, normalising and
 padding may differ.
 """
@@ -24,17 +24,18 @@ from psla.model.network import TaggingNetwork
 from psla.model.pooling import Pooling, Tagging
 from psla.weights.catalogue import resolve
 
-FORMAT, VERSION = "psla-committee", 1
+FORMAT, VERSION = "psla-ensemble", 1
+_FORMATS = (FORMAT, "psla-committee")  # its name in files of the first release
 _MOST_BYTES = 1 << 20
 # What one window has to mean for all members; the rest of a front end is a member's own.
 _SHARED = ("sample_rate", "frames", "hop_ms", "frame_length_ms")
 
 
-class CommitteeError(ValueError):
-    """A file that is not a committee, or members that cannot sit in one."""
+class EnsembleError(ValueError):
+    """A file that is not an ensemble, or members that cannot sit in one."""
 
 
-class Committee(TaggingNetwork):
+class Ensemble(TaggingNetwork):
     """The equal average of several networks, in float64; of one network, that network to the bit.
 
     Frame probabilities are averaged step by step; a step that only some members have (their convolutions may round an
@@ -47,22 +48,22 @@ class Committee(TaggingNetwork):
         config: that of the first member, which stands for all in what they share: window and classes.
 
     Raises:
-        CommitteeError: no member, other numbers of classes, or windows of another length.
+        EnsembleError: no member, other numbers of classes, or windows of another length.
 
     Example:
         >>> from psla.model.frontends.kaldi import FrontEndConfig
         >>> from psla.model.network import NetworkConfig
         >>> config = NetworkConfig("efficientnet_lite0", 3, front_end=FrontEndConfig(frames=64))
         >>> network = TaggingNetwork(config).eval()
-        >>> committee, wave = Committee([network, network]), torch.zeros(1, 8000)
-        >>> torch.equal(committee(wave).clip_probabilities, network(wave).clip_probabilities)
+        >>> ensemble, wave = Ensemble([network, network]), torch.zeros(1, 8000)
+        >>> torch.equal(ensemble(wave).clip_probabilities, network(wave).clip_probabilities)
         True
     """
 
     def __init__(self, members: Sequence[TaggingNetwork]) -> None:
         nn.Module.__init__(self)
         if not members:
-            raise CommitteeError("a committee needs at least one member")
+            raise EnsembleError("an ensemble needs at least one member")
         first = members[0].config
         for number, member in enumerate(members[1:], start=2):
             for name, one, other in (
@@ -70,7 +71,7 @@ class Committee(TaggingNetwork):
                 *((n, getattr(first.front_end, n), getattr(member.config.front_end, n)) for n in _SHARED),
             ):
                 if one != other:
-                    raise CommitteeError(f"member {number} has {name} {other}, the first has {one}; they must agree")
+                    raise EnsembleError(f"member {number} has {name} {other}, the first has {one}; they must agree")
         self.config = first
         self.members = nn.ModuleList(members)
         self.train(False)
@@ -84,24 +85,24 @@ class Committee(TaggingNetwork):
         keep: Tensor | None = None,
         frames: int | None = None,
     ) -> Tagging:
-        """Tag a batch of waveforms; what follows the lengths is for training, and a committee is not trained."""
+        """Tag a batch of waveforms; what follows the lengths is for training, and an ensemble is not trained."""
         if masks is not None or keep is not None or frames is not None:
-            raise CommitteeError("a committee is not trained: train its members, each by itself")
+            raise EnsembleError("an ensemble is not trained: train its members, each by itself")
         return _average([member(waveform, lengths) for member in self._networks])
 
     def from_log_mel(self, log_mel: Tensor, frame_counts: Tensor | None = None, keep: Tensor | None = None) -> Tagging:
         """Tag normalised log-mels, if all members have one front end.
 
         Raises:
-            CommitteeError: front ends that differ, for which there is no such log-mel.
+            EnsembleError: front ends that differ, for which there is no such log-mel.
         """
         if any(member.config.front_end != self.config.front_end for member in self._networks):
-            raise CommitteeError("the members have different front ends: give the committee waveforms")
+            raise EnsembleError("the members have different front ends: give the ensemble waveforms")
         return _average([member.from_log_mel(log_mel, frame_counts, keep) for member in self._networks])
 
     def features(self, log_mel: Tensor, keep: Tensor | None = None) -> Tensor:
         """Refused: each member has features of its own."""
-        raise CommitteeError("a committee has no features of its own: ask one of its members")
+        raise EnsembleError("an ensemble has no features of its own: ask one of its members")
 
     @property
     def _networks(self) -> list[TaggingNetwork]:
@@ -110,32 +111,32 @@ class Committee(TaggingNetwork):
     @property
     def pooling(self) -> Pooling:  # type: ignore[override]
         """Refused, as `features`."""
-        raise CommitteeError("a committee has no features of its own: ask one of its members")
+        raise EnsembleError("an ensemble has no features of its own: ask one of its members")
 
 
 def load_any(
     path_or_name: str | Path, progress: Callable[[int, int | None], None] = lambda received, total: None
 ) -> Model:
-    """Load whatever stands for a model: a model file, a committee's JSON file, or a model by name.
+    """Load whatever stands for a model: a model file, an ensemble's JSON file, or a model by name.
 
     Args:
         path_or_name: a path, or a name that `psla models` lists; a published model is fetched once into the cache.
         progress: told of the bytes received and their total (None: not known) while a file is fetched.
 
     Raises:
-        ModelFileError, CommitteeError: a file that is not what it says; the message names it.
+        ModelFileError, EnsembleError: a file that is not what it says; the message names it.
         PublishedError: neither a path nor a name, a published folder, or a fetched file that has changed.
         DownloadError: the file cannot be fetched; the message says what to put where.
     """
     path = resolve(path_or_name, progress)
-    return load_committee(path) if path.suffix == ".json" else load_model(path)
+    return load_ensemble(path) if path.suffix == ".json" else load_model(path)
 
 
-def load_committee(path: str | Path) -> Model:
-    """The committee of a JSON file. Its card names the members, and their licences.
+def load_ensemble(path: str | Path) -> Model:
+    """The ensemble of a JSON file. Its card names the members, and their licences.
 
     Raises:
-        CommitteeError: not such a file, a member outside its folder or changed since, or vocabularies that differ.
+        EnsembleError: not such a file, a member outside its folder or changed since, or vocabularies that differ.
         ModelFileError: a member that is not a model file.
     """
     path = Path(path)
@@ -145,35 +146,35 @@ def load_committee(path: str | Path) -> Model:
     for entry in entries:
         file = _inside(folder, entry["file"], path)
         if not file.is_file():
-            raise CommitteeError(f"{path}: its member {entry['file']} is not in its folder")
+            raise EnsembleError(f"{path}: its member {entry['file']} is not in its folder")
         if sha256_of(file) != entry["sha256"]:
-            raise CommitteeError(f"{path}: its member {entry['file']} is another file than it was (SHA-256)")
+            raise EnsembleError(f"{path}: its member {entry['file']} is another file than it was (SHA-256)")
         models.append(load_model(file))
     return _assemble(path, entries, models)
 
 
-def write_committee(path: str | Path, members: Sequence[str | Path]) -> Path:
-    """Write a committee's JSON file, atomically, and check that it loads.
+def write_ensemble(path: str | Path, members: Sequence[str | Path]) -> Path:
+    """Write an ensemble's JSON file, atomically, and check that it loads.
 
     Args:
         path: ends in .json; the members must lie in its folder or below.
         members: model files, in any order; each counts once.
 
     Raises:
-        CommitteeError: no member, one given twice, one outside the folder, or members that cannot sit in one committee.
+        EnsembleError: no member, one given twice, one outside the folder, or members that cannot sit in one ensemble.
         ModelFileError: a member that is not a model file.
     """
     path = Path(path)
     folder = path.resolve().parent
     if path.suffix != ".json":
-        raise CommitteeError(f"{path}: the name of a committee's file ends in .json")
+        raise EnsembleError(f"{path}: the name of an ensemble's file ends in .json")
     files = [Path(member).resolve() for member in members]
     if len(set(files)) != len(files):
-        raise CommitteeError(f"{path}: a member is given twice; each counts once")
+        raise EnsembleError(f"{path}: a member is given twice; each counts once")
     entries = []
     for given, file in zip(members, files, strict=True):
         if not file.is_relative_to(folder):
-            raise CommitteeError(f"{given} is outside {folder}, where {path.name} is to be: put it there")
+            raise EnsembleError(f"{given} is outside {folder}, where {path.name} is to be: put it there")
         entries.append({"file": file.relative_to(folder).as_posix(), "sha256": sha256_of(file)})
     _assemble(path, entries, [load_model(file) for file in files])
     write_json_atomic(path, {"format": FORMAT, "version": VERSION, "members": entries})
@@ -196,23 +197,23 @@ def _average(taggings: Sequence[Tagging]) -> Tagging:
 def _entries(path: Path) -> list[dict[str, str]]:
     """The members as the file lists them."""
     if path.stat().st_size > _MOST_BYTES:
-        raise CommitteeError(f"{path}: {path.stat().st_size} bytes; a committee's file has at most {_MOST_BYTES}")
+        raise EnsembleError(f"{path}: {path.stat().st_size} bytes; an ensemble's file has at most {_MOST_BYTES}")
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CommitteeError(f"{path}: not a readable committee ({error})") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise CommitteeError(f"{path}: not a committee (its format must be {FORMAT!r})")
+        raise EnsembleError(f"{path}: not a readable ensemble ({error})") from error
+    if not isinstance(data, dict) or data.get("format") not in _FORMATS:
+        raise EnsembleError(f"{path}: not an ensemble (its format must be {FORMAT!r})")
     if data.get("version") != VERSION:
-        raise CommitteeError(f"{path}: committee version {data.get('version')!r}; this psla reads version {VERSION}")
+        raise EnsembleError(f"{path}: ensemble version {data.get('version')!r}; this psla reads version {VERSION}")
     if set(data) != {"format", "version", "members"} or not isinstance(data["members"], list) or not data["members"]:
-        raise CommitteeError(f"{path}: a committee has format, version and members, at least one, and nothing else")
+        raise EnsembleError(f"{path}: an ensemble has format, version and members, at least one, and nothing else")
     for entry in data["members"]:
         texts = isinstance(entry, dict) and all(isinstance(text, str) for text in entry.values())
         if not texts or set(entry) != {"file", "sha256"}:
-            raise CommitteeError(f"{path}: each member must have file and sha256, as texts, and nothing else")
+            raise EnsembleError(f"{path}: each member must have file and sha256, as texts, and nothing else")
     if len({entry["file"] for entry in data["members"]}) != len(data["members"]):
-        raise CommitteeError(f"{path}: a member is listed twice; each counts once")
+        raise EnsembleError(f"{path}: a member is listed twice; each counts once")
     return data["members"]
 
 
@@ -222,9 +223,9 @@ def _inside(folder: Path, file: str, path: Path) -> Path:
         found = (folder / PurePosixPath(file)).resolve()
         inside = found.is_relative_to(folder) and not PurePosixPath(file).is_absolute()
     except (ValueError, OSError, RuntimeError) as error:  # a zero byte, a name too long, a circle of links
-        raise CommitteeError(f"{path}: {file!r:.100} is no path") from error
+        raise EnsembleError(f"{path}: {file!r:.100} is no path") from error
     if not inside:
-        raise CommitteeError(f"{path}: its member {file!r:.100} is outside its folder")
+        raise EnsembleError(f"{path}: its member {file!r:.100} is outside its folder")
     return found
 
 
@@ -232,13 +233,13 @@ def _assemble(path: Path, entries: Sequence[dict[str, str]], models: Sequence[Mo
     """One model of the members; its card names them and keeps their licences."""
     for entry, model in zip(entries, models, strict=True):
         if model.vocabulary.ids != models[0].vocabulary.ids:
-            raise CommitteeError(
+            raise EnsembleError(
                 f"{path}: {entry['file']} has another vocabulary than {entries[0]['file']}; all members must share one"
             )
     try:
-        network = Committee([model.network for model in models])
-    except CommitteeError as error:
-        raise CommitteeError(f"{path}: {error}") from error
+        network = Ensemble([model.network for model in models])
+    except EnsembleError as error:
+        raise EnsembleError(f"{path}: {error}") from error
     cards = [model.card for model in models]
     members = [
         {**entry, "provenance": card.provenance, "scores": card.scores}
@@ -247,6 +248,6 @@ def _assemble(path: Path, entries: Sequence[dict[str, str]], models: Sequence[Mo
     card = ModelCard(
         licence="; ".join(dict.fromkeys(card.licence for card in cards if card.licence)),
         training_data="; ".join(dict.fromkeys(card.training_data for card in cards if card.training_data)),
-        provenance={"committee": members},
+        provenance={"ensemble": members},
     )
     return Model(network, models[0].vocabulary, card)

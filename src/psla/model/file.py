@@ -99,8 +99,8 @@ def save_model(
             computes in float32 all the same. Biases, head weights and all of batch normalisation stay float32.
 
     Raises:
-        ModelFileError: another number of classes in the network than in the vocabulary, a committee (which is written
-            by `psla.model.ensemble.write_committee`), a threshold of a class that is not in the vocabulary, or weights
+        ModelFileError: another number of classes in the network than in the vocabulary, an ensemble (which is written
+            by `psla.model.ensemble.write_ensemble`), a threshold of a class that is not in the vocabulary, or weights
             that float16 cannot hold.
         ValueError: another dtype.
     """

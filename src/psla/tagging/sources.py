@@ -44,7 +44,7 @@ def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
         raise SourcesError(
             f"{first!r} is neither a model by name ({names_near(first)}) nor a sound file, a folder or a pattern"
         )
-    # Not every .json among many files is a committee.
+    # Not every .json among many files is an ensemble.
     if late := next((word for word in rest if word in known_names() or word.endswith(".safetensors")), None):
         raise SourcesError(f"{late} is a model: name it before the sound files")
     return None, [first, *rest]

@@ -102,7 +102,7 @@ class Tagger:
             (1408,)
 
         Raises:
-            CommitteeError: the model is a committee, whose members have features of their own.
+            EnsembleError: the model is an ensemble, whose members have features of their own.
         """
         embedding = self._tag(source, sample_rate, embed=True).embedding
         assert embedding is not None
@@ -193,7 +193,7 @@ class Tagger:
 def load(
     model: str | Path, hop_s: float | None = None, combine: Combine = "mean", precision: Precision = "float32"
 ) -> Tagger:
-    """The tagger of a model: a model file, a committee's file, or a model by name.
+    """The tagger of a model: a model file, an ensemble's file, or a model by name.
 
     Args:
         model: a path, or a name that `psla models` lists: `esc10-lite0` comes with the package, a published model is
@@ -201,7 +201,7 @@ def load(
         hop_s, combine, precision: as `Tagger` takes them.
 
     Raises:
-        ModelFileError, CommitteeError, PublishedError, DownloadError: as `psla.model.ensemble.load_any`.
+        ModelFileError, EnsembleError, PublishedError, DownloadError: as `psla.model.ensemble.load_any`.
         ValueError: as `Tagger`.
 
     Example:

@@ -1,7 +1,7 @@
 """A: averages of weights, averages of predictions, and which of them to average (paper, section VI).
 
 Every checkpoint counts once (the released code counts its first one twice). Sums are kept in float64, and no result
-depends on the order in which files are given. Not covered: committees of model files (`psla.model.ensemble`), where to
+depends on the order in which files are given. Not covered: ensembles of model files (`psla.model.ensemble`), where to
 start averaging (`sweep.py`), and BatchNorm statistics measured anew on data; they are averaged as the other weights.
 """
 

@@ -2,7 +2,7 @@
 
     target = (1 - weight) * label + weight * teacher's probability        for each clip; then mixed as the waveforms are
 
-The teacher, most often a committee, is not run in training: its probabilities come from a predictions file and are
+The teacher, most often an ensemble, is not run in training: its probabilities come from a predictions file and are
 joined by clip id. Mixup keeps a target consistent, since it mixes targets and not labels. Source: G. Hinton et al.,
 https://arxiv.org/abs/1503.02531, without a temperature, for independent classes. Beyond the PSLA paper.
 """

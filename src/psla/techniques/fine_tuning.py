@@ -73,13 +73,13 @@ def load_init(network: TaggingNetwork, vocabulary: Vocabulary, model: str | Path
         model: path of a model file, or the name of a published model.
 
     Raises:
-        PretrainingError: another backbone, another number of mel bins, a committee, or a vocabulary that is not the
+        PretrainingError: another backbone, another number of mel bins, an ensemble, or a vocabulary that is not the
             network's.
         ModelFileError, PublishedError, DownloadError: as `psla.model.ensemble.load_any`.
     """
     path = resolve(model)
     if path.suffix == ".json":
-        raise PretrainingError(f"{path} is a committee: start from one of its members")
+        raise PretrainingError(f"{path} is an ensemble: start from one of its members")
     found = load_model(path)
     theirs, ours = found.network.config, network.config
     if ours.classes != len(vocabulary):

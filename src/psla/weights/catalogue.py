@@ -120,7 +120,7 @@ def resolve(path_or_name: str | os.PathLike[str], progress: Progress = lambda re
     path = Path(path_or_name)
     name = os.fspath(path_or_name)
     if path.is_dir():
-        raise PublishedError(f"{path} is a folder; give one model file, or make a committee of its files")
+        raise PublishedError(f"{path} is a folder; give one model file, or make an ensemble of its files")
     if path.suffix in (".pth", ".pt", ".ckpt") and path.is_file():
         raise PublishedError(f"{path} is a checkpoint; make a model file of it with `psla import {path} --out …`")
     if path.is_file():
@@ -168,7 +168,7 @@ def fetch(entry: Published, progress: Progress = lambda received, total: None) -
     if entry.models > 1:
         raise PublishedError(
             f"{entry.name} is a folder of {entry.models} models, which is fetched by hand: get {entry.url}, unpack it, "
-            "and make a committee of it with `psla import FOLDER --out FOLDER/committee.json "
+            "and make an ensemble of it with `psla import FOLDER --out FOLDER/ensemble.json "
             f"--vocabulary {entry.corpus}`"
         )
     record_path = entry.checkpoint.with_suffix(".json")

@@ -3,7 +3,7 @@
     OUT/fold_K/seed_S/                a run for each fold and seed
     OUT/fold_K/settings/NAME/         a run for each fold and further setting, with the first seed
     OUT/fold_K/teacher-seed_S...      what each says of the training clips, where a student is asked for
-    OUT/fold_K/teacher.safetensors    the committee of the seeds over them: the mean
+    OUT/fold_K/teacher.safetensors    the ensemble of the seeds over them: the mean
     OUT/fold_K/student_S/             a run on these and the labels, of the same size and budget
     OUT/cross_validation.json, .md    what was found; see `fold_report.py`
 
@@ -35,14 +35,14 @@ from psla.training.run import Run
 FOLDS = esc50.FOLDS
 VARIANTS = ("final", "last_five", "averaged", "checkpoint_ensemble")
 # Table X: the seeds of one setting; several settings, each with the first seed; all of these.
-COMMITTEES = ("committee", "settings", "all")
+ENSEMBLES = ("ensemble", "settings", "all")
 
 
 @dataclass(frozen=True)
 class Student:
     """A distilled model beside the others.
 
-    weight: share of the committee's probabilities in the targets, 0 .. 1. seeds: one student for each.
+    weight: share of the ensemble's probabilities in the targets, 0 .. 1. seeds: one student for each.
     """
 
     weight: float = 0.5
@@ -59,10 +59,10 @@ class Experiment:
         out: a folder; see the module.
         folds: which folds are evaluated on.
         inner: for trying settings out; see the module.
-        seeds: a run for each, and a committee of them where there are several.
-        student: distil the committee of the seeds.
-        settings: further settings, for every fold the same: a run of each with the first of `seeds`, and committees
-            with them; see `COMMITTEES`. They are to be chosen without a look at the folds, as the recipe is.
+        seeds: a run for each, and an ensemble of them where there are several.
+        student: distil the ensemble of the seeds.
+        settings: further settings, for every fold the same: a run of each with the first of `seeds`, and ensembles
+            with them; see `ENSEMBLES`. They are to be chosen without a look at the folds, as the recipe is.
 
     Raises:
         RecipeError: a fold has no recipe.
@@ -82,7 +82,7 @@ class Experiment:
         known = self.folds if isinstance(self.recipe, Recipe) else self.recipe
         if missing := [str(fold) for fold in self.folds if fold not in known]:
             raise RecipeError(f"there is no recipe for fold {', '.join(missing)}; leave it out, or choose one for it")
-        if taken := [each.name for each in self.settings if each.name in ("single", "student", *COMMITTEES)]:
+        if taken := [each.name for each in self.settings if each.name in ("single", "student", *ENSEMBLES)]:
             raise SelectionError(
                 f"the setting {taken[0]!r} has the name of a system of the report; give it another one"
             )
@@ -104,8 +104,8 @@ class Experiment:
 class CrossValidation:
     """How what was trained answered.
 
-    answers: by system (`single`, `student`, the name of a further setting, or one of `COMMITTEES`) and variant.
-    members: by system and fold, the runs that it consists of; a committee's are others' as well.
+    answers: by system (`single`, `student`, the name of a further setting, or one of `ENSEMBLES`) and variant.
+    members: by system and fold, the runs that it consists of; an ensemble's are others' as well.
     """
 
     experiment: Experiment
@@ -115,7 +115,7 @@ class CrossValidation:
     @property
     def runs(self) -> list[Run]:
         """Every run, by fold."""
-        systems = [folds for system, folds in self.members.items() if system not in COMMITTEES]
+        systems = [folds for system, folds in self.members.items() if system not in ENSEMBLES]
         return [run for fold in self.experiment.folds for system in systems for run in system[fold]]
 
     @property
@@ -224,11 +224,11 @@ def cross_validate(
 
 
 def _systems(singles: list[Run], students: list[Run], others: Mapping[str, Run]) -> dict[str, list[list[Run]]]:
-    """The systems of one fold; each has a list of runs for each of its models, a committee's several."""
+    """The systems of one fold; each has a list of runs for each of its models, an ensemble's several."""
     settings = list(others.values())
     systems = {
         "single": [[single] for single in singles],
-        "committee": [singles] if len(singles) > 1 else [],
+        "ensemble": [singles] if len(singles) > 1 else [],
         "student": [[each] for each in students],
         **{name: [[run]] for name, run in others.items()},
         "settings": [[singles[0], *settings]] if others else [],
@@ -256,7 +256,7 @@ def _teacher(singles: Sequence[Run], clips: Clips, folder: Path) -> Path:
 
 
 def _answers(members: Sequence[Sequence[Run]], variant: str, clips: Clips, fold: int) -> Answers:
-    """How a system answered on one fold: `members` has a list of runs for each of its models, a committee's several."""
+    """How a system answered on one fold: `members` has a list of runs for each of its models, an ensemble's several."""
     files = []
     for runs in members:
         # Members of several settings may have fewer epochs: the shortest run's number of files counts.
@@ -270,7 +270,7 @@ def _answers(members: Sequence[Sequence[Run]], variant: str, clips: Clips, fold:
 
 
 def _prediction_names(run: Run, variant: str) -> list[str]:
-    """Of the files that a variant is scored by, the last epoch first, for runs of a committee may differ in length."""
+    """Of the files that a variant is scored by, the last epoch first, for runs of an ensemble may differ in length."""
     if variant not in ("final", "last_five"):
         return [variant]
     last = run.recipe.optimizer.epochs

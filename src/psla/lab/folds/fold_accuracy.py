@@ -19,13 +19,13 @@ from psla.report.html import Table
 
 DRAWS = 2000
 PAIRED = (
-    ("committee", "single"),
+    ("ensemble", "single"),
     ("student", "single"),
-    ("student", "committee"),
+    ("student", "ensemble"),
     ("settings", "single"),
-    ("settings", "committee"),
+    ("settings", "ensemble"),
     ("all", "single"),
-    ("all", "committee"),
+    ("all", "ensemble"),
 )
 
 

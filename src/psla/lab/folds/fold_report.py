@@ -1,6 +1,6 @@
 """What a cross-validation found, as cross_validation.json for machines and cross_validation.md for readers.
 
-Costs are of a system's own runs: a student needs those of its teachers, too. A committee predicts with all its members,
+Costs are of a system's own runs: a student needs those of its teachers, too. An ensemble predicts with all its members,
 so its speed is that of all of them together divided by their number; see `costs.py` for what is measured.
 """
 
@@ -12,24 +12,24 @@ from typing import Any
 
 from psla.files import write_json_atomic, write_text_atomic
 from psla.lab.costs import Costs, costs
-from psla.lab.folds.cross_validation import COMMITTEES, CrossValidation
+from psla.lab.folds.cross_validation import ENSEMBLES, CrossValidation
 from psla.lab.folds.fold_accuracy import Answers, accuracies, differences, to_dict
 from psla.lab.tables.folder import machine
 from psla.lab.tables.results import parameters
 from psla.report.html import Heading, Numbers, Part, Table, Text
 from psla.report.markdown import markdown
 
-# What the first table shows, by the name that a reader looks for; the first of the committee and the single model that
+# What the first table shows, by the name that a reader looks for; the first of the ensemble and the single model that
 # there is has its confusions and its mistakes shown.
 HEADLINES = {
     "single": ("single", "final"),
     "averaged": ("single", "averaged"),
-    "committee": ("committee", "averaged"),
-    "committee of settings": ("settings", "averaged"),
-    "committee of all": ("all", "averaged"),
+    "ensemble": ("ensemble", "averaged"),
+    "ensemble of settings": ("settings", "averaged"),
+    "ensemble of all": ("all", "averaged"),
     "distilled": ("student", "averaged"),
 }
-SHOWN = ("committee", "averaged")
+SHOWN = ("ensemble", "averaged")
 
 
 def report_data(found: CrossValidation, names: Mapping[int, str], command: str = "") -> dict[str, Any]:
@@ -119,10 +119,10 @@ def _headlines(answers: Mapping[tuple[str, str], Answers]) -> Table:
 
 
 def _parameters(found: CrossValidation, system: str) -> dict[str, int]:
-    """By fold: a committee has those of all its members, the others those of one model."""
+    """By fold: an ensemble has those of all its members, the others those of one model."""
     classes, sizes = len(next(iter(found.answers.values())).vocabulary), {}
     for fold, runs in found.members[system].items():
-        models = runs if system in COMMITTEES else runs[:1]
+        models = runs if system in ENSEMBLES else runs[:1]
         sizes[str(fold)] = sum(parameters(run.recipe, classes) for run in models)
     return sizes
 
@@ -130,7 +130,7 @@ def _parameters(found: CrossValidation, system: str) -> dict[str, int]:
 def _costs(found: CrossValidation, system: str) -> Costs:
     folds = found.members[system]
     spent = costs([run for runs in folds.values() for run in runs])
-    if system not in COMMITTEES or spent.prediction is None:
+    if system not in ENSEMBLES or spent.prediction is None:
         return spent
     return Costs(spent.hours, spent.training, spent.prediction / len(folds[found.experiment.folds[0]]))
 
@@ -142,7 +142,7 @@ def _cost_table(found: CrossValidation) -> Table:
         size = " .. ".join(f"{count / 1e6:.2f} M" for count in sorted({min(sizes), max(sizes)}))
         rows.append([system, size, f"{spent.hours:.2f}", _speed(spent.training), _speed(spent.prediction)])
     head = ["system", "parameters", "hours", "clips/s in training", "clips/s in prediction"]
-    return Table(head, rows, caption="A committee's trainings are those of its members.")
+    return Table(head, rows, caption="An ensemble's trainings are those of its members.")
 
 
 def _speed(value: float | None) -> str:

@@ -30,7 +30,7 @@ class _Strict(BaseModel):
 
 
 class BestMember(_Strict):
-    """The best single model of a committee, chosen by the score that it is then judged by: a hard opponent."""
+    """The best single model of an ensemble, chosen by the score that it is then judged by: a hard opponent."""
 
     best_member_of: str
 
@@ -84,8 +84,8 @@ def row_of(side: Side) -> str:
     """The row that a side is taken from.
 
     Example:
-        >>> row_of("masking"), row_of(BestMember(best_member_of="committee_all"))
-        ('masking', 'committee_all')
+        >>> row_of("masking"), row_of(BestMember(best_member_of="ensemble_all"))
+        ('masking', 'ensemble_all')
     """
     return side if isinstance(side, str) else side.best_member_of
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from psla.data.clips import Clips
 from psla.data.labels import Labels
+from psla.lab.tables.rows import current_name
 from psla.metrics.predictions import Predictions, average
 
 METRICS = ("mean_average_precision", "mean_auc", "d_prime", "accuracy")
@@ -31,7 +32,7 @@ class SeedResult:
     """One seed of a row.
 
     Attributes:
-        seed: None where all seeds went into one result, such as a committee of seeds.
+        seed: None where all seeds went into one result, such as an ensemble of seeds.
         runs, predictions: paths relative to the lab's folder.
         combine: what several files mean: `mean_of_scores` or `mean_of_probabilities`.
         scores: by metric. command: repeats the run. hours: of its epochs; None: unknown.
@@ -93,7 +94,7 @@ class Measured:
         if self.info.get("version") != 1:
             raise LabError(f"{self.folder / 'lab.json'} has version {self.info.get('version')}, this psla reads 1")
         found = [_row(path) for path in sorted((self.folder / "results").glob("*.json"))]
-        order = {name: place for place, name in enumerate(self.info.get("rows", []))}
+        order = {name: place for place, name in enumerate(current_name(self.info.get("rows", [])))}
         found.sort(key=lambda row: (order.get(row.row, len(order)), row.row))
         self.rows = {row.row: row for row in found}
         for row in found:
@@ -177,7 +178,7 @@ def _row(path: Path) -> RowResult:
         ]
         fields = ("reason", "take", "parameters", "clips_per_second")
         row = RowResult(
-            data["row"],
+            current_name(data["row"]),
             data["title"],
             str(data["table"]),
             data["status"],
@@ -186,7 +187,7 @@ def _row(path: Path) -> RowResult:
             deviation=data.get("deviation") or {},
             details=data.get("details") or {},
             recipe=data.get("recipe") or {},
-            **{name: data.get(name) for name in fields},
+            **{name: current_name(data.get(name)) for name in fields},
         )
     except (KeyError, TypeError) as error:
         raise LabError(f"{path} is not a row's result (at {error}); delete it and run the lab again") from error

@@ -66,7 +66,7 @@ class Plan:
     def sources(self, name: str) -> dict[int | None, list[str]]:
         """By seed the keys of the jobs whose runs a row takes; the seed is None where all seeds are taken together.
 
-        Rows that share a run count once; a committee of `all` goes without the rows that were refused.
+        Rows that share a run count once; an ensemble of `all` goes without the rows that were refused.
         """
         row = self.rows[name]
         if row.members == "seeds":

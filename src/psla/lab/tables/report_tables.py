@@ -44,7 +44,7 @@ class Tables:
         Args:
             correlations: by the key of a row of Table VII its measured cells, `Pearson` and `Spearman`.
         """
-        makers = {"scores": self._scores, "enhancement": self._enhancement, "committee": self._committees}
+        makers = {"scores": self._scores, "enhancement": self._enhancement, "ensemble": self._ensembles}
         parts: list[Part] = []
         for number, table in paper_tables().items():
             parts.append(Heading(f"Table {number}: {table['title']}"))
@@ -115,15 +115,15 @@ class Tables:
             return "-"
         return _paper(found["mean"], found.get("deviation"), digits)
 
-    def _committees(self, table: Mapping[str, Any]) -> Table:
+    def _ensembles(self, table: Mapping[str, Any]) -> Table:
         rows: list[list[Cell]] = []
         for row in table["rows"]:
-            paper = [_committee(row.get(name)) for name in SETS]
-            rows.append([row["label"], *paper, self._committee_cell(row["row"])])
-        head = ["committee", *(f"paper, {name} set" for name in SETS), "measured: models, mean, best, ensemble"]
+            paper = [_ensemble(row.get(name)) for name in SETS]
+            rows.append([row["label"], *paper, self._ensemble_cell(row["row"])])
+        head = ["ensemble", *(f"paper, {name} set" for name in SETS), "measured: models, mean, best, ensemble"]
         return Table(head, rows)
 
-    def _committee_cell(self, name: str) -> str:
+    def _ensemble_cell(self, name: str) -> str:
         row = self.lab.rows.get(name)
         if row is None or not row.done:
             return NOT_RUN
@@ -173,7 +173,7 @@ def _correlations(table: Mapping[str, Any], measured: Mapping[str, Sequence[str]
     return Table(["AP and", *(f"paper, {name} set" for name in SETS), "measured, Pearson", "measured, Spearman"], rows)
 
 
-def _committee(values: Sequence[float] | None) -> str:
+def _ensemble(values: Sequence[float] | None) -> str:
     return "-" if values is None else f"{values[0]} · {' · '.join(_number(x) for x in values[1:])}"
 
 

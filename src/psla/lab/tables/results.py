@@ -45,18 +45,18 @@ LAST = 5  # epochs of `last_five` (section II-B)
 class Evidence:
     """The prediction files that a score is computed from.
 
-    seed: of the runs; None: all seeds together. runs: whose they are. files: of predictions. is_committee: the
+    seed: of the runs; None: all seeds together. runs: whose they are. files: of predictions. is_ensemble: the
     probabilities are averaged, not the scores.
     """
 
     seed: int | None
     runs: tuple[Run, ...]
     files: tuple[Path, ...]
-    is_committee: bool
+    is_ensemble: bool
 
     def scores(self, truth: Labels) -> list[Scores]:
-        """Of each file; of a committee, of the mean of all."""
-        if self.is_committee:
+        """Of each file; of an ensemble, of the mean of all."""
+        if self.is_ensemble:
             return [_score(average(map(Predictions.read, self.files)), truth)]
         return [_score(Predictions.read(path), truth) for path in self.files]
 
@@ -66,7 +66,7 @@ def evidence(row: Row, runs: Mapping[int | None, Sequence[Run]], split: str) -> 
     found = []
     for seed, each in runs.items():
         files = [path for run in each for path in prediction_files(run, row.take, split)]
-        found.append(Evidence(seed, tuple(each), tuple(files), row.take in ("committee", "checkpoint_ensemble")))
+        found.append(Evidence(seed, tuple(each), tuple(files), row.take in ("ensemble", "checkpoint_ensemble")))
     return found
 
 
@@ -164,7 +164,7 @@ def _entry(lab: Lab, name: str, each: Evidence) -> dict[str, Any]:
         "seed": each.seed,
         "runs": [lab.relative(run.folder) for run in each.runs],
         "predictions": [lab.relative(path) for path in each.files],
-        "combine": "mean_of_probabilities" if each.is_committee else "mean_of_scores",
+        "combine": "mean_of_probabilities" if each.is_ensemble else "mean_of_scores",
         "scores": {metric: _mean([getattr(found, metric) for found in scores]) for metric in METRICS},
         "command": command,
         "hours": round(sum(run.seconds for run in each.runs) / 3600, 4),
@@ -173,8 +173,8 @@ def _entry(lab: Lab, name: str, each: Evidence) -> dict[str, Any]:
 
 def _details(lab: Lab, plan: Plan, name: str, found: Sequence[Evidence], device: torch.device | str) -> dict[str, Any]:
     row = plan.rows[name]
-    if row.take in ("committee", "checkpoint_ensemble"):
-        return _committee(lab, found)
+    if row.take in ("ensemble", "checkpoint_ensemble"):
+        return _ensemble(lab, found)
     if row.sweep:
         points = {each.seed: sweep(lab, each.runs[0], device) for each in found}
         means = {
@@ -186,7 +186,7 @@ def _details(lab: Lab, plan: Plan, name: str, found: Sequence[Evidence], device:
     return {}
 
 
-def _committee(lab: Lab, found: Sequence[Evidence]) -> dict[str, Any]:
+def _ensemble(lab: Lab, found: Sequence[Evidence]) -> dict[str, Any]:
     """Table X's columns: the number of members, the mean of their mAPs, the best of them, and that of the ensemble."""
     seeds = []
     for each in found:
@@ -248,8 +248,8 @@ def parameters(recipe: Recipe, classes: int) -> int:
 
 
 def _parameters(lab: Lab, found: Evidence) -> int:
-    """Of the network, or of all members of a committee."""
-    members = found.files if found.is_committee else found.files[:1]
+    """Of the network, or of all members of an ensemble."""
+    members = found.files if found.is_ensemble else found.files[:1]
     return sum(parameters(Run(path.parents[2]).recipe, len(lab.clips.vocabulary)) for path in members)
 
 

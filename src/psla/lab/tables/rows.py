@@ -7,6 +7,8 @@ Keys: see `Row`. Not covered: which runs the rows come to (`plan.py`), and how t
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -22,8 +24,9 @@ TABLES = (
     *("II", "III", "Figure 3", "IV", "V", "VI", "VIII", "IX", "Figure 7", "X", "XI"),
     *("ablation", "pooling", "backbones", "mask fill", "stem", "distillation"),
 )
-MODEL_TABLES = ("II", "III", "IV", "V", "VI", "VIII")  # whose trainings the committee of `all` is made of
-Take = Literal["final", "last_five", "averaged", "checkpoint_ensemble", "committee"]
+_NAMING = ("extends", "from", "teacher", "members", "take")  # keys whose values are names
+MODEL_TABLES = ("II", "III", "IV", "V", "VI", "VIII")  # whose trainings the ensemble of `all` is made of
+Take = Literal["final", "last_five", "averaged", "checkpoint_ensemble", "ensemble"]
 
 
 class RowError(ValueError):
@@ -38,12 +41,12 @@ class Row(BaseModel):
         extends: the row it builds on; None: the lab's recipe as it stands.
         set: dotted recipe keys and their values; the word `recipe` stands for what the lab's recipe has.
         labels: train on labels enhanced (I, II or I+II) by the run of `teacher` with the same seed.
-        teacher: of the labels; without `labels` the teacher of a distillation, a row or a committee.
+        teacher: of the labels; without `labels` the teacher of a distillation, a row or an ensemble.
         training_share: of the sources of the training clips, above 0, at most 1; the smaller lies in the larger.
         origin: (`from` in the file) the row whose runs are taken; there is no training.
         take: which predictions are scored: those of the last epoch, of the last five (mean of their scores), of the
             averaged weights, the mean of those of all epochs, or the mean of those of the `members`' last epochs.
-        members: of a committee: `seeds` (all seeds of `from`), `all` (all trainings of the paper's tables that are
+        members: of an ensemble: `seeds` (all seeds of `from`), `all` (all trainings of the paper's tables that are
             chosen), or rows.
         sweep: also score the averages from each epoch on (Figure 7). groups: names under which it is chosen.
     """
@@ -67,7 +70,7 @@ class Row(BaseModel):
     @property
     def is_trained(self) -> bool:
         """Whether it has runs of its own."""
-        return self.origin is None and self.take != "committee"
+        return self.origin is None and self.take != "ensemble"
 
 
 class Catalogue:
@@ -133,7 +136,7 @@ class Catalogue:
         return next((value for value in reversed(values) if value is not None), None)
 
     def needs(self, name: str) -> list[str]:
-        """The rows without which this one cannot be done; a committee of `all` can do without any of its members."""
+        """The rows without which this one cannot be done; an ensemble of `all` can do without any of its members."""
         row = self.rows[name]
         members = row.members if isinstance(row.members, list) else []
         return [other for other in (row.origin, self.inherited(name, "teacher"), *members) if other is not None]
@@ -149,7 +152,7 @@ class Catalogue:
             RowError: a name that is neither a row nor a group.
         """
         chosen: set[str] = set()
-        for name in names:
+        for name in map(current_name, names):
             if name not in self.rows and name not in self.groups():
                 raise RowError(
                     f"{name!r} is neither a row of the lab nor a group of rows; groups: {', '.join(self.groups())}; "
@@ -183,6 +186,7 @@ def parse_row(name: str, text: str) -> Row:
         raise RowError(f"row {name} must hold keys and values; got {type(data).__name__}")
     if "name" in data or "origin" in data:
         raise RowError(f"row {name}: the file's name is the row's name, and the row it is derived from is `from`")
+    data = {key: current_name(value) if key in _NAMING else value for key, value in data.items()}
     try:
         return Row.model_validate({**data, "name": name})
     except ValidationError as error:
@@ -192,6 +196,22 @@ def parse_row(name: str, text: str) -> Row:
         if first["type"] == "extra_forbidden":
             raise RowError(f"row {name}: there is no key {key!r}; known: {', '.join(known)}") from error
         raise RowError(f"row {name}, key {key}: {first['msg'].lower()} (got {first['input']!r})") from error
+
+
+def current_name(value: Any) -> Any:
+    """A row's name, or several, as it is now: ensembles were called committees once.
+
+    Example:
+        >>> current_name("ensemble_all")
+        'ensemble_all'
+    """
+    if isinstance(value, list):
+        return [current_name(each) for each in value]
+    if not isinstance(value, str) or not re.fullmatch("committee(_.+)?", value):
+        return value
+    now = "ensemble" + value.removeprefix("committee")
+    warnings.warn(f"{value} is called {now} now; the old name goes with the next release", FutureWarning, stacklevel=2)
+    return now
 
 
 def _related(row: Row) -> list[str]:
@@ -217,8 +237,8 @@ def _check(row: Row, found: Mapping[str, Row]) -> None:
     trained = {"extends": row.extends, "set": row.set, "labels": row.labels, "teacher": row.teacher}
     if not row.is_trained and (given := [key for key, value in trained.items() if value]):
         refuse(f"a derived row trains nothing, so it has no {given[0]}")
-    if (row.take == "committee") != (row.members is not None):
-        refuse("`take: committee` and `members` belong together")
+    if (row.take == "ensemble") != (row.members is not None):
+        refuse("`take: ensemble` and `members` belong together")
     if row.members is not None and (row.members == "seeds") != (row.origin is not None):
         refuse("`members: seeds` needs the row that has the seeds (`from`); other members are named without it")
     if row.labels is not None and row.teacher is None:
@@ -231,7 +251,7 @@ def _check(row: Row, found: Mapping[str, Row]) -> None:
     if row.teacher is not None:
         teacher = found[row.teacher]
         if not (teacher.is_trained or (row.labels is None and teacher.members == "seeds")):
-            refuse("a teacher is a trained row, or, for a distillation, a committee of seeds")
+            refuse("a teacher is a trained row, or, for a distillation, an ensemble of seeds")
 
 
 def _is_recipe_key(key: str) -> bool:

@@ -38,7 +38,7 @@ Seed = int | None
 
 @dataclass(frozen=True)
 class Scored:
-    """A row's scores by seed, those of its best member where it is a committee, and the runs they come from."""
+    """A row's scores by seed, those of its best member where it is an ensemble, and the runs they come from."""
 
     by_seed: Mapping[Seed, DrawnScore]
     best_member: Mapping[Seed, DrawnScore]
@@ -148,17 +148,17 @@ class Scoring:
     def _score(self, row: RowResult) -> Scored:
         by_seed, best = {}, {}
         for each in row.seeds:
-            committee = each.combine == "mean_of_probabilities" and len(each.predictions) > 1
+            ensemble = each.combine == "mean_of_probabilities" and len(each.predictions) > 1
             members = [self._file(path) for path in each.predictions]
             by_seed[each.seed] = (
-                self._once(tuple(each.predictions), self.lab.scored(each)[0]) if committee else mean_score(members)
+                self._once(tuple(each.predictions), self.lab.scored(each)[0]) if ensemble else mean_score(members)
             )
-            if committee:
+            if ensemble:
                 best[each.seed] = max(members, key=lambda score: score.exact)
         return Scored(by_seed, best, frozenset(run for each in row.seeds for run in each.runs))
 
     def _file(self, path: str) -> DrawnScore:
-        if (path,) not in self._files:  # rows share files: a committee's members are rows themselves
+        if (path,) not in self._files:  # rows share files: an ensemble's members are rows themselves
             return self._once((path,), Predictions.read(self.lab.path(path)))
         return self._files[path,]
 
@@ -230,7 +230,7 @@ def of_seed(scores: Mapping[Seed, DrawnScore], seed: Seed) -> DrawnScore:
 
 
 def _is_single(row: RowResult) -> bool:
-    """Whether each of its seeds is one run, and no committee of several."""
+    """Whether each of its seeds is one run, and no ensemble of several."""
     return all(len(each.runs) == 1 and each.combine == "mean_of_scores" for each in row.seeds)
 
 
@@ -244,7 +244,7 @@ def _test(claim: Claim, scores: Scoring, confidence: float) -> Verdict:
     sides = [(sign, _side(side, scores)) for sign, side in claim.terms]
     for (_, side), (_, found) in zip(claim.terms, sides, strict=True):
         if not found:
-            return Verdict(claim, NOT_TESTED, f"row {row_of(side)} is no committee of several models")
+            return Verdict(claim, NOT_TESTED, f"row {row_of(side)} is no ensemble of several models")
     seeds = common_seeds([found for _, found in sides])
     if not seeds:
         return Verdict(claim, NOT_TESTED, f"rows {' and '.join(claim.rows)} have no seed in common")
