@@ -4,7 +4,7 @@ process, ratios.
     python benchmarks/network.py [--backbone efficientnet_b2] [--batch 4] [--repeats 3]
 
 The reference runs as the paper's code runs it: eager, float32, its memory-efficient swish. Ours runs channels-last, in
-float32 and in bfloat16 (training: autocast; inference: `psla.model.folding`). Both carry the same 4-headed pooling with
+float32 and in bfloat16 (training: autocast; inference: `psla.model.network`). Both carry the same 4-headed pooling with
 527 classes and Adam and take ready log-mels. Everything is measured twice: with the allocator as the system sets it, as
 the paper's code runs, and told to keep freed memory, as psla's commands run (`psla.model.host_memory`). The peak memory
 of training steps at batch 16 is taken in a process for each of the two.
@@ -27,11 +27,10 @@ from efficientnet_lite_pytorch import EfficientNet as ReferenceLite
 from efficientnet_pytorch import EfficientNet as ReferenceEfficientNet
 from torch import Tensor, nn
 
-from psla.model.folding import for_inference
+from psla.model.backbones.efficientnet import our_name
 from psla.model.host_memory import keep_freed_memory
 from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.model.pooling import Pooling
-from psla.techniques.pretraining import our_name
 from psla.training.training import binary_cross_entropy
 
 CLASSES, FRAMES, BINS = 527, 1056, 128
@@ -59,7 +58,7 @@ def pair(name: str) -> tuple[TaggingNetwork, Reference]:
     reference = Reference(name, copy.deepcopy(ours.pooling))
     settle(reference)
     theirs = reference.features.state_dict()
-    own = {mapped: tensor for key, tensor in theirs.items() if (mapped := our_name(key, name)) is not None}
+    own = {mapped: tensor for key, tensor in theirs.items() if (mapped := our_name(key)) is not None}
     ours.backbone.load_state_dict(own)
     return ours, reference
 
@@ -141,7 +140,7 @@ def measure(ours: TaggingNetwork, reference: Reference, batch: int, repeats: int
     """Seconds of each way of running."""
     log_mel, target = inputs(batch)
     ours.eval(), reference.eval()
-    fast = for_inference(ours, "bf16")
+    fast = ours.for_inference("bf16")
     with torch.inference_mode():
         inference = interleaved(
             {

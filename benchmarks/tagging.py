@@ -145,7 +145,11 @@ def short_files(folder: Path, model: Path, count: int, rounds: int, threads: int
 
         def network() -> None:
             for begin in range(0, count, 8):
-                tag_waveforms(tagger.model.network, [ready[i % different] for i in range(begin, min(begin + 8, count))])
+                tag_waveforms(
+                    tagger.model.network,
+                    [ready[i % different] for i in range(begin, min(begin + 8, count))],
+                    tagger.sample_rate,
+                )
 
         def together() -> None:
             assert sum(file.result is not None for file in tag_files(tagger, paths, pool)) == count

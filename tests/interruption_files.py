@@ -30,15 +30,17 @@ from psla.data.pack.verify import check
 from psla.data.pack.write import pack
 from psla.data.vocabulary import Vocabulary
 from psla.download import download
-from psla.model.ensemble import load_any
+from psla.model.backbones.contract import BACKBONES
+from psla.model.backbones.efficientnet import foreign_name
 from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.synth import corpus as soundscape_corpus
 from psla.synth import event_cutting
 from psla.synth.scene import SoundscapeConfig
-from psla.techniques import pretraining
 from psla.training.devices import Runtime
 from psla.weights import catalogue as published
-from psla.weights.readers.psla import foreign_name
+from psla.weights import imagenet
+from psla.weights.catalogue import load_any
+from psla.weights.imagenet import weights_file
 
 CPU = Runtime(accelerator="cpu", workers=1)
 EVERY_STEP = replace(CPU, checkpoint_minutes=0)
@@ -253,15 +255,16 @@ def _download_lists(given: tuple[Setting, str], out: Path, tell: Tell) -> Any:
     audioset.download_lists(out, {"a.csv": given[1], "b.csv": given[1] + "?b"})  # returns what this very call fetched
 
 
-@scenario("psla.techniques.pretraining.weights_file", lambda setting: (setting, large_file(setting)))
+@scenario("psla.weights.imagenet.weights_file", lambda setting: (setting, large_file(setting)))
 def _weights_file(given: tuple[Setting, str], out: Path, tell: Tell) -> Any:
     setting, url = given
     sha256 = hashlib.sha256(LARGE).hexdigest()[:8]
-    weights = replace(pretraining.WEIGHTS["efficientnet_b0"], url=url, sha256_prefix=sha256)
-    setting.patch.setitem(pretraining.WEIGHTS, "efficientnet_b0", weights)
-    setting.patch.setattr(pretraining, "download", partial(download, progress=tell))
+    kind = BACKBONES["efficientnet_b0"]
+    weights = replace(kind.imagenet, url=url, sha256_prefix=sha256)
+    setting.patch.setitem(BACKBONES._found, "efficientnet_b0", replace(kind, imagenet=weights))
+    setting.patch.setattr(imagenet, "download", partial(download, progress=tell))
     setting.patch.setenv("PSLA_CACHE", str(out))
-    return pretraining.weights_file("efficientnet_b0")
+    return weights_file("efficientnet_b0")
 
 
 NAME = "fsd50k-b2"
@@ -294,6 +297,6 @@ def _resolve(given: None, out: Path, tell: Tell) -> Any:
     return published.resolve(NAME, tell)
 
 
-@scenario("psla.model.ensemble.load_any", published_model)
+@scenario("psla.weights.catalogue.load_any", published_model)
 def _load_any(given: None, out: Path, tell: Tell) -> Any:
     return load_any(NAME, tell)

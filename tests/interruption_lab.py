@@ -37,11 +37,10 @@ from psla.lab.tables.training_data import Predicting, teach_labels, teach_probab
 from psla.lab.tables.verdicts import Scoring
 from psla.model.file import Model, ModelCard, save_model
 from psla.model.inference import predict
-from psla.tagging import batch, formats
+from psla.tagging import batch, output
 from psla.tagging.job import TagJob
-from psla.tagging.rows import RowSettings
-from psla.tagging.tagger import Tagger
-from psla.tagging.windows import cut_windows
+from psla.tagging.output import RowSettings
+from psla.tagging.tagger import Tagger, cut_windows
 from psla.techniques import pretraining
 from psla.training.recipe import Recipe
 from psla.training.run import Run
@@ -98,7 +97,7 @@ def _windows(tagger: Tagger, out: Path, tell: Tell) -> Any:
     return tell.each(tagger.windows([noise(4 * tagger.window_samples)]))
 
 
-@scenario("psla.tagging.windows.cut_windows")
+@scenario("psla.tagging.tagger.cut_windows")
 def _cut_windows(setting: Setting, out: Path, tell: Tell) -> Any:
     return tell.each(cut_windows([noise(1000)], window=300, hop=200))
 
@@ -106,14 +105,14 @@ def _cut_windows(setting: Setting, out: Path, tell: Tell) -> Any:
 ROWS = [{"path": f"{i}.wav", "status": "failed", "error": "no sound"} for i in range(4)]
 
 
-@scenario("psla.tagging.formats.json_array")
+@scenario("psla.tagging.output.json_array")
 def _json_array(setting: Setting, out: Path, tell: Tell) -> Any:
-    return tell.each(formats.json_array(ROWS))
+    return tell.each(output.json_array(ROWS))
 
 
-@scenario("psla.tagging.formats.csv_lines")
+@scenario("psla.tagging.output.csv_lines")
 def _csv_lines(setting: Setting, out: Path, tell: Tell) -> Any:
-    return tell.each(formats.csv_lines(ROWS, events=False))
+    return tell.each(output.csv_lines(ROWS, events=False))
 
 
 # The lab

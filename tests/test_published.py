@@ -14,12 +14,11 @@ from typer.testing import CliRunner
 from psla.cli import app
 from psla.data.vocabulary import Vocabulary
 from psla.download import DownloadError, download
-from psla.model.ensemble import load_any
+from psla.model.backbones.efficientnet import foreign_name
 from psla.model.file import load_model
 from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.weights import catalogue as published
-from psla.weights.catalogue import CATALOGUE, PublishedError, resolve
-from psla.weights.readers.psla import foreign_name
+from psla.weights.catalogue import CATALOGUE, PublishedError, load_any, resolve
 
 NAME = "fsd50k-b2"
 

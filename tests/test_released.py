@@ -16,11 +16,13 @@ import psla
 from psla.cli import app
 from psla.data.vocabulary import Vocabulary
 from psla.files import sha256_of
-from psla.model.ensemble import load_any
+from psla.model.backbones.efficientnet import foreign_name, our_name
 from psla.model.file import ModelCard, load_model
 from psla.model.network import TaggingNetwork
-from psla.model.torch_file import TorchFileError, read_torch_tensors
-from psla.weights.readers.psla import ReleasedError, foreign_name, import_released, our_name, read_released
+from psla.weights.catalogue import load_any
+from psla.weights.readers.contract import WeightsError, import_weights
+from psla.weights.readers.psla import read_released
+from psla.weights.torch_file import TorchFileError, read_torch_tensors
 
 RELEASED = Path(__file__).parents[2] / "shared/data/released"
 FRAMES = 64
@@ -102,7 +104,7 @@ def test_equals_the_original(name: str, heads: int, tmp_path: Path) -> None:
     network = psla.read_released(path)
     assert (network.config.backbone, network.config.heads, network.config.classes) == ("efficientnet_b0", heads, 16)
     vocabulary = Vocabulary([f"class {i}" for i in range(16)])
-    stored = load_model(import_released(path, tmp_path / "model.safetensors", vocabulary)).network
+    stored = load_model(import_weights(path, tmp_path / "model.safetensors", vocabulary)).network
     with np.load(path.with_suffix(".npz")) as known, torch.inference_mode():
         for each in (network, stored):
             got = each.from_log_mel(torch.from_numpy(known["log_mel"])).clip_probabilities
@@ -152,7 +154,7 @@ def test_large_variants_are_told_apart(variant: int) -> None:
 def test_names_translate_back_and_forth() -> None:
     """`foreign_name` is the inverse of `our_name`."""
     for name in ("_blocks.15._se_reduce.bias", "_bn1.running_mean", "_conv_stem.weight"):
-        assert foreign_name(our_name(name, "efficientnet_b0")) == name
+        assert foreign_name(our_name(name)) == name
 
 
 def test_averaged_counters_and_halves_are_read(b0: Original, tmp_path: Path) -> None:
@@ -231,7 +233,7 @@ def test_refusals_name_the_tensor(b0: Original, tmp_path: Path, change: Change, 
     tensors = state(b0)
     change(tensors)
     torch.save(tensors, tmp_path / "a.pth")
-    with pytest.raises((ReleasedError, TorchFileError), match=message) as refusal:
+    with pytest.raises((WeightsError, TorchFileError), match=message) as refusal:
         read_released(tmp_path / "a.pth")
     assert "a.pth" in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -297,14 +299,14 @@ def test_damaged_files_end_in_one_sentence(tmp_path: Path) -> None:
 def test_import_keeps_what_is_known(checkpoint: Path, tmp_path: Path) -> None:
     """The model file says where its weights come from, and a vocabulary of another length is refused."""
     card = ModelCard(licence="BSD", training_data="noise", provenance={"page": "here"})
-    out = import_released(checkpoint, tmp_path / "m.safetensors", Vocabulary(list("abc")), 48, card)
+    out = import_weights(checkpoint, tmp_path / "m.safetensors", Vocabulary(list("abc")), 48, card)
     model = load_model(out)
     assert model.card.provenance == {"page": "here", "checkpoint": "as_mdl_0.pth", "sha256": sha256_of(checkpoint)}
     assert (model.card.licence, model.card.training_data) == ("BSD", "noise")
     assert model.network.config.front_end.frames == 48
     assert isinstance(model.network, TaggingNetwork)
-    with pytest.raises(ReleasedError, match="3 classes, the vocabulary 2"):
-        import_released(checkpoint, tmp_path / "n.safetensors", Vocabulary(list("ab")))
+    with pytest.raises(WeightsError, match="3 classes, the vocabulary 2"):
+        import_weights(checkpoint, tmp_path / "n.safetensors", Vocabulary(list("ab")))
 
 
 def run(*arguments: str | Path) -> tuple[int, str]:

@@ -25,11 +25,10 @@ from psla.corpora import esc50
 from psla.corpora.esc50_classes import AUDIOSET_CLASS
 from psla.data.clips import ClipsError
 from psla.files import sha256_of
-from psla.model.ensemble import load_any
 from psla.model.file import ModelFileError, load_model
 from psla.synth.sound_events import EVENTS
 from psla.tagging.sources import SourcesError, split_model
-from psla.weights.catalogue import CATALOGUE, resolve
+from psla.weights.catalogue import CATALOGUE, load_any, resolve
 from psla.weights.packaged import DEFAULT, MOST_BYTES, SHIPPED
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -27,10 +27,9 @@ from psla.data.source import open_source
 from psla.files import Journal
 from psla.model.file import load_model
 from psla.model.inference import predict
-from psla.tagging.embeddings import EmbeddingFile
 from psla.tagging.events import NOTE
-from psla.tagging.job import TagJob
-from psla.tagging.rows import RowSettings
+from psla.tagging.job import EmbeddingFile, TagJob
+from psla.tagging.output import RowSettings
 from psla.tagging.tagger import load
 from tagging_models import CLASSES, WINDOW, noise, tiny_model_file
 

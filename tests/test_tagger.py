@@ -7,6 +7,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,8 +24,8 @@ from psla.model.file import Model, ModelCard, load_model, save_model
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.inference import predict, tag_waveforms
 from psla.model.network import NetworkConfig, TaggingNetwork
-from psla.tagging.tagger import Tagger, load
-from psla.tagging.windows import cut_windows
+from psla.tagging.result import Embedding
+from psla.tagging.tagger import Tagger, cut_windows, load
 from tagging_models import CLASSES, STEP, WINDOW, noise, tiny_model, tiny_model_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,7 +37,7 @@ def model() -> Model:
 
 
 def unclamped(model: Model, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    tagging = tag_waveforms(model.network, [wave])
+    tagging = tag_waveforms(model.network, [wave], 16000)
     return tagging.clip_probabilities[0].numpy(), tagging.frame_probabilities[0].numpy()
 
 
@@ -386,3 +387,20 @@ def test_in_bf16_it_is_nearly_the_same_and_predict_agrees(tmp_path: Path) -> Non
     exact, fast = (load(tmp_path / "model.safetensors", precision=each).tag(path) for each in ("float32", "bf16"))
     assert np.array_equal(fast.clip_probabilities, np.clip(predicted, 0, 1))
     assert 0 < np.abs(fast.clip_probabilities - exact.clip_probabilities).max() < 0.05
+
+
+def test_sixteen_threads_on_one_tagger_get_their_own_bits(model: Model) -> None:
+    """Law: a Tagger holds nothing of a recording: whoever shares it gets what he would get alone, embeddings too."""
+    tagger = Tagger(model)
+    rng = np.random.default_rng(5)
+    waves = [rng.integers(-9000, 9000, 4000 + 700 * i, dtype=np.int16) for i in range(16)]
+
+    def embed(wave: np.ndarray) -> Embedding:
+        return tagger.embed(wave, sample_rate=16_000)
+
+    alone = [embed(wave) for wave in waves]
+    with ThreadPoolExecutor(16) as threads:
+        together = list(threads.map(embed, waves * 3))
+    for found, expected in zip(together, alone * 3, strict=True):
+        assert np.array_equal(found.clip, expected.clip)
+        assert np.array_equal(found.steps, expected.steps)

@@ -24,7 +24,6 @@ from psla.metrics.predictions import Predictions
 from psla.model.network import TaggingNetwork
 from psla.synth.scene import SoundscapeConfig, table, vocabulary
 from psla.techniques.aggregation import AggregationError, average_weights
-from psla.techniques.pretraining import read_tensors, weights_file
 from psla.techniques.sampling import EpochPlan
 from psla.training import training
 from psla.training.devices import Runtime
@@ -32,6 +31,7 @@ from psla.training.loader import Loader
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
 from psla.training.training import Trainer, TrainingError, binary_cross_entropy, build_network, train
+from psla.weights.imagenet import read_tensors, weights_file
 
 # Clips of 0.3 s are 28 frames of 64: one real step of two, so that the rule for the padding matters.
 BASE: dict[str, Any] = {

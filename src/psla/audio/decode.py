@@ -73,7 +73,13 @@ class AudioStream:
     """
 
     def __init__(
-        self, source: Source, block_s: float = 10.0, *, start_s: float | None = None, end_s: float | None = None
+        self,
+        source: Source,
+        rate: int = SAMPLE_RATE,
+        block_s: float = 10.0,
+        *,
+        start_s: float | None = None,
+        end_s: float | None = None,
     ) -> None:
         if not block_s > 0:
             raise ValueError(f"block_s must be greater than 0 seconds, not {block_s}")
@@ -84,7 +90,7 @@ class AudioStream:
         most = max(1, _MOST_VALUES // self.source_channels)
         self._block_frames = max(1, int(min(block_s * self.source_rate, most)))
         self._begin, self._end = self._part(start_s, end_s)
-        self._blocks = _convert(self._decode(), self.source_rate, self.name)
+        self._blocks = _convert(self._decode(), self.source_rate, self.name, rate)
 
     def __iter__(self) -> AudioStream:
         return self
@@ -158,7 +164,7 @@ def read(source: Source, start_s: float | None = None, end_s: float | None = Non
         return np.concatenate(list(stream))
 
 
-def from_array(array: np.ndarray, sample_rate: int) -> np.ndarray:
+def from_array(array: np.ndarray, sample_rate: int, rate: int = SAMPLE_RATE) -> np.ndarray:
     """Samples in memory, by the path that files take: an array and the lossless file written from it agree to the bit.
 
     Shape:
@@ -187,7 +193,7 @@ def from_array(array: np.ndarray, sample_rate: int) -> np.ndarray:
             values = array.astype(np.float32)
     else:
         raise AudioError(name, f"the type must be float, int16 or int32, not {array.dtype}")
-    return np.concatenate(list(_convert([values.reshape(len(values), -1)], sample_rate, name)))
+    return np.concatenate(list(_convert([values.reshape(len(values), -1)], sample_rate, name, rate)))
 
 
 def probe(source: Source) -> AudioInfo:
@@ -211,14 +217,14 @@ def probe(source: Source) -> AudioInfo:
         return AudioInfo(file.samplerate, file.channels, file.frames, duration_s, f"{file.format}/{file.subtype}")
 
 
-def _convert(blocks: Iterable[np.ndarray], rate: float, name: str) -> Iterator[np.ndarray]:
+def _convert(blocks: Iterable[np.ndarray], rate: float, name: str, to: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
     """Blocks (frames, channels) float32 at any rate -> blocks (samples,) int16 at 16 kHz, none of them empty."""
-    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+    resampler = soxr.ResampleStream(rate, to, 1, dtype="float32", quality="HQ")
     samples = 0
     for block in itertools.chain(blocks, [None]):  # None brings out what the resampler holds
         with np.errstate(over="ignore", invalid="ignore"):
             mono = np.zeros(0, np.float32) if block is None else block.mean(axis=1, dtype=np.float32)
-        if rate != SAMPLE_RATE and np.isfinite(mono).all():
+        if rate != to and np.isfinite(mono).all():
             mono = resampler.resample_chunk(mono, last=block is None)
         if not np.isfinite(mono).all():  # also after the filter, where values near the end of float32 overflow
             raise AudioError(name, "holds NaN or infinite samples")

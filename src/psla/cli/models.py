@@ -30,7 +30,8 @@ def import_(
     """Make a model file of a published checkpoint, or an ensemble of a folder of them."""
     if out.suffix != (".json" if checkpoint.is_dir() else ".safetensors"):
         raise CommandError(f"{out}: a model file's name ends in .safetensors, that of a folder's ensemble in .json")
-    from psla.weights.readers.psla import FRAMES, LICENCE, import_released, read_released
+    from psla.weights.readers.contract import import_weights
+    from psla.weights.readers.psla import FRAMES, LICENCE, read_released
 
     files = sorted(checkpoint.glob("*.pth")) if checkpoint.is_dir() else [checkpoint]
     if not files:
@@ -48,7 +49,7 @@ def import_(
     made = []
     for file in files:
         target = out if not checkpoint.is_dir() else out.parent / f"{file.stem}.safetensors"
-        made.append(import_released(file, target, classes, frames, card))
+        made.append(import_weights(file, target, classes, frames, card))
     if checkpoint.is_dir():
         from psla.model.ensemble import write_ensemble
 

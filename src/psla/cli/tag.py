@@ -47,7 +47,10 @@ def tag(
         bool, typer.Option("--events", help="Onsets and offsets; approximate: the model was trained on clip labels.")
     ] = False,
     release: Annotated[float, typer.Option(help="An event goes on above this share of its threshold.")] = 0.8,
-    max_gap: Annotated[float, typer.Option(help="Events of a class with fewer seconds between them are one.")] = 0.32,
+    max_gap: Annotated[
+        float | None,
+        typer.Option(help="Events of a class with fewer seconds between them are one; by default: one step."),
+    ] = None,
     min_length: Annotated[float, typer.Option(help="Leave out events of fewer seconds.")] = 0.0,
     hop: Annotated[float | None, typer.Option(help="Seconds between windows; by default a whole window.")] = None,
     combine: Annotated[Combine, typer.Option(help="How windows become one clip.")] = Combine.mean,
@@ -84,10 +87,9 @@ def tag(
         pool = stack.enter_context(decode_pool(workers or min(len(paths), os.cpu_count() or 1)))
         from psla.files import Journal, sha256_of
         from psla.model.host_memory import keep_freed_memory
-        from psla.tagging.embeddings import EmbeddingFile
         from psla.tagging.events import NOTE, EventRule
-        from psla.tagging.job import TagJob
-        from psla.tagging.rows import RowSettings
+        from psla.tagging.job import EmbeddingFile, TagJob
+        from psla.tagging.output import RowSettings
         from psla.tagging.tagger import load
         from psla.weights.catalogue import resolve
 
@@ -168,7 +170,7 @@ class _Watched:
 
 
 def _pieces(rows: Iterable[Mapping[str, Any]], as_json: bool, as_csv: bool, events: bool) -> Iterator[str]:
-    from psla.tagging.formats import csv_lines, json_array
+    from psla.tagging.output import csv_lines, json_array
 
     if as_json:
         return json_array(rows)
@@ -176,7 +178,7 @@ def _pieces(rows: Iterable[Mapping[str, Any]], as_json: bool, as_csv: bool, even
 
 
 def _tables(rows: Iterable[Mapping[str, Any]], events: bool) -> Iterator[str]:
-    from psla.tagging.formats import heading
+    from psla.tagging.output import heading
 
     head = ["event", "id", "onset s", "offset s", "probability"] if events else ["class", "id", "probability"]
     for row in rows:
@@ -205,7 +207,7 @@ def _write(pieces: Iterable[str], out: Path | None) -> None:
 
 
 def _write_label_tracks(rows: Iterable[Mapping[str, Any]], paths: Sequence[str], out: Path | None) -> None:
-    from psla.tagging.formats import audacity_labels, label_file_names
+    from psla.tagging.output import audacity_labels, label_file_names
 
     single = len(paths) == 1 and (out is None or not out.is_dir())
     for row, name in zip(rows, label_file_names(paths), strict=True):

@@ -53,9 +53,8 @@ def predict(
     from psla.data.source import open_source
     from psla.files import sha256_of
     from psla.model import inference
-    from psla.model.ensemble import load_any
     from psla.model.host_memory import keep_freed_memory
-    from psla.weights.catalogue import resolve
+    from psla.weights.catalogue import load_any, resolve
 
     keep_freed_memory()
     tagger = load_any(model)

@@ -29,6 +29,8 @@ class ClipSource(Protocol):
         """The clip ids, in the order of the indices."""
         ...
 
+    sample_rate: int
+
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> np.ndarray:
@@ -64,6 +66,8 @@ class ArraySource:
         self.clip_ids = list(clip_ids)
         self._arrays = list(arrays)
 
+    sample_rate = audio.SAMPLE_RATE
+
     def __len__(self) -> int:
         return len(self.clip_ids)
 
@@ -88,6 +92,8 @@ class FileSource:
         for id, path in zip(self.clip_ids, self._paths, strict=True):
             if path.startswith(SOUNDSCAPE_PREFIX) not in self._serves:
                 raise ClipsError(f"clip {id!r} at {path} is not for {type(self).__name__}; open_source reads any table")
+
+    sample_rate = audio.SAMPLE_RATE
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -145,6 +151,8 @@ class CachedSource:
         """The clip ids, in the order of the indices."""
         return self.source.clip_ids
 
+    sample_rate = audio.SAMPLE_RATE
+
     def __len__(self) -> int:
         return len(self.source)
 
@@ -184,6 +192,8 @@ class JoinedSource:
     def __init__(self, sources: Sequence[ClipSource], part: np.ndarray, place: np.ndarray) -> None:
         self._sources, self._part, self._place = list(sources), part, place
         self.clip_ids = [sources[p].clip_ids[i] for p, i in zip(part.tolist(), place.tolist(), strict=True)]
+
+    sample_rate = audio.SAMPLE_RATE
 
     def __len__(self) -> int:
         return len(self.clip_ids)

@@ -28,7 +28,6 @@ from psla.files import write_json_atomic
 from psla.lab.trained import trained
 from psla.metrics.predictions import Predictions, is_predictions
 from psla.metrics.scores import Scores, score
-from psla.model.ensemble import load_any
 from psla.model.inference import predict
 from psla.report.enhancement import against_truth
 from psla.techniques.enhancement import EnhancedClips, enhance_clips
@@ -36,6 +35,7 @@ from psla.techniques.labeling import TYPES, Relation
 from psla.training.devices import Runtime
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
+from psla.weights.catalogue import load_any
 
 VARIANT = "averaged"  # the predictions that are compared, in both runs
 COLUMNS = (

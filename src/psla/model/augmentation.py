@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from psla.model.frontends.kaldi import FrontEndConfig, unit_waveform, waveform_mean
+from psla.model.frontends.contract import unit_waveform, waveform_mean
 
 
 def _per_clip(name: str, value: Tensor, batch: int) -> None:
@@ -158,7 +158,7 @@ def _inside(start: Tensor, width: Tensor, size: int, device: torch.device) -> Te
 
 
 def apply_masks(
-    log_mel: Tensor, masks: Masks, fill: Literal["zero", "mean"] | float = "zero", mean: float = FrontEndConfig.mean
+    log_mel: Tensor, masks: Masks, fill: Literal["zero", "mean"] | float = "zero", mean: float = 0.0
 ) -> Tensor:
     """The log-mel, not yet normalised, with the masked cells replaced; the input is left as it is.
 
@@ -167,7 +167,7 @@ def apply_masks(
         masks: one pair a clip.
         fill: `"zero"`: 0.0, as the released code does (1.02 deviations above the mean after normalising); `"mean"`: the
             front end's mean, 0 after normalising; or a log-mel value.
-        mean: the front end's mean (`FrontEndConfig.mean`), used by `"mean"` alone.
+        mean: the front end's mean, used by `"mean"` alone.
 
     Raises:
         ValueError: shapes do not fit, or fill is another word.

@@ -1,51 +1,51 @@
-"""Ensemble: several model files as one model, their probabilities averaged (paper, section VI-B).
+"""Ensemble: several models as one, their probabilities averaged (paper, section VI-B, where it is called a committee).
+
+Each member hears the audio through its own front end, at its own rate: the ensemble takes waveforms at the highest of
+its members' rates, and brings them to each member's. Members have one window, in seconds, and as many classes;
+backbone, heads, rate, stride, normalising and padding may differ.
 
     {"format": "psla-ensemble", "version": 1, "members": [{"file": "seed0.safetensors", "sha256": "..."}, ...]}
 
-An ensemble is this JSON file beside its model files, and stands wherever a model file does (`load_any`). Each member
-hears the audio through its own front end. Members have one vocabulary and one window; backbone, heads, normalising and
-padding may differ.
+This JSON file beside its model files stands wherever a model file does (`psla.weights.catalogue.load_any`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from psla.audio.decode import from_array
 from psla.files import sha256_of, write_json_atomic
-from psla.model.augmentation import Masks
 from psla.model.file import Model, ModelCard, load_model
-from psla.model.network import TaggingNetwork
-from psla.model.pooling import Pooling, Tagging
-from psla.weights.catalogue import resolve
+from psla.model.network import Precision, TaggingNetwork
+from psla.model.pooling import Tagging
 
 FORMAT, VERSION = "psla-ensemble", 1
 _FORMATS = (FORMAT, "psla-committee")  # its name in files of the first release
 _MOST_BYTES = 1 << 20
-# What one window has to mean for all members; the rest of a front end is a member's own.
-_SHARED = ("sample_rate", "frames", "hop_ms", "frame_length_ms")
 
 
 class EnsembleError(ValueError):
-    """A file that is not an ensemble, or members that cannot sit in one."""
+    """A file that is not an ensemble, or members that cannot be averaged."""
 
 
-class Ensemble(TaggingNetwork):
+class Ensemble(nn.Module):
     """The equal average of several networks, in float64; of one network, that network to the bit.
 
-    Frame probabilities are averaged step by step; a step that only some members have (their convolutions may round an
-    odd length differently) is the average of those.
+    Frame probabilities are averaged step by step, on the finest of the members' grids: a member with longer steps says
+    the same for all that have their middle in one of its own. A step that only some members have (their convolutions
+    may round an odd length differently) is the average of those.
 
     Args:
         members: networks with as many classes each.
 
     Attributes:
-        config: that of the first member, which stands for all in what they share: window and classes.
+        sample_rate, window_samples, step_samples, classes: see `psla.model.network.TaggingModel`.
 
     Raises:
         EnsembleError: no member, other numbers of classes, or windows of another length.
@@ -61,78 +61,84 @@ class Ensemble(TaggingNetwork):
     """
 
     def __init__(self, members: Sequence[TaggingNetwork]) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         if not members:
             raise EnsembleError("an ensemble needs at least one member")
-        first = members[0].config
+        first = members[0]
+        # The hop is in the window's length: a window of as many seconds in other frames ends with another frame.
         for number, member in enumerate(members[1:], start=2):
             for name, one, other in (
-                ("classes", first.classes, member.config.classes),
-                *((n, getattr(first.front_end, n), getattr(member.config.front_end, n)) for n in _SHARED),
+                ("classes", first.classes, member.classes),
+                ("windows of", _seconds(first), _seconds(member)),
             ):
                 if one != other:
                     raise EnsembleError(f"member {number} has {name} {other}, the first has {one}; they must agree")
-        self.config = first
+        leading = max(members, key=lambda member: member.sample_rate)
+        self.sample_rate, self.window_samples = leading.sample_rate, leading.window_samples
+        self.classes = first.classes
+        finest = min(members, key=lambda member: member.step_samples / member.sample_rate)
+        self.step_samples = round(finest.step_samples / finest.sample_rate * self.sample_rate)
         self.members = nn.ModuleList(members)
         self.train(False)
 
-    def forward(
-        self,
-        waveform: Tensor,
-        lengths: Tensor | None = None,
-        masks: Masks | None = None,
-        mask_fill: float = 0.0,
-        keep: Tensor | None = None,
-        frames: int | None = None,
-    ) -> Tagging:
-        """Tag a batch of waveforms; what follows the lengths is for training, and an ensemble is not trained."""
-        if masks is not None or keep is not None or frames is not None:
-            raise EnsembleError("an ensemble is not trained: train its members, each by itself")
-        return _average([member(waveform, lengths) for member in self._networks])
+    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> Tagging:
+        """Tag a batch of waveforms at `sample_rate`; see `TaggingNetwork.forward`. An ensemble is not trained."""
+        return _average([self._ask(member, waveform, lengths) for member in self.networks])
 
-    def from_log_mel(self, log_mel: Tensor, frame_counts: Tensor | None = None, keep: Tensor | None = None) -> Tagging:
+    def from_log_mel(self, log_mel: Tensor, frame_counts: Tensor | None = None) -> Tagging:
         """Tag normalised log-mels, if all members have one front end.
 
         Raises:
             EnsembleError: front ends that differ, for which there is no such log-mel.
         """
-        if any(member.config.front_end != self.config.front_end for member in self._networks):
+        if any(member.config.front_end != self.networks[0].config.front_end for member in self.networks):
             raise EnsembleError("the members have different front ends: give the ensemble waveforms")
-        return _average([member.from_log_mel(log_mel, frame_counts, keep) for member in self._networks])
+        return _average([member.from_log_mel(log_mel, frame_counts) for member in self.networks])
 
-    def features(self, log_mel: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Refused: each member has features of its own."""
-        raise EnsembleError("an ensemble has no features of its own: ask one of its members")
-
-    @property
-    def _networks(self) -> list[TaggingNetwork]:
-        return cast("list[TaggingNetwork]", list(self.members))
+    def for_inference(self, precision: Precision = "float32") -> Ensemble:
+        """An ensemble of faster copies; see `TaggingNetwork.for_inference`."""
+        return Ensemble([member.for_inference(precision) for member in self.networks])
 
     @property
-    def pooling(self) -> Pooling:  # type: ignore[override]
-        """Refused, as `features`."""
-        raise EnsembleError("an ensemble has no features of its own: ask one of its members")
+    def networks(self) -> list[TaggingNetwork]:
+        """The members."""
+        return [member for member in self.members if isinstance(member, TaggingNetwork)]
+
+    def _ask(self, member: TaggingNetwork, waveform: Tensor, lengths: Tensor | None) -> Tagging:
+        """What a member says, on the grid of the ensemble."""
+        if member.sample_rate != self.sample_rate:
+            waveform, lengths = self._resampled(member, waveform, lengths)
+        found = member(waveform, lengths)
+        return found._replace(frame_probabilities=self._on_grid(member, found.frame_probabilities))
+
+    def _resampled(self, member: TaggingNetwork, waveform: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The waveforms at a member's rate, and their lengths."""
+        if lengths is None:
+            lengths = torch.full((len(waveform),), waveform.shape[1])
+        waves = [
+            from_array(wave[:length].numpy(), self.sample_rate, member.sample_rate)
+            for wave, length in zip(waveform.cpu(), lengths.tolist(), strict=True)
+        ]
+        own = torch.zeros((len(waves), member.window_samples), dtype=torch.int16)
+        own_lengths = torch.tensor([min(len(wave), member.window_samples) for wave in waves])
+        for row, wave in enumerate(waves):
+            own[row, : own_lengths[row]] = torch.from_numpy(wave[: member.window_samples])
+        return own.to(waveform.device), own_lengths.to(waveform.device)
+
+    def _on_grid(self, member: TaggingNetwork, frames: Tensor) -> Tensor:
+        ratio = self.step_samples / self.sample_rate * member.sample_rate / member.step_samples
+        if abs(ratio - 1) < 1e-6:
+            return frames
+        steps = round(frames.shape[1] / ratio)
+        own = ((torch.arange(steps, device=frames.device) + 0.5) * ratio).long().clamp(max=frames.shape[1] - 1)
+        return frames[:, own]
 
 
-def load_any(
-    path_or_name: str | Path, progress: Callable[[int, int | None], None] = lambda received, total: None
-) -> Model:
-    """Load whatever stands for a model: a model file, an ensemble's JSON file, or a model by name.
-
-    Args:
-        path_or_name: a path, or a name that `psla models` lists; a published model is fetched once into the cache.
-        progress: told of the bytes received and their total (None: not known) while a file is fetched.
-
-    Raises:
-        ModelFileError, EnsembleError: a file that is not what it says; the message names it.
-        PublishedError: neither a path nor a name, a published folder, or a fetched file that has changed.
-        DownloadError: the file cannot be fetched; the message says what to put where.
-    """
-    path = resolve(path_or_name, progress)
-    return load_ensemble(path) if path.suffix == ".json" else load_model(path)
+def _seconds(member: TaggingNetwork) -> str:
+    return f"{member.window_samples / member.sample_rate:.4f} s"
 
 
-def load_ensemble(path: str | Path) -> Model:
+def load_ensemble(path: str | Path) -> Model[Ensemble]:
     """The ensemble of a JSON file. Its card names the members, and their licences.
 
     Raises:
@@ -229,7 +235,9 @@ def _inside(folder: Path, file: str, path: Path) -> Path:
     return found
 
 
-def _assemble(path: Path, entries: Sequence[dict[str, str]], models: Sequence[Model]) -> Model:
+def _assemble(
+    path: Path, entries: Sequence[dict[str, str]], models: Sequence[Model[TaggingNetwork]]
+) -> Model[Ensemble]:
     """One model of the members; its card names them and keeps their licences."""
     for entry, model in zip(entries, models, strict=True):
         if model.vocabulary.ids != models[0].vocabulary.ids:

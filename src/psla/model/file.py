@@ -1,11 +1,12 @@
 """The model file: one .safetensors that holds all that is needed to tag.
 
 Weights as tensors; the front end, the architecture, the vocabulary and the provenance as JSON in the metadata. Nothing
-is guessed at load: another version, an unknown key, a tensor too many or too few, or numbers that are not those that
-were written are refused by name. Whatever a file claims is compared with its size before memory is spent on it
-(`psla.model.tensor_file`).
+is guessed at load: an unknown version, kind or key, a key that is missing, a tensor too many or too few, or numbers
+that are not those that were written are refused by name. A file of an earlier version is brought up to this one step by
+step (`_STEPS`), and what such a file cannot say has one declared value there. Whatever a file claims is compared with
+its size before memory is spent on it (`psla.model.tensor_file`).
 
-Not here: several files as one model (`psla.model.ensemble`), published models by name (`psla.weights.catalogue`).
+Not here: several files as one model (`psla.model.ensemble`), models by name (`psla.weights.catalogue`).
 """
 
 from __future__ import annotations
@@ -13,26 +14,26 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
 from psla.data.vocabulary import Vocabulary
-from psla.model.frontends.kaldi import FrontEndConfig
-from psla.model.network import NetworkConfig, TaggingNetwork
+from psla.model.frontends.contract import front_end_config
+from psla.model.network import NetworkConfig, TaggingModel, TaggingNetwork
 from psla.model.tensor_file import TensorFileError, read_layout, write_tensors
 from psla.model.tensor_file import read_tensors as _read_tensors
 
-VERSION = 1
+VERSION = 2
 _KEY = "psla"
 _PARTS = ("architecture", "front_end", "vocabulary", "card")
-# Bounds on what a front end may ask for: the window is held in memory as a whole, and so is a frame's FFT.
+# Bounds on what a front end may ask for.
 _LONGEST_WINDOW_S = 3600.0
-_LONGEST_FRAME_MS = 1000.0
+_LONGEST_FRAME_S = 1.0
 
 
 class ModelFileError(ValueError):
@@ -76,11 +77,14 @@ class ModelCard:
         return cls(**values)
 
 
-@dataclass(frozen=True)
-class Model:
-    """A network in evaluation mode with its vocabulary and card."""
+N = TypeVar("N", bound=TaggingModel)
 
-    network: TaggingNetwork
+
+@dataclass(frozen=True)
+class Model(Generic[N]):
+    """A network (of an ensemble's file: the ensemble) in evaluation mode with its vocabulary and card."""
+
+    network: N
     vocabulary: Vocabulary
     card: ModelCard
 
@@ -104,7 +108,7 @@ def save_model(
             that float16 cannot hold.
         ValueError: another dtype.
     """
-    if type(network) is not TaggingNetwork:
+    if not isinstance(network, TaggingNetwork):
         raise ModelFileError(f"a model file holds one network, not a {type(network).__name__}")
     if dtype not in ("float32", "float16"):
         raise ValueError(f"dtype must be float32 or float16, not {dtype!r}")
@@ -158,19 +162,31 @@ def _read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple[int,
     if not isinstance(header, dict):
         raise ModelFileError(f"{path}: not a readable model file (its metadata is no JSON object)")
     version = header.get("version")
-    if version != VERSION or isinstance(version, bool):
-        raise ModelFileError(f"{path}: model file version {version!r:.80}; this psla reads version {VERSION}")
-    if missing := set(_PARTS) - set(header):
+    if isinstance(version, bool) or version not in (*_STEPS, VERSION):
+        raise ModelFileError(f"{path}: model file version {version!r:.80}; this psla reads versions 1 to {VERSION}")
+    if missing := {*_PARTS, *(["sha256"] if version == VERSION else [])} - set(header):
         raise ModelFileError(f"{path}: the metadata lacks {', '.join(sorted(missing))}")
     if unknown := set(header) - {*_PARTS, "version", "sha256"}:
         raise ModelFileError(f"{path}: the metadata has the unknown parts {', '.join(sorted(unknown))}")
     for part in _PARTS:
         if not isinstance(header[part], dict):
             raise ModelFileError(f"{path}: {part} in the metadata must be a JSON object")
+    for step in range(version, VERSION):
+        header = _STEPS[step](header)
     return header, shapes
 
 
-def load_model(path: str | Path) -> Model:
+def _from_version_1(header: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew one front end, called its `std` `deviation`, and had no checksum in its first weeks."""
+    front_end = {"std" if name == "deviation" else name: value for name, value in header["front_end"].items()}
+    return {**header, "version": 2, "front_end": {"kind": "kaldi", **front_end}, "sha256": header.get("sha256")}
+
+
+# From each earlier version to the next.
+_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}
+
+
+def load_model(path: str | Path) -> Model[TaggingNetwork]:
     """Read a model file.
 
     Raises:
@@ -195,8 +211,7 @@ def load_model(path: str | Path) -> Model:
         raise ModelFileError(f"{path}: the network {config_name(config)} finds missing 1 tensors: {[name]}")
     network = TaggingNetwork(config)
     tensors = load_tensors(network, path)
-    # Files of the first weeks have no checksum.
-    if "sha256" in header and header["sha256"] != _digest(tensors):
+    if header["sha256"] is not None and header["sha256"] != _digest(tensors):
         raise ModelFileError(f"{path}: its numbers are not those that were written (SHA-256): fetch or make it again")
     return Model(network.eval(), vocabulary, card)
 
@@ -247,20 +262,22 @@ def config_name(config: NetworkConfig) -> str:
 
 def _config(header: dict[str, Any]) -> NetworkConfig:
     architecture = header["architecture"]
+    front_end = front_end_config(header["front_end"])
     for values, kind, known in (
         (architecture, "architecture", {each.name for each in fields(NetworkConfig)} - {"front_end"}),
-        (header["front_end"], "front end", {each.name for each in fields(FrontEndConfig)}),
+        (header["front_end"], "front end", set(front_end.to_dict())),
     ):
         # What a file leaves out would be guessed.
         for what, names in (("lacks", known - set(values)), ("has the unknown", set(values) - known)):
             if names:
                 raise ValueError(f"the {kind} {what} {', '.join(sorted(names))}")
-    front_end = FrontEndConfig.from_dict(header["front_end"])
-    window_s = front_end.window_samples / front_end.sample_rate
-    if window_s > _LONGEST_WINDOW_S or max(front_end.frame_length_ms, front_end.hop_ms) > _LONGEST_FRAME_MS:
+    window_s, hop_s = (each / front_end.sample_rate for each in (front_end.window_samples, front_end.hop_samples))
+    # The window is held in memory as a whole, and so is a frame's Fourier transform: what is no hop is frame.
+    frame_s = window_s - (front_end.frames - 1) * hop_s
+    if window_s > _LONGEST_WINDOW_S or max(frame_s, hop_s) > _LONGEST_FRAME_S:
         raise ValueError(
-            f"a window of {window_s:g} s in frames of {front_end.frame_length_ms:g} ms, {front_end.hop_ms:g} ms apart; "
-            f"a window may have {_LONGEST_WINDOW_S:g} s, a frame and a hop {_LONGEST_FRAME_MS:g} ms"
+            f"a window of {window_s:g} s in frames of {1000 * frame_s:g} ms, {1000 * hop_s:g} ms apart; a window may "
+            f"have {_LONGEST_WINDOW_S:g} s, a frame and a hop {1000 * _LONGEST_FRAME_S:g} ms"
         )
     return NetworkConfig(**architecture, front_end=front_end)
 
@@ -273,8 +290,8 @@ def _vocabulary(values: dict[str, Any]) -> Vocabulary:
 
 
 def _check_thresholds(card: ModelCard, vocabulary: Vocabulary) -> None:
-    if strangers := [id for id in card.thresholds if id not in vocabulary]:
-        raise ModelFileError(f"thresholds of classes that are not in the vocabulary: {', '.join(strangers[:5])}")
+    if unknown := [id for id in card.thresholds if id not in vocabulary]:
+        raise ModelFileError(f"thresholds of classes that are not in the vocabulary: {', '.join(unknown[:5])}")
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from psla.audio.decode import AudioError
 from psla.data.vocabulary import Vocabulary
 from psla.metrics.predictions import Predictions
-from psla.model.folding import Precision, for_inference
-from psla.model.network import TaggingNetwork
+from psla.model.network import Precision, TaggingModel
 from psla.model.pooling import Tagging
 
 if TYPE_CHECKING:
@@ -32,37 +32,62 @@ class Inference:
 
 @torch.inference_mode()
 def tag_waveforms(
-    network: TaggingNetwork, waveforms: Sequence[np.ndarray], device: torch.device | str = "cpu"
+    model: TaggingModel, waveforms: Sequence[np.ndarray], sample_rate: int, device: torch.device | str = "cpu"
 ) -> Tagging:
-    """Tag int16 waveforms in float32.
+    """Tag int16 waveforms in float32: the one way through a model.
 
     Each is cut at what the front end can take; shorter ones are padded by the front end's rule. On the CPU the result
     for a waveform is the same to the bit whatever others are given with it; on an accelerator all of them are one
     batch, and results for other batches differ in the last digits.
 
+    Args:
+        sample_rate: of the waveforms, in Hz.
+
     Shape:
-        waveforms: at least one, each (samples,). Returns (waveforms, classes) and (waveforms, steps, classes).
+        waveforms: at least one, each (samples,). Returns (waveforms, classes), (waveforms, steps, classes) and, of a
+        network, (waveforms, steps, channels).
+
+    Raises:
+        ValueError: waveforms of another rate than the model hears.
     """
+    if sample_rate != model.sample_rate:
+        raise ValueError(
+            f"the waveforms are sampled at {sample_rate} Hz, the model hears {model.sample_rate} Hz: decode them so"
+        )
     if torch.device(device).type != "cpu":
-        return _tag_batch(network, waveforms, device)
+        return _tag_batch(model, waveforms, device)
     # The matrix libraries choose their algorithm by the shape of the whole batch, and each sums in another order. So
     # every waveform goes alone, which costs nothing here: a window's feature maps (15 MB at 10 s) fill the caches.
-    each = [_tag_batch(network, [wave], device) for wave in waveforms]
-    return Tagging(*(torch.cat(parts) for parts in zip(*each, strict=True)))
+    each = [_tag_batch(model, [wave], device) for wave in waveforms]
+    clips, frames, features = zip(*each, strict=True)
+    return Tagging(torch.cat(clips), torch.cat(frames), None if features[0] is None else torch.cat(features))
 
 
-def _tag_batch(network: TaggingNetwork, waveforms: Sequence[np.ndarray], device: torch.device | str) -> Tagging:
-    window = network.config.front_end.window_samples
+def _tag_batch(model: TaggingModel, waveforms: Sequence[np.ndarray], device: torch.device | str) -> Tagging:
+    window = model.window_samples
     lengths = torch.tensor([min(len(wave), window) for wave in waveforms])
     # Always the full window wide: the result for a clip must not depend on the clips beside it.
     batch = torch.zeros((len(waveforms), window), dtype=torch.int16)
     for row, wave in enumerate(waveforms):
         batch[row, : lengths[row]] = torch.from_numpy(np.array(wave[:window]))
-    return network(batch.to(device), lengths.to(device))
+    return model(batch.to(device), lengths.to(device))
+
+
+@contextmanager
+def evaluating(model: TaggingModel) -> Iterator[None]:
+    """In evaluation mode for the time of the block, where a model has such a mode."""
+    training = isinstance(model, nn.Module) and model.training
+    try:
+        if isinstance(model, nn.Module):
+            model.eval()
+        yield
+    finally:
+        if isinstance(model, nn.Module):
+            model.train(training)
 
 
 def predict(
-    network: TaggingNetwork,
+    model: TaggingModel,
     source: ClipSource,
     vocabulary: Vocabulary,
     batch_size: int = 16,
@@ -74,29 +99,26 @@ def predict(
     """Predict every clip of a source.
 
     Args:
-        network: put into evaluation mode for the time of the call.
+        model: put into evaluation mode for the time of the call.
         progress: told the number of clips after each batch.
-        precision: `bf16` runs a faster copy of the network (`psla.model.folding.for_inference`).
+        precision: `bf16` runs a faster copy of it (`TaggingModel.for_inference`).
 
     Shape:
         predictions.probabilities: (readable clips, classes) float32, in the order of the source.
 
     Raises:
-        ValueError: no clip could be read.
+        ValueError: no clip could be read, or the source has another rate than the model hears.
     """
-    training = network.training
-    ready = network.eval() if precision == "float32" else for_inference(network, precision)
+    ready = model if precision == "float32" else model.for_inference(precision)
     ids: list[str] = []
     rows: list[Tensor] = []
     rejected: dict[str, str] = {}
-    try:
+    with evaluating(ready):
         for done, (batch_ids, waves) in enumerate(_read_ahead(source, batch_size, rejected)):
             if waves:
-                rows.append(tag_waveforms(ready, waves, device).clip_probabilities.cpu())
+                rows.append(tag_waveforms(ready, waves, source.sample_rate, device).clip_probabilities.cpu())
                 ids.extend(batch_ids)
             progress(min(batch_size, len(source) - done * batch_size))
-    finally:
-        network.train(training)
     if not ids:
         reason = next(iter(rejected.values()), "the source is empty")
         raise ValueError(f"none of {len(source)} clips could be read; the first: {reason}")

@@ -6,25 +6,48 @@ Training, evaluation, tagging and export go through this one module tree, so the
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from psla.model.augmentation import Masks, apply_masks
 from psla.model.backbones.contract import BACKBONES, build_backbone
-from psla.model.frontends.kaldi import FrontEnd, FrontEndConfig
+from psla.model.frontends.contract import FrontEndSettings, build_front_end, front_end_config
 from psla.model.pooling import Pooling, Tagging
 
-# The backbones halve time and frequency five times.
-STRIDE = 32
+Precision = Literal["float32", "bf16"]
+
+
+class TaggingModel(Protocol):
+    """What can tag: a network, an ensemble of them, or whatever takes waveforms at a stated rate and gives a `Tagging`.
+
+    Attributes:
+        sample_rate: of the waveforms that it takes, in Hz.
+        window_samples: how many of them one pass hears; shorter waveforms are padded, longer ones cut.
+        step_samples: samples from one step of the frame probabilities to the next.
+        classes: number of outputs.
+    """
+
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def window_samples(self) -> int: ...
+    @property
+    def step_samples(self) -> int: ...
+    @property
+    def classes(self) -> int: ...
+    def __call__(self, waveform: Tensor, lengths: Tensor | None = None) -> Tagging: ...
+    def for_inference(self, precision: Precision = "float32") -> TaggingModel: ...
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """What is needed to build a network: all of it stands in the model file.
 
-    backbone: a name of `psla.model.backbones.contract.BACKBONES`.
+    backbone: a name that `psla.model.backbones.contract.BACKBONES` has.
     classes: number of outputs.
     heads: attention heads; 0 is mean pooling.
     batch_norm_momentum: share of the newest batch in the running statistics, in (0, 1].
@@ -38,7 +61,7 @@ class NetworkConfig:
     classes: int
     heads: int = 4
     batch_norm_momentum: float = 0.01
-    front_end: FrontEndConfig = field(default_factory=FrontEndConfig)
+    front_end: FrontEndSettings = field(default_factory=lambda: front_end_config({}))
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -59,13 +82,14 @@ class TaggingNetwork(nn.Module):
         config: the architecture and the front end.
 
     Shape:
-        waveform: (batch, samples) int16, or float32 in [-1, 1], at 16 kHz; lengths: (batch,) true numbers of samples.
+        waveform: (batch, samples) int16, or float32 in [-1, 1], at `sample_rate`; lengths: (batch,) true numbers of
+            samples.
 
     Raises:
         ValueError: a backbone that does not exist, fewer than one class.
 
     Example:
-        >>> network = TaggingNetwork(NetworkConfig("efficientnet_lite0", 3, front_end=FrontEndConfig(frames=64)))
+        >>> network = TaggingNetwork(NetworkConfig("efficientnet_lite0", 3, front_end=front_end_config({"frames": 64})))
         >>> network.eval()(torch.zeros(2, 8000)).clip_probabilities.shape
         torch.Size([2, 3])
     """
@@ -73,9 +97,50 @@ class TaggingNetwork(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.front_end = FrontEnd(config.front_end)
+        self.front_end = build_front_end(config.front_end)
         self.backbone = build_backbone(config.backbone, config.batch_norm_momentum)
-        self.pooling = Pooling(int(self.backbone.channels), config.classes, config.heads)  # type: ignore[arg-type]
+        self.pooling = Pooling(self.backbone.channels, config.classes, config.heads)
+
+    @property
+    def sample_rate(self) -> int:
+        """See `TaggingModel`."""
+        return self.config.front_end.sample_rate
+
+    @property
+    def window_samples(self) -> int:
+        """See `TaggingModel`."""
+        return self.config.front_end.window_samples
+
+    @property
+    def step_samples(self) -> int:
+        """See `TaggingModel`."""
+        return self.backbone.stride * self.config.front_end.hop_samples
+
+    @property
+    def classes(self) -> int:
+        """See `TaggingModel`."""
+        return self.config.classes
+
+    def for_inference(self, precision: Precision = "float32") -> TaggingNetwork:
+        """A copy that is faster and cannot be trained; this network is left as it is.
+
+        Args:
+            precision: of the backbone; `bf16` is twice as fast on a CPU that has it and moves a probability by up to a
+                few hundredths.
+
+        Raises:
+            FoldingError: a backbone that has no form for inference.
+
+        Example:
+            >>> network = TaggingNetwork(NetworkConfig("efficientnet_lite0", 3)).eval()
+            >>> network.for_inference().parameters_count < network.parameters_count
+            True
+        """
+        copied = copy.deepcopy(self).eval().requires_grad_(False)
+        copied.backbone.fold()
+        if precision == "bf16":
+            copied.backbone.to(torch.bfloat16)
+        return copied
 
     def forward(
         self,
@@ -106,11 +171,11 @@ class TaggingNetwork(nn.Module):
         """
         valid_steps = None
         if frame_counts is not None and self.config.front_end.padding == "masked":
-            valid_steps = (frame_counts + STRIDE - 1) // STRIDE
+            valid_steps = (frame_counts + self.backbone.stride - 1) // self.backbone.stride
         return self.pooling(self.features(log_mel, keep), valid_steps)
 
     def features(self, log_mel: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Backbone features: (batch, frames, bins) -> (batch, channels, bins / 32, frames / 32)."""
+        """Backbone features: (batch, frames, bins) -> (batch, channels, bins / stride, frames / stride)."""
         image = log_mel.transpose(1, 2).unsqueeze(1)  # (batch, 1, bins, frames): one plane, frequency upright
         kind = next(self.backbone.parameters()).dtype  # float64 where the whole network is; bfloat16 for inference
         features = self.backbone(image.to(kind).contiguous(memory_format=torch.channels_last), keep)

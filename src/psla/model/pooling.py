@@ -25,11 +25,14 @@ class Tagging(NamedTuple):
     """What a tagger says of a batch.
 
     clip_probabilities: (batch, classes) float32.
-    frame_probabilities: (batch, steps, classes) float32, one step every 0.32 s at a 10 ms hop.
+    frame_probabilities: (batch, steps, classes) float32; a step is as many frames as the backbone's stride.
+    features: (batch, steps, channels) float32, the backbone's, averaged over frequency, before they are given classes;
+        None where there are several backbones.
     """
 
     clip_probabilities: Tensor
     frame_probabilities: Tensor
+    features: Tensor | None = None
 
 
 class Pooling(nn.Module):
@@ -104,6 +107,6 @@ class Pooling(nn.Module):
         attention = attention / attention.sum(dim=1, keepdim=True)
         clip = (attention * probability).sum(dim=1)  # (batch, heads, classes)
         if self.head_weight is None:
-            return Tagging(clip[:, 0], probability[:, :, 0])
+            return Tagging(clip[:, 0], probability[:, :, 0], steps)
         weight = self.head_weight[:, None]
-        return Tagging((clip * weight).sum(dim=1), (probability * weight).sum(dim=2))
+        return Tagging((clip * weight).sum(dim=1), (probability * weight).sum(dim=2), steps)

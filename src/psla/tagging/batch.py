@@ -13,10 +13,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -25,8 +26,8 @@ from psla.audio.tag_decoding import unpack_rate
 from psla.audio.watch import DecodePool
 from psla.tagging.recording import Recording
 from psla.tagging.result import TagResult
-from psla.tagging.tagger import BATCH, Tagger
 
+BATCH = 8  # windows that go through the network together
 _AHEAD = 8  # files that are decoded ahead, for each worker
 _BLOCKS = 8  # blocks of 10 s that are held of each
 _PAUSE = 0.05  # seconds between two looks whether the work is called off
@@ -47,7 +48,17 @@ class FileResult:
     reason: str = ""
 
 
-def tag_files(tagger: Tagger, paths: Iterable[str], pool: DecodePool, embed: bool = False) -> Iterator[FileResult]:
+class WindowTagger(Protocol):
+    """What batches are given to: a `psla.tagging.tagger.Tagger`."""
+
+    def recording(self, source_rate: float | None = None) -> Recording: ...
+    def windows(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]: ...
+    def run(self, batch: Sequence[tuple[Recording, np.ndarray]], embed: bool = False) -> None: ...
+
+
+def tag_files(
+    tagger: WindowTagger, paths: Iterable[str], pool: DecodePool, embed: bool = False
+) -> Iterator[FileResult]:
     """Tag files, one result for each path, in their order.
 
     Args:
@@ -64,7 +75,7 @@ def tag_files(tagger: Tagger, paths: Iterable[str], pool: DecodePool, embed: boo
 
 
 def tag_groups(
-    tagger: Tagger, paths: Iterable[str], pool: DecodePool, embed: bool = False
+    tagger: WindowTagger, paths: Iterable[str], pool: DecodePool, embed: bool = False
 ) -> Iterator[list[FileResult]]:
     """As `tag_files`, but those that are finished together come together: what a journal writes at once."""
     waiting: deque[_Open] = deque()

@@ -9,7 +9,7 @@
 Then events of a class are joined where the gap between them is short, and those that are still short are left out.
 
 The model was trained on labels of whole clips. It was never told when anything began: the times are what its attention
-needs to be right about clips, on a grid of 0.32 s, and no more.
+needs to be right about clips, on the grid of its steps, and no more.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class EventRule:
         threshold: probability that an event must reach, above 0 to 1; None: the model's own for each class where it
             has one, else 0.5.
         release: share of the threshold above which an event goes on, above 0 to 1; 1: no hysteresis.
-        max_gap_s: events of a class with no more than this between them are one, 0 or more seconds.
+        max_gap_s: events of a class with no more than this between them are one, 0 or more seconds; None: one step.
         min_length_s: shorter events are left out, 0 or more seconds.
 
     Raises:
@@ -44,7 +44,7 @@ class EventRule:
 
     threshold: float | None = None
     release: float = 0.8
-    max_gap_s: float = 0.32
+    max_gap_s: float | None = None
     min_length_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class EventRule:
             if value is not None and not 0 < value <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, not {value}")
         for name in ("max_gap_s", "min_length_s"):
-            if not getattr(self, name) >= 0:
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be 0 seconds or more, not {getattr(self, name)}")
 
 
@@ -111,13 +111,14 @@ def _spans(probability: np.ndarray, threshold: float, rule: EventRule, times: np
     reached = probability >= threshold
     if not reached.any():
         return []
+    max_gap_s = float(np.diff(times).max()) if rule.max_gap_s is None else rule.max_gap_s
     held = np.concatenate([[False], probability >= threshold * rule.release, [False]])
     firsts, ends = np.flatnonzero(held[1:] & ~held[:-1]), np.flatnonzero(~held[1:] & held[:-1])
     joined: list[tuple[int, int]] = []
     for first, last in zip(firsts.tolist(), (ends - 1).tolist(), strict=True):
         if not reached[first : last + 1].any():
             continue
-        if joined and times[first, 0] - times[joined[-1][1], 1] <= rule.max_gap_s + _TINY:
+        if joined and times[first, 0] - times[joined[-1][1], 1] <= max_gap_s + _TINY:
             first = joined.pop()[0]
         joined.append((first, last))
     return [(a, b) for a, b in joined if times[b, 1] - times[a, 0] >= rule.min_length_s - _TINY]

@@ -1,8 +1,37 @@
-"""Recording: gathers what the network says of one recording's windows, and makes one result of it.
+"""Recording: gathers what a model says of one recording's windows, and makes one result of it.
 
 Several windows become one clip by `combine`: `mean` weighs each window by the samples it holds (a tail of 0.1 s must
 not outvote 10 s), `max` takes the highest probability that any window gives a class. A clip that fits into one window
 gets, to the bit, what `psla.model.inference.predict` gives it, clamped to [0, 1].
+
+The steps of windows that overlap or drift come onto one grid from the beginning of the audio (`Timeline`):
+
+    steps     |  0  |  1  |  2  |  3  |  4  |     each as many frames of the front end as the backbone's stride
+    windows   |---------------|
+                      |---------------|           a step's value is the mean of the windows' steps, by their overlap
+
+A window is a little longer than its steps (the last frame is longer than a hop), so windows end to end drift against
+the grid; the last step of a window reaches to the window's end. Steps that no later window can reach are finished at
+once: what memory a timeline takes is that of its result.
+
+What is noticed of the audio itself, before any class (`SignalMeter`):
+
+`silent`: no sample reaches 0.001 of full scale (-60 dBFS).
+
+`band-limited`: the source does not reach as high as the model hears. Either its sample rate is below the model's, or
+the spectrum says so: a recording that was made at a lower rate, or sent through a telephone, and then resampled, has
+nothing above some frequency but the rounding noise of 16 bits. The mean power spectrum is taken in bands of 250 Hz:
+
+    power   ####
+            ######  #######|                      |: the edge, from 2 kHz to seven eighths of what the model hears;
+            ###############|                         the kilohertz below it stands 35 dB above rounding noise, half of
+      noise ---------------|-----------------        all bands below it stand out of that noise, and none above it
+                                        frequency    does (by 10 dB)
+
+`short`: shorter than nine tenths of the model's window; the rest of the window is padding. (A window is a little longer
+than the clips that a model was trained on: 10.575 s for the 10 s of AudioSet.)
+
+Not covered: a narrow band whose rest holds other noise than that of rounding, such as that of an analogue tape.
 """
 
 from __future__ import annotations
@@ -12,13 +41,147 @@ from typing import Literal
 
 import numpy as np
 
-from psla.audio.decode import SAMPLE_RATE
 from psla.data.vocabulary import Vocabulary
-from psla.tagging.meter import SignalMeter
 from psla.tagging.result import Embedding, TagResult
-from psla.tagging.timeline import Timeline, steps_within
 
 Combine = Literal["mean", "max"]
+
+SILENT_PEAK = 0.001  # of full scale
+SHORT_SHARE = 0.9  # of the window
+SILENT, BAND_LIMITED, SHORT = "silent", "band-limited", "short"
+FLAGS = (SILENT, BAND_LIMITED, SHORT)
+
+_FRAME_S = 0.032  # of a spectrum: 31.25 Hz a bin
+_BAND = 8  # bins: 250 Hz
+_BAND_HZ = _BAND / _FRAME_S
+
+
+class SignalMeter:
+    """Peak and mean power spectrum of the windows of one recording.
+
+    Example:
+        >>> meter = SignalMeter(16000)
+        >>> meter.add(np.zeros(16000, np.int16))
+        >>> meter.flags(samples=16000, window=32000)
+        ('silent', 'short')
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self.sample_rate = sample_rate
+        self.peak = 0  # 0 .. 32768
+        frame = round(_FRAME_S * sample_rate)
+        # Hann's window squared: its side lobes fall by 30 dB an octave, so that a loud tone does not fill empty bands.
+        self._window = (np.hanning(frame) ** 2).astype(np.float32)
+        # Rounding to int16 makes an error of variance 1/12; its power in a bin of the windowed spectrum is
+        # the sum of the squared window times that.
+        noise = float((self._window.astype(np.float64) ** 2).sum()) / 12
+        self._empty, self._standing = 10 * noise, 10**3.5 * noise
+        self._power = np.zeros(frame // 2 // _BAND)  # (bands,): 0 to half the sample rate
+        self._frames = 0
+
+    def add(self, window: np.ndarray) -> None:
+        """A window (samples,) int16; where windows overlap, what they share counts twice in the spectrum."""
+        self.peak = max(self.peak, int(window.max()), -int(window.min()))
+        frame = len(self._window)
+        frames = window[: len(window) // frame * frame].reshape(-1, frame)
+        # (frames, bins), but for what does not fill a band, such as half the sample rate
+        spectrum = np.fft.rfft(frames * self._window)[:, : len(self._power) * _BAND]
+        power = (spectrum.real**2 + spectrum.imag**2).sum(axis=0, dtype=np.float64)
+        self._power += power.reshape(-1, _BAND).mean(axis=1)
+        self._frames += len(frames)
+
+    def band_edge_hz(self) -> float | None:
+        """Where a recording of a narrower band than the model's ends, by its spectrum; None where it is not so."""
+        power = self._power / max(1, self._frames)
+        standing_out = power > self._empty
+        if not standing_out.any():
+            return None
+        edge = int(np.flatnonzero(standing_out)[-1]) + 1  # bands
+        # Seven eighths of what the model hears are its whole band: filters and codecs leave something out everywhere.
+        if not 2000 <= edge * _BAND_HZ <= self.sample_rate * 7 / 16 or standing_out[:edge].mean() < 0.5:
+            return None
+        return edge * _BAND_HZ if power[edge - round(1000 / _BAND_HZ) : edge].mean() > self._standing else None
+
+    def flags(self, samples: int, window: int, source_rate: float | None = None) -> tuple[str, ...]:
+        """Those of `FLAGS` that hold for a recording of so many samples, tagged in windows of so many.
+
+        Args:
+            source_rate: sample rate of the source in Hz, where it is known.
+        """
+        silent = self.peak < SILENT_PEAK * 32768
+        low_rate = source_rate is not None and source_rate < self.sample_rate
+        narrow = low_rate or (not silent and self.band_edge_hz() is not None)
+        return tuple(
+            flag for flag, holds in zip(FLAGS, (silent, narrow, samples < SHORT_SHARE * window), strict=True) if holds
+        )
+
+
+class Timeline:
+    """Weighted means of the windows' steps.
+
+    Args:
+        step: samples of a step of the grid.
+        window: samples of a window; its last step ends where it does.
+        columns: numbers a step, such as the classes.
+        sample_rate: samples in a second.
+
+    Example:
+        >>> timeline = Timeline(step=16000, window=32000, columns=1, sample_rate=16000)
+        >>> timeline.add(0, np.array([[0.0], [0.2]]))
+        >>> timeline.add(16000, np.array([[0.4], [1.0]]))
+        >>> values, times = timeline.read(48000)
+        >>> values[:, 0].round(2), times.tolist()
+        (array([0. , 0.3, 1. ], dtype=float32), [[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]])
+    """
+
+    def __init__(self, step: int, window: int, columns: int, sample_rate: int) -> None:
+        self.step, self.window, self.sample_rate = step, window, sample_rate
+        self._finished: list[np.ndarray] = []  # float32 rows of the first cells
+        self._first = 0  # the first cell that is still open
+        self._sums = np.zeros((0, columns))
+        self._weights = np.zeros(0)
+
+    def add(self, begin: int, steps: np.ndarray) -> None:
+        """The steps (steps, columns) of the window that begins at this sample, not before the one added last."""
+        begins = begin + self.step * np.arange(len(steps))
+        ends = np.append(begins[1:], begin + self.window)
+        cells = np.arange(begin // self.step, -(-ends[-1] // self.step))
+        self._finish(int(cells[0]))
+        more = max(0, int(cells[-1]) + 1 - self._first - len(self._sums))
+        self._sums = np.concatenate([self._sums, np.zeros((more, self._sums.shape[1]))])
+        self._weights = np.concatenate([self._weights, np.zeros(more)])
+        low = np.maximum(begins[None], cells[:, None] * self.step)
+        high = np.minimum(ends[None], (cells[:, None] + 1) * self.step)
+        overlap = np.maximum(high - low, 0).astype(np.float64)  # (cells, steps), in samples
+        self._sums[cells - self._first] += overlap @ steps.astype(np.float64)
+        self._weights[cells - self._first] += overlap.sum(axis=1)
+
+    def _finish(self, cell: int) -> None:
+        """Closes the cells before this one."""
+        if cell > self._first:
+            done = cell - self._first
+            self._finished.append((self._sums[:done] / self._weights[:done, None]).astype(np.float32))
+            self._first, self._sums, self._weights = cell, self._sums[done:], self._weights[done:]
+
+    def read(self, samples: int) -> tuple[np.ndarray, np.ndarray]:
+        """The steps whose middle lies inside audio of this length, at least one; reading ends the timeline.
+
+        Shape: values (steps, columns) float32; times (steps, 2) float64: begin and end in seconds, none past the audio.
+        """
+        count = steps_within(samples, self.step)
+        self._finish(max(count, self._first))
+        times = np.minimum(np.arange(count)[:, None] * self.step + [0, self.step], samples) / self.sample_rate
+        return np.concatenate(self._finished)[:count], times
+
+
+def steps_within(samples: int, step: int) -> int:
+    """How many steps have their middle inside audio of this length; at least one.
+
+    Example:
+        >>> [steps_within(samples, 10) for samples in (1, 15, 16, 25, 26)]
+        [1, 1, 2, 2, 3]
+    """
+    return max(1, (samples + step // 2 - 1) // step)
 
 
 @dataclass(frozen=True)
@@ -39,6 +202,7 @@ class Recording:
     Args:
         vocabulary: the classes of the probabilities.
         step, window, hop: lengths in samples.
+        sample_rate: samples in a second.
         combine: `mean` or `max`; see the module's head.
         source_rate: sample rate of the source in Hz, where it is known.
     """
@@ -50,14 +214,15 @@ class Recording:
         step: int,
         window: int,
         hop: int,
+        sample_rate: int,
         combine: Combine = "mean",
         source_rate: float | None = None,
     ) -> None:
         self.vocabulary, self.combine, self.source_rate = vocabulary, combine, source_rate
-        self.step, self.window, self.hop = step, window, hop
+        self.step, self.window, self.hop, self.sample_rate = step, window, hop, sample_rate
         self.windows = self.samples = 0
-        self._meter = SignalMeter()
-        self._frames = Timeline(step, window, len(vocabulary))
+        self._meter = SignalMeter(sample_rate)
+        self._frames = Timeline(step, window, len(vocabulary), sample_rate)
         self._features: Timeline | None = None
         self._sum, self._highest = np.zeros(len(vocabulary)), np.full(len(vocabulary), -np.inf)
         self._feature_sum: np.ndarray | float = 0.0
@@ -74,7 +239,7 @@ class Recording:
         self._frames.add(begin, tagging.frames)
         if tagging.features is not None:
             if self._features is None:
-                self._features = Timeline(self.step, self.window, tagging.features.shape[1])
+                self._features = Timeline(self.step, self.window, tagging.features.shape[1], self.sample_rate)
             self._features.add(begin, tagging.features)
             inside = tagging.features[: steps_within(length, self.step)]
             self._feature_sum = self._feature_sum + length * inside.mean(axis=0, dtype=np.float64)
@@ -92,7 +257,7 @@ class Recording:
             clip_probabilities=np.clip(combined, 0, 1).astype(np.float32),
             frames=np.clip(frames, 0, 1),
             times=times,
-            duration_s=self.samples / SAMPLE_RATE,
+            duration_s=self.samples / self.sample_rate,
             windows=self.windows,
             flags=self._meter.flags(self.samples, self.window, self.source_rate),
             embedding=embedding,

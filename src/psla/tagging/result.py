@@ -37,7 +37,7 @@ class TagResult:
         duration_s: length of the audio in seconds.
         windows: how many windows it was cut into.
         flags: what the audio itself makes doubtful, of `silent`, `band-limited` and `short`; see
-            `psla.tagging.meter`.
+            `psla.tagging.recording`.
         embedding: only where it was asked for.
 
     Example:

@@ -14,27 +14,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
-from psla.audio.decode import SAMPLE_RATE, AudioStream, Source, from_array
+from psla.audio.decode import AudioStream, Source, from_array
 from psla.audio.tag_decoding import checked_rate, decode_pool
-from psla.model.ensemble import load_any
+from psla.model.ensemble import EnsembleError
 from psla.model.file import Model
-from psla.model.folding import Precision, for_inference
 from psla.model.inference import tag_waveforms
-from psla.model.network import STRIDE
+from psla.model.network import Precision
+from psla.tagging.batch import BATCH, FileResult, tag_files
 from psla.tagging.recording import Combine, Recording, WindowTagging
 from psla.tagging.result import Embedding, TagResult
 from psla.tagging.sources import expand_sources
-from psla.tagging.windows import cut_windows
-
-if TYPE_CHECKING:
-    from psla.tagging.batch import FileResult
-
-BATCH = 8  # windows that go through the network together
+from psla.weights.catalogue import load_any
 
 
 class Tagger:
@@ -49,10 +42,12 @@ class Tagger:
             few hundredths, `bf16`.
 
     Attributes:
-        window_s, hop_s, step_s: seconds of a window, from one window to the next, and of a step of the frames (0.32).
+        sample_rate: of the waveforms that the model hears, in Hz; audio of any rate is brought to it.
+        window_s, hop_s, step_s: seconds of a window, from one window to the next, and of a step of the frames.
 
     Raises:
-        ValueError: a hop out of range, an unknown rule, or a front end for another sample rate than 16 kHz.
+        ValueError: a hop out of range, or an unknown rule.
+        FoldingError: `bf16`, and a backbone that has no form for it.
 
     Example:
         >>> tagger = load("runs/esc50/model.safetensors")  # doctest: +SKIP
@@ -63,22 +58,19 @@ class Tagger:
     def __init__(
         self, model: Model, hop_s: float | None = None, combine: Combine = "mean", precision: Precision = "float32"
     ) -> None:
-        front_end = model.network.config.front_end
-        if front_end.sample_rate != SAMPLE_RATE:
-            raise ValueError(f"the front end must take {SAMPLE_RATE} Hz; this model's takes {front_end.sample_rate} Hz")
         if combine not in ("mean", "max"):
             raise ValueError(f"combine must be mean or max, not {combine!r}")
-        self.window_samples = front_end.window_samples
-        self.window_s = self.window_samples / SAMPLE_RATE
-        if hop_s is not None and not 1 / SAMPLE_RATE <= hop_s <= self.window_s:
+        network = model.network
+        rate = self.sample_rate = network.sample_rate
+        self.window_samples, self.step_samples = network.window_samples, network.step_samples
+        self.window_s, self.step_s = self.window_samples / rate, self.step_samples / rate
+        if hop_s is not None and not 1 / rate <= hop_s <= self.window_s:
             raise ValueError(f"hop_s must be above 0 and at most the window of {self.window_s:g} s, not {hop_s}")
         self.model, self.combine = model, combine
-        self.hop_samples = self.window_samples if hop_s is None else round(hop_s * SAMPLE_RATE)
-        self.hop_s = self.hop_samples / SAMPLE_RATE
-        self.step_samples = STRIDE * front_end.hop_samples
-        self.step_s = self.step_samples / SAMPLE_RATE
-        model.network.eval()
-        self._network = model.network if precision == "float32" else for_inference(model.network, precision)
+        self.hop_samples = self.window_samples if hop_s is None else round(hop_s * rate)
+        self.hop_s = self.hop_samples / rate
+        network.eval()
+        self._network = network if precision == "float32" else network.for_inference(precision)
 
     def tag(self, source: Source | np.ndarray, sample_rate: int | None = None) -> TagResult:
         """Tag one recording.
@@ -122,8 +114,6 @@ class Tagger:
             >>> for file in tagger.tag_files("recordings/", "more/*.flac"):  # doctest: +SKIP
             ...     print(file.path, file.reason or file.result.top(1))
         """
-        from psla.tagging.batch import tag_files  # which needs this module
-
         paths = expand_sources(sources)
         with decode_pool(min(workers, len(paths))) as pool:
             yield from tag_files(self, paths, pool)
@@ -133,19 +123,19 @@ class Tagger:
             if sample_rate is None:
                 raise ValueError("an array does not say how fast it was sampled: give its sample_rate in Hz")
             rate = checked_rate(sample_rate, "<array>")
-            return self.tag_blocks([from_array(source, rate)], rate, embed)
+            return self.tag_blocks([from_array(source, rate, self.sample_rate)], rate, embed)
         if sample_rate is not None:
             raise ValueError("sample_rate is for arrays only: a file says its own")
-        with AudioStream(source) as stream:
+        with AudioStream(source, self.sample_rate) as stream:
             return self.tag_blocks(stream, checked_rate(stream.source_rate, stream.name), embed)
 
     def tag_blocks(
         self, blocks: Iterable[np.ndarray], source_rate: float | None = None, embed: bool = False
     ) -> TagResult:
-        """Tag a stream of mono int16 blocks at 16 kHz, at least one sample in all; how it is cut does not matter.
+        """Tag a stream of mono int16 blocks at `sample_rate`, at least one sample in all, however it is cut.
 
         Args:
-            source_rate: the sample rate before it was brought to 16 kHz, in Hz, where known.
+            source_rate: the sample rate before it was brought to this one, in Hz, where known.
             embed: fill in `TagResult.embedding`.
         """
         recording = self.recording(source_rate)
@@ -161,33 +151,26 @@ class Tagger:
             step=self.step_samples,
             window=self.window_samples,
             hop=self.hop_samples,
+            sample_rate=self.sample_rate,
             combine=self.combine,
             source_rate=source_rate,
         )
 
     def windows(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """The windows of a stream of mono int16 blocks at 16 kHz."""
+        """The windows of a stream of mono int16 blocks at `sample_rate`."""
         return cut_windows(blocks, self.window_samples, self.hop_samples)
 
     def run(self, batch: Sequence[tuple[Recording, np.ndarray]], embed: bool = False) -> None:
         """Tag a batch of windows, each given with its recording, which must get its windows in their order."""
-        network = self._network
-        features: list[np.ndarray] = []
-
-        def keep(module: object, args: tuple[Tensor, ...]) -> None:
-            features.extend(args[0].float().mean(dim=2).transpose(1, 2).cpu().numpy())  # (steps, channels) a window
-
-        # What the pooling is given is the backbone's last layer: one pass, whether embeddings are asked for or not.
-        hook = network.pooling.register_forward_pre_hook(keep) if embed else None
-        try:
-            tagging = tag_waveforms(network, [window for _, window in batch], next(network.parameters()).device)
-        finally:
-            if hook is not None:
-                hook.remove()
-        clips = tagging.clip_probabilities.cpu().numpy()  # (batch, classes)
-        frames = tagging.frame_probabilities.cpu().numpy()  # (batch, steps, classes)
+        device = next(self._network.parameters()).device
+        tagging = tag_waveforms(self._network, [window for _, window in batch], self.sample_rate, device)
+        if embed and tagging.features is None:
+            raise EnsembleError("an ensemble has no features of its own: ask one of its members")
+        clips, frames = tagging.clip_probabilities.cpu().numpy(), tagging.frame_probabilities.cpu().numpy()
+        features = tagging.features.cpu().numpy() if embed and tagging.features is not None else None
         for row, (recording, window) in enumerate(batch):
-            recording.add(window, WindowTagging(clips[row], frames[row], features[row] if embed else None))
+            own = None if features is None else features[row]
+            recording.add(window, WindowTagging(clips[row], frames[row], own))
 
 
 def load(
@@ -201,7 +184,7 @@ def load(
         hop_s, combine, precision: as `Tagger` takes them.
 
     Raises:
-        ModelFileError, EnsembleError, PublishedError, DownloadError: as `psla.model.ensemble.load_any`.
+        ModelFileError, EnsembleError, PublishedError, DownloadError: as `psla.weights.catalogue.load_any`.
         ValueError: as `Tagger`.
 
     Example:
@@ -209,3 +192,34 @@ def load(
         10
     """
     return Tagger(load_any(model), hop_s, combine, precision)
+
+
+def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[np.ndarray]:
+    """Windows of a stream of samples, `hop` <= `window` apart, until they cover it; the last one may be shorter.
+
+    Windows begin at 0, hop, 2 hop, ... The last one takes what is left (the front end pads it), so no sample is
+    dropped, and the rest of a window is never a window of its own. How the stream comes in blocks does not matter.
+
+    Shape: blocks: any number of (samples,) arrays. Each window: (window,), the last (1 .. window,).
+
+    Example:
+        >>> [w.tolist() for w in cut_windows([np.arange(3), np.arange(3, 7)], window=4, hop=2)]
+        [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6]]
+        >>> [w.tolist() for w in cut_windows([np.arange(4)], window=4, hop=2)]
+        [[0, 1, 2, 3]]
+    """
+    waiting: list[np.ndarray] = []
+    held, first = 0, True  # held: samples from the next window's beginning on
+    for block in blocks:
+        waiting.append(block)
+        held += len(block)
+        if held < window:
+            continue
+        joined, begin = np.concatenate(waiting), 0
+        while held - begin >= window:
+            yield joined[begin : begin + window].copy()  # a view would keep the whole block alive
+            begin, first = begin + hop, False
+        waiting, held = [joined[begin:].copy()], held - begin
+    # Of what is held, the window before has covered window - hop samples: only what is beyond them asks for another.
+    if held and (first or held > window - hop):
+        yield np.concatenate(waiting)

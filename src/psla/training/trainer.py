@@ -257,7 +257,7 @@ class Trainer:
         backbone = _bare(self.network).backbone
         if self.recipe.backbone.drop_connect == 0.0 or backbone.drop_connect_units == 0:
             return None
-        keep = backbone.keep_probabilities(self.recipe.backbone.drop_connect)  # type: ignore[operator]
+        keep = backbone.keep_probabilities(self.recipe.backbone.drop_connect)
         uniforms = self._uniforms("drop_connect", positions, epoch, len(keep))
         return ((uniforms < keep) / keep).float().to(self.fabric.device)
 

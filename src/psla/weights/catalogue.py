@@ -16,12 +16,15 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psla.data.vocabulary import Vocabulary
 from psla.download import Progress, cache_folder, download
 from psla.files import sha256_of, write_json_atomic
 from psla.weights.packaged import SHIPPED
+
+if TYPE_CHECKING:
+    from psla.model.file import Model
 
 _PAGE = "https://github.com/YuanGongND/psla"
 _TRAINING_DATA = {
@@ -134,6 +137,25 @@ def resolve(path_or_name: str | os.PathLike[str], progress: Progress = lambda re
     raise PublishedError(f"{name!r} is neither a file nor a model by name; {names_near(name)}")
 
 
+def load_any(path_or_name: str | os.PathLike[str], progress: Progress = lambda received, total: None) -> Model:
+    """Load whatever stands for a model: a model file, an ensemble's JSON file, or a model by name.
+
+    Args:
+        path_or_name: a path, or a name that `psla models` lists; a published model is fetched once into the cache.
+        progress: told of the bytes received and their total (None: not known) while a file is fetched.
+
+    Raises:
+        ModelFileError, EnsembleError: a file that is not what it says; the message names it.
+        PublishedError: neither a path nor a name, a published folder, or a fetched file that has changed.
+        DownloadError: the file cannot be fetched; the message says what to put where.
+    """
+    from psla.model.ensemble import load_ensemble  # torch, which a list of names does not need
+    from psla.model.file import load_model
+
+    path = resolve(path_or_name, progress)
+    return load_ensemble(path) if path.suffix == ".json" else load_model(path)
+
+
 def known_names() -> list[str]:
     """What `resolve` takes for a name: the published models, then those of the package."""
     return [*CATALOGUE, *SHIPPED]
@@ -162,8 +184,9 @@ def fetch(entry: Published, progress: Progress = lambda received, total: None) -
     """
     # Here, not at the head: they bring torch, which a list of names does not need.
     from psla.model.file import ModelCard
-    from psla.model.torch_file import TorchFileError
-    from psla.weights.readers.psla import LICENCE, ReleasedError, import_released
+    from psla.weights.readers.contract import WeightsError, import_weights
+    from psla.weights.readers.psla import LICENCE
+    from psla.weights.torch_file import TorchFileError
 
     if entry.models > 1:
         raise PublishedError(
@@ -187,8 +210,8 @@ def fetch(entry: Published, progress: Progress = lambda received, total: None) -
         provenance={"published": entry.name, "url": entry.url, "page": _PAGE},
     )
     try:
-        import_released(entry.checkpoint, entry.model_file, entry.vocabulary, entry.frames, card)
-    except (ReleasedError, TorchFileError) as error:
+        import_weights(entry.checkpoint, entry.model_file, entry.vocabulary, entry.frames, card)
+    except (WeightsError, TorchFileError) as error:
         if fetched:  # an error page, say; kept, it would be taken for the model
             entry.checkpoint.unlink()
         raise PublishedError(f"what {entry.url} gave is not the published model ({error})") from error

@@ -175,6 +175,8 @@ class PackSource:
             self._begin, self._end = _spans(clips.frame, self._begin, self._end)
         self._open_files()
 
+    sample_rate = SAMPLE_RATE
+
     def __len__(self) -> int:
         return len(self.clip_ids)
 

@@ -243,7 +243,7 @@ def parameters(recipe: Recipe, classes: int) -> int:
     with torch.device("meta"):  # shapes only
         backbone = build_backbone(recipe.backbone.name)
         classes = classes if recipe.classes is None else len(recipe.classes)
-        pooling = Pooling(int(backbone.channels), classes, recipe.pooling.heads)  # type: ignore[arg-type]
+        pooling = Pooling(int(backbone.channels), classes, recipe.pooling.heads)
         return sum(weight.numel() for part in (backbone, pooling) for weight in part.parameters())
 
 

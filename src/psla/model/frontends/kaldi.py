@@ -10,12 +10,13 @@ Not here: decoding and resampling (`psla.audio.decode`), mixing and masking (`ps
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from psla.model.frontends.contract import FRONT_ENDS, FrontEndModule, FrontEndSettings, unit_waveform, waveform_mean
 
 PREEMPHASIS = 0.97
 LOWEST_HZ = 20.0
@@ -26,47 +27,35 @@ _BLOCK_FRAMES_ACCELERATOR = 131072
 
 
 @dataclass(frozen=True)
-class FrontEndConfig:
+class FrontEndConfig(FrontEndSettings):
     """What the front end computes; stored in every model file. ValueError where a field breaks its rule.
 
     Args:
         window: `"hanning"` (every published weight) or `"hamming"` (the paper's text); both symmetric.
         mel_bins: triangular filters between 20 Hz and half the sample rate, 2 to 512.
         hop_ms, frame_length_ms: from one frame's start to the next's, and a frame's length; whole numbers of samples.
-        frames: length that a log-mel is cut or padded to, at least 1 (AudioSet: 1056).
-        mean, deviation: the log-mel is normalised as (x - mean) / deviation; finite, deviation above 0.
-        padding: value after a clip's end: `"released"` puts 0.0 before normalising (what the released code does, 1.02
-            deviations above the mean), `"masked"` puts `mean`, which normalises to 0.
-        sample_rate: samples per second, 1000 to 192000.
+        frames, mean, std, padding, sample_rate: as in `FrontEndSettings`; frames of AudioSet: 1056.
 
     >>> FrontEndConfig(frames=100).window_samples  # 99 hops of 160 samples and one frame of 400
     16240
     """
 
+    kind: ClassVar[str] = "kaldi"
     window: Literal["hanning", "hamming"] = "hanning"
     mel_bins: int = 128
     hop_ms: float = 10.0
     frame_length_ms: float = 25.0
     frames: int = 1056
     mean: float = -4.6476
-    deviation: float = 4.5699
+    std: float = 4.5699
     padding: Literal["released", "masked"] = "released"
     sample_rate: int = 16000
 
     def __post_init__(self) -> None:
-        for name, allowed in (("window", ("hanning", "hamming")), ("padding", ("released", "masked"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        for name, low, high in (("mel_bins", 2, 512), ("frames", 1, 2**31 - 1), ("sample_rate", 1000, 192000)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
-        for name, rule in (("hop_ms", ""), ("frame_length_ms", ""), ("mean", ""), ("deviation", " above 0")):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or (rule and value <= 0):
-                raise ValueError(f"{name} must be a finite number{rule}, not {value!r}")
+        self._one_of("window", ("hanning", "hamming"))
+        super().__post_init__()
         for name in ("hop_ms", "frame_length_ms"):
+            self._number(name, positive=True)
             samples = getattr(self, name) * self.sample_rate / 1000
             if samples < 1 + (name != "hop_ms") or abs(samples - round(samples)) > 1e-6:
                 raise ValueError(f"{name} must be a whole number of samples (hop 1, frame 2 at least), not {samples:g}")
@@ -83,18 +72,6 @@ class FrontEndConfig:
     def window_samples(self) -> int:
         """Samples that give exactly `frames` frames."""
         return (self.frames - 1) * self.hop_samples + self.frame_samples
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields as plain values; `from_dict` reads them back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> FrontEndConfig:
-        """The configuration with these values, defaults for the rest; ValueError for a key that is no field."""
-        known = sorted(field.name for field in fields(cls))
-        if unknown := sorted(str(key) for key in values if key not in known):
-            raise ValueError(f"unknown front end fields: {', '.join(unknown)}; known are {', '.join(known)}")
-        return cls(**values)
 
 
 def mel_filters(mel_bins: int, fft_size: int, sample_rate: int) -> Tensor:
@@ -117,7 +94,8 @@ def mel_filters(mel_bins: int, fft_size: int, sample_rate: int) -> Tensor:
     return filters
 
 
-class FrontEnd(nn.Module):
+@FRONT_ENDS.register(FrontEndConfig.kind)
+class FrontEnd(FrontEndModule[FrontEndConfig]):
     """Waveform -> normalised log-mel, as configured; nothing in it is trained, and no gradient passes through it.
 
     Always float32: half-precision casts and autocast of the network around it leave it alone.
@@ -127,6 +105,7 @@ class FrontEnd(nn.Module):
     (torch.Size([2, 100, 128]), [98, 48])
     """
 
+    config_type = FrontEndConfig
     window: Tensor
     low_filters: Tensor
     high_filters: Tensor
@@ -238,35 +217,6 @@ class FrontEnd(nn.Module):
         torch.mm(power[:, self._high_bottom :], self.high_filters, out=mel[:, half:])
         torch.log(mel.clamp_(min=FLOOR).view_as(result), out=result)
 
-    def fit(
-        self, log_mel: Tensor, frame_counts: Tensor | None = None, frames: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Cut or pad (batch, any, mel_bins) to so many frames (None: as configured), before normalising.
-
-        frame_counts: (batch,) real frames of each clip; all where None. Returns (batch, frames, mel_bins)
-        float32, where positions past a clip's frames hold 0.0 (`released`) or the configured mean (`masked`), and the
-        frame counts, at most `frames`.
-
-        >>> fitted, counts = FrontEnd(FrontEndConfig(frames=4)).fit(torch.ones(1, 3, 128), torch.tensor([2]))
-        >>> fitted[0, :, 0].tolist(), counts.tolist()
-        ([1.0, 1.0, 0.0, 0.0], [2])
-        """
-        (batch, present), frames = log_mel.shape[:2], frames or self.config.frames
-        frame_counts = torch.full((batch,), present) if frame_counts is None else frame_counts
-        counts = frame_counts.to(log_mel.device, torch.int64).clamp(min=0, max=min(present, frames))
-        fill = 0.0 if self.config.padding == "released" else self.config.mean
-        fitted = nn.functional.pad(log_mel[:, :frames].float(), (0, 0, 0, max(0, frames - present)), value=fill)
-        past = torch.arange(frames, device=log_mel.device) >= counts[:, None]  # (batch, frames)
-        return fitted.masked_fill(past[..., None], fill), counts
-
-    def normalise(self, log_mel: Tensor) -> Tensor:
-        """(log_mel - mean) / deviation, any shape, float32.
-
-        >>> FrontEnd().normalise(torch.tensor([-4.6476, -0.0777])).round(decimals=4).tolist()
-        [0.0, 1.0]
-        """
-        return (log_mel.float() - self.config.mean) / self.config.deviation
-
     def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Normalised log-mel (batch, config.frames, mel_bins) and real frame counts (batch,); arguments as `log_mel`.
 
@@ -275,28 +225,3 @@ class FrontEnd(nn.Module):
         counts = None if lengths is None else self.frame_counts(lengths)
         fitted, counts = self.fit(self._log_mel(waveform, lengths, self.config.frames), counts)
         return self.normalise(fitted), counts
-
-
-def unit_waveform(waveform: Tensor) -> Tensor:
-    """int16 -> float32 in [-1, 1) by 1 / 32768 (exact); float -> float32 as it is.
-
-    >>> unit_waveform(torch.tensor([16384], dtype=torch.int16)).item()
-    0.5
-    """
-    return waveform.float() / 32768 if waveform.dtype == torch.int16 else waveform.float()
-
-
-def waveform_mean(waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Mean of each waveform over its true length: (batch, samples), (batch,) or None -> (batch, 1), float32.
-
-    Summed in float64, where int16 audio adds up exactly: the padding changes no bit of it.
-
-    >>> waveform_mean(torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([2])).item()
-    2.0
-    """
-    kind = torch.float32 if waveform.device.type == "mps" else torch.float64
-    if lengths is None:
-        return waveform.sum(1, keepdim=True, dtype=kind).div_(max(1, waveform.shape[1])).float()
-    lengths = lengths.to(waveform.device)[:, None]
-    real = torch.arange(waveform.shape[1], device=waveform.device) < lengths
-    return (waveform * real).sum(1, keepdim=True, dtype=kind).div_(lengths.clamp(min=1)).float()

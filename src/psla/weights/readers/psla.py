@@ -1,4 +1,4 @@
-"""Reads the checkpoints that the authors of the paper published (.pth) and makes model files of them.
+"""The family `psla`: the checkpoints (.pth) that the authors of the paper published.
 
 Format: the state of `EffNetAttention` of https://github.com/YuanGongND/psla (src/models/Models.py and HigherModels.py),
 mostly under DataParallel's prefix `module.`: `effnet` is an EfficientNet-B0..B7 of `efficientnet_pytorch` with one
@@ -18,80 +18,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from psla.data.vocabulary import Vocabulary
-from psla.files import sha256_of
-from psla.model.backbones.efficientnet import EfficientNet
-from psla.model.file import ModelCard, save_model
+from psla.model.backbones.efficientnet import EfficientNet, foreign_name, our_name
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.model.tensor_file import first_few
-from psla.model.torch_file import read_torch_tensors
+from psla.weights.readers.contract import READERS, Reader, WeightsError
+from psla.weights.torch_file import read_torch_tensors
 
 LICENCE = "BSD-3-Clause (of the repository that published them; none is stated for the weights themselves)"
 # Frames of a log-mel in training, by number of classes: AudioSet and FSD50K.
 FRAMES = {527: 1056, 200: 3000}
 
 
-class ReleasedError(ValueError):
-    """A file that is no checkpoint in the published format; it names the tensors."""
-
-
-# Names in the format of efficientnet_pytorch -> our modules. _bn0 is the norm after _expand_conv, _bn1 the one after
-# _depthwise_conv and _bn2 the one after _project_conv; outside the blocks, _bn0 is the stem's and _bn1 the head's.
-_MODULES = {"_conv_stem": "stem.conv", "_bn0": "stem.bn", "_conv_head": "head.conv", "_bn1": "head.bn"}
-_BLOCK_MODULES = {
-    "_expand_conv": "expand.conv",
-    "_bn0": "expand.bn",
-    "_depthwise_conv": "depthwise.conv",
-    "_bn1": "depthwise.bn",
-    "_se_reduce": "squeeze_excite.reduce",
-    "_se_expand": "squeeze_excite.expand",
-    "_project_conv": "project.conv",
-    "_bn2": "project.bn",
-}
 _BLOCKS = {f"efficientnet_b{i}": blocks for i, blocks in enumerate((16, 23, 23, 26, 32, 39, 45, 55))}
 _CLASSIFIER = re.compile(r"effnet\._fc\.(weight|bias)")
 _BLOCK = re.compile(r"effnet\._blocks\.(\d{1,3})\.")
 _HEAD = re.compile(r"attention\.(?:att|cla)\.(\d{1,3})\.")
-
-
-def our_name(foreign: str, backbone: str) -> str | None:
-    """Our name of a tensor of a backbone in a published file; None if the file has no business to hold it.
-
-    Args:
-        foreign: name in the format of `efficientnet_pytorch` or, for ResNet-50, of torchvision.
-        backbone: name of the backbone.
-
-    Example:
-        >>> our_name("_blocks.3._bn1.running_var", "efficientnet_b2")
-        'blocks.3.depthwise.bn.running_var'
-    """
-    if backbone == "resnet50":
-        return foreign
-    match = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(\w+)\.(\w+)", foreign)
-    if match is None:
-        return None
-    block, module, leaf = match.groups()
-    ours = (_MODULES if block is None else _BLOCK_MODULES).get(module)
-    if ours is None:
-        return None
-    return f"{ours}.{leaf}" if block is None else f"blocks.{block}.{ours}.{leaf}"
-
-
-def foreign_name(ours: str) -> str:
-    """The inverse of `our_name` for an EfficientNet.
-
-    Example:
-        >>> foreign_name("blocks.3.depthwise.bn.running_var")
-        '_blocks.3._bn1.running_var'
-    """
-    match = re.fullmatch(r"(?:blocks\.(\d+)\.)?(\w+\.\w+)\.(\w+)", ours)
-    if match is None:
-        raise ValueError(f"{ours!r} is not a tensor of an EfficientNet")
-    block, module, leaf = match.groups()
-    table = _MODULES if block is None else _BLOCK_MODULES
-    foreign = next(theirs for theirs, own in table.items() if own == module)
-    return f"{foreign}.{leaf}" if block is None else f"_blocks.{block}.{foreign}.{leaf}"
 
 
 def read_released(path: str | Path, frames: int | None = None) -> TaggingNetwork:
@@ -103,7 +45,7 @@ def read_released(path: str | Path, frames: int | None = None) -> TaggingNetwork
             classes (FSD50K), else 1056 (AudioSet).
 
     Raises:
-        ReleasedError: not such a file; tensors that are missing, unexpected or misshapen, by name.
+        WeightsError: not such a file; tensors that are missing, unexpected or misshapen, by name.
         TorchFileError: the file cannot be read at all.
         OSError: the file cannot be opened.
 
@@ -112,11 +54,19 @@ def read_released(path: str | Path, frames: int | None = None) -> TaggingNetwork
         >>> network.config.backbone, network.config.heads, network.config.classes  # doctest: +SKIP
         ('efficientnet_b2', 4, 527)
     """
-    path = Path(path)
-    tensors = _without_prefix(read_torch_tensors(path))
+    return _read(Path(path), read_torch_tensors(path), frames).eval()
+
+
+def _knows(tensors: dict[str, Tensor]) -> bool:
+    names = _without_prefix(tensors)
+    return all(any(name.startswith(part) for name in names) for part in ("effnet.", "attention."))
+
+
+def _read(path: Path, tensors: dict[str, Tensor], frames: int | None) -> TaggingNetwork:
+    tensors = _without_prefix(tensors)
     kept = {name: tensor for name, tensor in tensors.items() if not _CLASSIFIER.fullmatch(name)}
-    if not any(name.startswith("effnet.") for name in kept) or not any(n.startswith("attention.") for n in kept):
-        raise ReleasedError(
+    if not _knows(kept):
+        raise WeightsError(
             f"{path} is not a published checkpoint: its tensors must be named effnet.… and attention.…; "
             f"its first are {', '.join(list(tensors)[:3]) or 'none'}"
         )
@@ -129,43 +79,12 @@ def read_released(path: str | Path, frames: int | None = None) -> TaggingNetwork
     network = TaggingNetwork(NetworkConfig(layout.variant, layout.classes, heads, front_end=front_end))
     plain = {name: _as_ours(tensor, name, path) for name, tensor in kept.items()}
     own = {
-        f"backbone.{our_name(name.removeprefix('effnet.'), layout.variant)}": tensor
+        f"backbone.{our_name(name.removeprefix('effnet.'))}": tensor
         for name, tensor in plain.items()
         if name.startswith("effnet.")
     }
     network.load_state_dict(own | _pooling(plain, layout))
-    return network.eval()
-
-
-def import_released(
-    path: str | Path,
-    out: str | Path,
-    vocabulary: Vocabulary,
-    frames: int | None = None,
-    card: ModelCard | None = None,
-) -> Path:
-    """Make a model file of a published checkpoint.
-
-    Args:
-        path: a .pth file.
-        out: the model file to write.
-        vocabulary: the classes, in the order of the network's outputs, which the checkpoint does not tell.
-        frames: as in `read_released`.
-        card: provenance is completed with the file's name and SHA-256.
-
-    Raises:
-        ReleasedError: as `read_released`; also another number of classes in the file than in the vocabulary.
-    """
-    network = read_released(path, frames)
-    if network.config.classes != len(vocabulary):
-        raise ReleasedError(
-            f"{path} has {network.config.classes} classes, the vocabulary {len(vocabulary)}: give the list of classes "
-            "that it was trained with"
-        )
-    card = card or ModelCard()
-    provenance = {**card.provenance, "checkpoint": Path(path).name, "sha256": sha256_of(path)}
-    stated = {name: getattr(card, name) for name in ("recipe", "scores", "training_data", "thresholds")}
-    return save_model(out, network, vocabulary, ModelCard(**stated, licence=card.licence, provenance=provenance))
+    return network
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -203,12 +122,12 @@ def _layout(tensors: dict[str, Tensor], path: Path) -> _Layout:
         weight = tensors.get("attention.head_weight")
         heads = max([*indices, (weight.numel() if weight is not None else 0) - 1]) + 1
         if heads > len(tensors):  # each head has tensors of its own
-            raise ReleasedError(f"{path}: {heads} heads in {len(tensors)} tensors")
+            raise WeightsError(f"{path}: {heads} heads in {len(tensors)} tensors")
     else:
         heads = int(any(name.startswith("attention.att.") for name in tensors))
     outputs = [tensor for name, tensor in tensors.items() if name.startswith("attention.cla.") and tensor.ndim]
     if not outputs or not len(outputs[0]):
-        raise ReleasedError(f"{path} has no classification: attention.cla is missing or empty")
+        raise WeightsError(f"{path} has no classification: attention.cla is missing or empty")
     return _Layout(_variant(tensors), heads, listed, len(outputs[0]))
 
 
@@ -254,7 +173,7 @@ def _refuse_misfits(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...
     }
     if any(problems.values()):
         named = "; ".join(f"{word}: {first_few(names)}" for word, names in problems.items() if names)
-        raise ReleasedError(f"{what}: {named}")
+        raise WeightsError(f"{what}: {named}")
 
 
 def _as_ours(tensor: Tensor, name: str, path: Path) -> Tensor:
@@ -262,10 +181,10 @@ def _as_ours(tensor: Tensor, name: str, path: Path) -> Tensor:
     if name.endswith("num_batches_tracked"):
         return tensor.to(torch.int64)
     if not tensor.is_floating_point():
-        raise ReleasedError(f"{path}: {name} holds {tensor.dtype}, not floating numbers")
+        raise WeightsError(f"{path}: {name} holds {tensor.dtype}, not floating numbers")
     ours = tensor.to(torch.float32, copy=True)
     if not ours.isfinite().all():
-        raise ReleasedError(f"{path}: {name} holds numbers that are not finite")
+        raise WeightsError(f"{path}: {name} holds numbers that are not finite")
     return ours
 
 
@@ -283,3 +202,6 @@ def _pooling(tensors: dict[str, Tensor], layout: _Layout) -> dict[str, Tensor]:
         weight = tensors["attention.head_weight"]
         own["pooling.head_weight"] = torch.cat([weight, torch.zeros(1)]) if lone else weight
     return own
+
+
+READERS.add("psla", Reader(_knows, _read, LICENCE))

@@ -1,0 +1,189 @@
+"""Front ends by kind: from a waveform to the log-mel spectrogram that a network sees.
+
+A front end is one file beside this one: a configuration, a frozen dataclass that extends `FrontEndSettings` and has a
+`kind`, and a module that extends `FrontEndModule`, entered in `FRONT_ENDS` under that kind. The configuration stands in
+recipes and model files. It says the sample rate, and all else takes the rate from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from psla.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontEndSettings:
+    """What every front end's configuration has. ValueError where a field breaks its rule.
+
+    Args:
+        sample_rate: samples per second that it hears, 1000 to 192000.
+        mel_bins: filters of the log-mel, 2 to 512.
+        frames: length that a log-mel is cut or padded to, at least 1.
+        mean, std: the log-mel is normalised as (x - mean) / std; finite, std above 0.
+        padding: value after a clip's end: `"released"` puts 0.0 before normalising (what the released code does),
+            `"masked"` puts `mean`, which normalises to 0, and leaves the padding out of the pooling.
+    """
+
+    kind: ClassVar[str]
+    sample_rate: int
+    mel_bins: int
+    frames: int
+    mean: float = 0.0
+    std: float = 1.0
+    padding: Literal["released", "masked"] = "masked"
+
+    def __post_init__(self) -> None:
+        self._one_of("padding", ("released", "masked"))
+        for name, low, high in (("mel_bins", 2, 512), ("frames", 1, 2**31 - 1), ("sample_rate", 1000, 192000)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+        self._number("mean")
+        self._number("std", positive=True)
+
+    def _one_of(self, name: str, allowed: tuple[str, ...]) -> None:
+        if getattr(self, name) not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+
+    def _number(self, name: str, positive: bool = False) -> None:
+        value = getattr(self, name)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or (positive and value <= 0):
+            raise ValueError(f"{name} must be a finite number{' above 0' if positive else ''}, not {value!r}")
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one frame's start to the next's."""
+        raise NotImplementedError
+
+    @property
+    def window_samples(self) -> int:
+        """Samples that give exactly `frames` frames: what one pass of a network hears."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """The kind and all fields as plain values; `front_end_config` reads them back."""
+        return {"kind": self.kind, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Any:
+        """The configuration with these values, defaults for the rest; ValueError for a key that is no field."""
+        known = sorted(field.name for field in fields(cls))
+        if unknown := sorted(str(key) for key in values if key not in known):
+            raise ValueError(f"unknown front end fields: {', '.join(unknown)}; known are {', '.join(known)}")
+        return cls(**values)
+
+
+C = TypeVar("C", bound=FrontEndSettings)
+
+
+class FrontEndModule(nn.Module, Generic[C]):
+    """Waveform -> normalised log-mel, as configured; no gradient passes through it.
+
+    A subclass gives `frame_counts` and `log_mel`; what follows them is the same for all.
+    """
+
+    config_type: ClassVar[type[FrontEndSettings]]
+    config: C
+
+    def frame_counts(self, lengths: Tensor) -> Tensor:
+        """Whole frames that fit into this many samples; (batch,) -> (batch,) int64, 0 where not even one does."""
+        raise NotImplementedError
+
+    def log_mel(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Before cutting, padding and normalising: (batch, samples) int16, or float in [-1, 1], at the configured rate
+        -> (batch, frames, mel_bins) float32; lengths: (batch,) true sample counts, all where None."""
+        raise NotImplementedError
+
+    def fit(
+        self, log_mel: Tensor, frame_counts: Tensor | None = None, frames: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Cut or pad (batch, any, mel_bins) to so many frames (None: as configured), before normalising.
+
+        frame_counts: (batch,) real frames of each clip; all where None. Returns (batch, frames, mel_bins)
+        float32, where positions past a clip's frames hold 0.0 (`released`) or the configured mean (`masked`), and the
+        frame counts, at most `frames`.
+
+        >>> from psla.model.frontends.kaldi import FrontEnd, FrontEndConfig
+        >>> fitted, counts = FrontEnd(FrontEndConfig(frames=4)).fit(torch.ones(1, 3, 128), torch.tensor([2]))
+        >>> fitted[0, :, 0].tolist(), counts.tolist()
+        ([1.0, 1.0, 0.0, 0.0], [2])
+        """
+        (batch, present), frames = log_mel.shape[:2], frames or self.config.frames
+        frame_counts = torch.full((batch,), present) if frame_counts is None else frame_counts
+        counts = frame_counts.to(log_mel.device, torch.int64).clamp(min=0, max=min(present, frames))
+        fill = 0.0 if self.config.padding == "released" else self.config.mean
+        fitted = nn.functional.pad(log_mel[:, :frames].float(), (0, 0, 0, max(0, frames - present)), value=fill)
+        past = torch.arange(frames, device=log_mel.device) >= counts[:, None]  # (batch, frames)
+        return fitted.masked_fill(past[..., None], fill), counts
+
+    def normalise(self, log_mel: Tensor) -> Tensor:
+        """(log_mel - mean) / std, any shape, float32.
+
+        >>> from psla.model.frontends.kaldi import FrontEnd
+        >>> FrontEnd().normalise(torch.tensor([-4.6476, -0.0777])).round(decimals=4).tolist()
+        [0.0, 1.0]
+        """
+        return (log_mel.float() - self.config.mean) / self.config.std
+
+    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Normalised log-mel (batch, config.frames, mel_bins), real frame counts (batch,); arguments as `log_mel`."""
+        counts = None if lengths is None else self.frame_counts(lengths)
+        fitted, counts = self.fit(self.log_mel(waveform, lengths), counts)
+        return self.normalise(fitted), counts
+
+
+FRONT_ENDS: Registry[type[FrontEndModule]] = Registry("front end", "psla.model.frontends")
+DEFAULT_KIND = "kaldi"
+"""The paper's: what a recipe means that names no kind."""
+
+
+def build_front_end(config: FrontEndSettings) -> FrontEndModule:
+    """The module of a configuration."""
+    return FRONT_ENDS[config.kind](config)
+
+
+def front_end_config(values: Mapping[str, Any]) -> FrontEndSettings:
+    """The configuration with these values, `kind` among them or the paper's, defaults for the rest.
+
+    Raises:
+        ValueError: an unknown kind, a key that is no field of it, or a value that breaks its rule.
+
+    Example:
+        >>> front_end_config({"frames": 100}).sample_rate
+        16000
+    """
+    rest = {key: value for key, value in values.items() if key != "kind"}
+    return FRONT_ENDS[str(values.get("kind", DEFAULT_KIND))].config_type.from_dict(rest)
+
+
+def unit_waveform(waveform: Tensor) -> Tensor:
+    """int16 -> float32 in [-1, 1) by 1 / 32768 (exact); float -> float32 as it is.
+
+    >>> unit_waveform(torch.tensor([16384], dtype=torch.int16)).item()
+    0.5
+    """
+    return waveform.float() / 32768 if waveform.dtype == torch.int16 else waveform.float()
+
+
+def waveform_mean(waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Mean of each waveform over its true length: (batch, samples), (batch,) or None -> (batch, 1), float32.
+
+    Summed in float64, where int16 audio adds up exactly: the padding changes no bit of it.
+
+    >>> waveform_mean(torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([2])).item()
+    2.0
+    """
+    kind = torch.float32 if waveform.device.type == "mps" else torch.float64
+    if lengths is None:
+        return waveform.sum(1, keepdim=True, dtype=kind).div_(max(1, waveform.shape[1])).float()
+    lengths = lengths.to(waveform.device)[:, None]
+    real = torch.arange(waveform.shape[1], device=waveform.device) < lengths
+    return (waveform * real).sum(1, keepdim=True, dtype=kind).div_(lengths.clamp(min=1)).float()
