@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from psla.data.labels import Labels
-from psla.metrics.predictions import Predictions
+from psla.metrics.predictions import Predictions, unlike
 
 COLUMNS_AT_A_TIME = 32  # bounds the memory of the transposed float32 copy
 SQRT_2 = math.sqrt(2)
@@ -127,11 +127,7 @@ def score(predictions: Predictions, labels: Labels) -> Scores:
     """
     vocabulary = predictions.vocabulary
     if labels.vocabulary != vocabulary:
-        common = len(set(labels.vocabulary.ids) & set(vocabulary.ids))
-        raise ValueError(
-            f"predictions and labels have different vocabularies: {len(vocabulary)} and {len(labels.vocabulary)} "
-            f"classes, {common} in common"
-        )
+        raise ValueError(f"predictions and labels have {unlike(vocabulary, labels.vocabulary)}")
     if len(predictions) == 0:
         raise ValueError("scores need at least one clip; these predictions have none")
     labels = labels.select(predictions.clip_ids)
