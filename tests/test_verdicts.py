@@ -235,7 +235,8 @@ def test_interval_and_p_value_are_those_of_student():
             for level in (0.5, 0.95, 0.9999):
                 found = estimate(exact, flat, 100, level, prior)
                 assert found.p == pytest.approx(2 * student.sf(value), rel=1e-6)
-                assert (found.low, found.high) == pytest.approx((value - student.ppf((1 + level) / 2), value + student.ppf((1 + level) / 2)))
+                half = student.ppf((1 + level) / 2)
+                assert (found.low, found.high) == pytest.approx((value - half, value + half))
     drawn = np.random.default_rng(0).normal(size=(1, 50)) + np.zeros((2, 1))
     for value in (0.5, 3.0, 30.0):
         exact = np.array([value - 0.5, value + 0.5])
