@@ -50,9 +50,10 @@ def plot(axes: Axes, lines: Sequence[Curve], y_label: str, x_label: str = "", wh
     """Curves with their names; `whole`: only whole numbers on the horizontal axis."""
     from matplotlib.ticker import MaxNLocator
 
+    dotted = {each.style for each in lines if each.points}  # their lines have no markers of their own
     for number, each in enumerate(lines):
         color, marker, line = STYLES[(number if each.style is None else each.style) % len(STYLES)]
-        marker = "" if len(each.x) > 15 and not each.points else marker
+        marker = "" if (len(each.x) > 15 or each.style in dotted) and not each.points else marker
         line = "" if each.points else line
         axes.plot(each.x, each.y, color=color, marker=marker, linestyle=line, markersize=5, label=each.name)
         if each.std is not None:
@@ -65,12 +66,10 @@ def plot(axes: Axes, lines: Sequence[Curve], y_label: str, x_label: str = "", wh
         axes.legend(frameon=False, fontsize=FONT - 1)
 
 
-def bars_with_texts(
-    axes: Axes, lengths: Sequence[float], names: Sequence[str], texts: Sequence[str], color: str
-) -> None:
+def bars(axes: Axes, lengths: Sequence[float], names: Sequence[str], texts: Sequence[str], color: str) -> None:
     """Bars to the right, the first on top, each with a text at its end."""
-    bars = axes.barh(range(len(lengths)), lengths, color=color, height=0.7)
-    axes.bar_label(bars, texts, padding=4, fontsize=FONT - 1)
+    drawn = axes.barh(range(len(lengths)), lengths, color=color, height=0.7)
+    axes.bar_label(drawn, texts, padding=4, fontsize=FONT - 1)
     axes.set_yticks(range(len(lengths)), names, parse_math=False)
     axes.set_ylim(len(lengths) - 0.4, -0.6)
 
@@ -113,7 +112,7 @@ def check(data: Any, rule: str, path: str | PathLike[str] | None = None) -> None
         raise ValueError(f"a figure's suffix must be one of {', '.join(FORMATS)}; got {Path(path).name!r}")
 
 
-def new_figure(width: float, height: float) -> Figure:
+def figure(width: float, height: float) -> Figure:
     """A figure of this many inches, made without pyplot."""
     from matplotlib.figure import Figure
 

@@ -15,23 +15,8 @@ import numpy as np
 
 from psla.data.inventory import Share
 from psla.metrics.scores import Scores
-from psla.report.drawing import (
-    BLUE,
-    FONT,
-    VERMILION,
-    WIDTH,
-    Curve,
-    as_png,
-    bars_with_texts,
-    check,
-    defined,
-    new_figure,
-    plain_numbers,
-    plot,
-    save,
-    shortened,
-    tidy,
-)
+from psla.report import drawing
+from psla.report.drawing import BLUE, FONT, VERMILION, WIDTH, Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,17 +49,17 @@ def curves(
         >>> curves([Curve("a", [1, 2], [0.1, 0.3])], "epoch", "mAP")[:4]
         b'\\x89PNG'
     """
-    check(lines, "a picture of curves needs at least one")
-    figure = new_figure(WIDTH, 3.1)
+    drawing.check(lines, "a picture of curves needs at least one")
+    figure = drawing.figure(WIDTH, 3.1)
     axes = figure.subplots()
-    plot(axes, lines, y_label, x_label, whole)
+    drawing.plot(axes, lines, y_label, x_label, whole)
     if log_x:
         axes.set_xscale("log")
         ticks = sorted({x for each in lines for x in each.x})
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axes.minorticks_off()
     axes.set_ylim(*y_range)
-    return as_png(figure)
+    return drawing.as_png(figure)
 
 
 def learning_curve(rows: Sequence[Mapping[str, Any]], path: str | PathLike[str]) -> None:
@@ -96,7 +81,7 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], path: str | PathLike[str])
         ...     (Path(folder) / "curve.svg").exists()
         True
     """
-    check(rows, "a learning curve needs at least one row", path)
+    drawing.check(rows, "a learning curve needs at least one row", path)
     for row in rows:
         if missing := {"epoch", "loss", "learning_rate"} - set(row):
             raise ValueError(f"a row of a learning curve lacks {', '.join(sorted(missing))}: {dict(row)}")
@@ -105,18 +90,19 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], path: str | PathLike[str])
         "mean_average_precision": "mean average\nprecision",
         "learning_rate": "learning rate",
     }
-    points = {key: [(row["epoch"], row[key]) for row in rows if defined(row.get(key))] for key in panels}
+    points = {key: [(row["epoch"], row[key]) for row in rows if drawing.defined(row.get(key))] for key in panels}
     if not points["mean_average_precision"]:
         del panels["mean_average_precision"]
-    figure = new_figure(7, 1 + 1.8 * len(panels))
+    figure = drawing.figure(7, 1 + 1.8 * len(panels))
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (style, (key, label)) in zip(all_axes, enumerate(panels.items()), strict=True):
-        plot(axes, [Curve("", *np.array(points[key]).reshape(-1, 2).T, style=style)], label, whole=True)
-    if all(defined(row["learning_rate"]) and row["learning_rate"] > 0 for row in rows):
+        x, y = [x for x, _ in points[key]], [y for _, y in points[key]]
+        drawing.plot(axes, [Curve("", x, y, style=style)], label, whole=True)
+    if all(drawing.defined(row["learning_rate"]) and row["learning_rate"] > 0 for row in rows):
         all_axes[-1].set_yscale("log")
     all_axes[-1].set_xlabel("epoch")
     figure.align_ylabels(all_axes)
-    save(figure, path)
+    drawing.save(figure, path)
 
 
 def unseen(
@@ -132,19 +118,19 @@ def unseen(
     Raises:
         ValueError: no curves, or another suffix.
     """
-    check(expected, "a picture of the clips not heard needs at least one curve", path)
+    drawing.check(expected, "a picture of the clips not heard needs at least one curve", path)
     lines = []
     for style, (name, shares) in enumerate(expected.items()):
         lines.append(Curve(f"{name}: expected", range(len(shares) + 1), [1.0, *shares], style=style))
         if name in simulated:
             points = simulated[name]
             lines.append(Curve(f"{name}: simulated", range(1, len(points) + 1), points, points=True, style=style))
-    figure = new_figure(7, 4)
+    figure = drawing.figure(7, 4)
     axes = figure.subplots()
-    plot(axes, lines, "share of clips not heard yet", "epochs", whole=True)
+    drawing.plot(axes, lines, "share of clips not heard yet", "epochs", whole=True)
     axes.set_xlim(0, None)
     axes.set_ylim(0, 1.02)
-    save(figure, path)
+    drawing.save(figure, path)
 
 
 def ranked(
@@ -172,7 +158,7 @@ def ranked(
         >>> ranked([0.2, 0.7], ["rain", "dog"], "average precision")[:4]
         b'\\x89PNG'
     """
-    return as_png(_ranked(WIDTH, values, names, label, stds, log, mean)[0])
+    return drawing.as_png(_ranked(WIDTH, values, names, label, stds, log, mean)[0])
 
 
 def sorted_average_precision(scores: Scores, path: str | PathLike[str]) -> None:
@@ -188,14 +174,14 @@ def sorted_average_precision(scores: Scores, path: str | PathLike[str]) -> None:
     Raises:
         ValueError: no class has an average precision, or another suffix.
     """
-    check(scores.classes_scored, "no class has an average precision to draw", path)
+    drawing.check(scores.classes_scored, "no class has an average precision to draw", path)
     values, names = zip(*((each.average_precision, each.name) for each in scores.per_class), strict=True)
     figure, axes = _ranked(7, values, names, "average precision", mean=scores.mean_average_precision)
     (axes.set_xlim if scores.classes_scored <= NAMED else axes.set_ylim)(0, 1.02)
     without = len(names) - scores.classes_scored
     note = f"; {without} without positives not shown" if without else ""
     axes.set_title(f"{scores.classes_scored} classes, {scores.clips} clips{note}", fontsize=FONT, loc="left")
-    save(figure, path)
+    drawing.save(figure, path)
 
 
 def scatter(x: Sequence[float], y: Sequence[float], x_label: str, y_label: str, log_x: bool = False) -> bytes:
@@ -209,17 +195,17 @@ def scatter(x: Sequence[float], y: Sequence[float], x_label: str, y_label: str, 
         b'\\x89PNG'
     """
     points = [(a, b) for a, b in zip(x, y, strict=True) if not math.isnan(b) and (a > 0 or not log_x)]
-    check(points, "a picture of points needs one")
-    figure = new_figure(WIDTH, 3.1)
+    drawing.check(points, "a picture of points needs one")
+    figure = drawing.figure(WIDTH, 3.1)
     axes = figure.subplots()
     across, up = np.array(points).T
     axes.plot(across, up, "o", color=BLUE, markersize=4.5, alpha=0.6)
     if log_x:
         axes.set_xscale("log")
-        plain_numbers(axes.xaxis, across.max() / across.min())
+        drawing.plain_numbers(axes.xaxis, across.max() / across.min())
     axes.set_ylim(-0.02, 1.02)
-    tidy(axes, "both", x_label, y_label)
-    return as_png(figure)
+    drawing.tidy(axes, "both", x_label, y_label)
+    return drawing.as_png(figure)
 
 
 def comparison(scores: Mapping[str, Scores | Mapping[str, Any]], path: str | PathLike[str]) -> None:
@@ -232,21 +218,21 @@ def comparison(scores: Mapping[str, Scores | Mapping[str, Any]], path: str | Pat
     Raises:
         ValueError: no variants, a mapping without `mean_average_precision`, or another suffix.
     """
-    check(scores, "a comparison needs at least one variant", path)
+    drawing.check(scores, "a comparison needs at least one variant", path)
     told = {name: each.to_dict() if isinstance(each, Scores) else each for name, each in scores.items()}
     for name, each in told.items():
         if "mean_average_precision" not in each:
             raise ValueError(f"the scores of {name!r} lack mean_average_precision")
     values = [each["mean_average_precision"] for each in told.values()]
-    figure = new_figure(7, 1.1 + 0.42 * len(values))
+    figure = drawing.figure(7, 1.1 + 0.42 * len(values))
     axes = figure.subplots()
-    lengths = [each if defined(each) else 0.0 for each in values]
-    bars_with_texts(
-        axes, lengths, list(told), [f"{each:.3f}" if defined(each) else "undefined" for each in values], BLUE
+    lengths = [each if drawing.defined(each) else 0.0 for each in values]
+    drawing.bars(
+        axes, lengths, list(told), [f"{each:.3f}" if drawing.defined(each) else "undefined" for each in values], BLUE
     )
     axes.set_xlim(0, max(1.15 * max(lengths), 0.01))  # from zero, so that bar lengths compare; room for the values
-    tidy(axes, "x", "mean average precision")
-    save(figure, path)
+    drawing.tidy(axes, "x", "mean average precision")
+    drawing.save(figure, path)
 
 
 def class_counts(
@@ -268,9 +254,9 @@ def class_counts(
         ValueError: no class has a clip, lists of different lengths, or another suffix.
     """
     rows = sorted((row for row in zip(clips, drawn, names, strict=True) if row[0]), key=lambda row: -row[0])
-    check(rows, "class counts need at least one class with a clip", path)
+    drawing.check(rows, "class counts need at least one class with a clip", path)
     places, few = range(1, len(rows) + 1), len(rows) <= NAMED
-    figure = new_figure(8, 5 if few else 3.8)
+    figure = drawing.figure(8, 5 if few else 3.8)
     axes = figure.subplots()
     axes.bar(places, [row[0] for row in rows], color=BLUE, width=0.8 if few else 1.0, label="clips")
     # A line of points: classes are not a continuum.
@@ -278,7 +264,7 @@ def class_counts(
     axes.plot(places, [row[1] for row in rows], ".", color=VERMILION, markersize=size, label=label)
     axes.set_yscale("log")
     axes.set_xlim(0.5, len(rows) + 0.5)
-    tidy(axes, "y", "", "clips (logarithmic)")
+    drawing.tidy(axes, "y", "", "clips (logarithmic)")
     if few:
         axes.set_xticks(places, [row[2] for row in rows], rotation=60, ha="right", fontsize=8, parse_math=False)
     else:
@@ -286,7 +272,7 @@ def class_counts(
         axes.set_xlabel(f"class, most frequent first: {best} … {worst}", fontsize=8, parse_math=False)
     axes.set_title(title or f"{len(rows)} classes", fontsize=FONT, loc="left", parse_math=False)
     figure.legend(loc="outside lower right", frameon=False, ncols=2, markerscale=5.0 / size)
-    save(figure, path)
+    drawing.save(figure, path)
 
 
 def missing_by_class(classes: Sequence[Share]) -> bytes:
@@ -295,22 +281,22 @@ def missing_by_class(classes: Sequence[Share]) -> bytes:
     Raises:
         ValueError: no classes.
     """
-    check(classes, "a picture of classes needs one class or more")
+    drawing.check(classes, "a picture of classes needs one class or more")
     shares, count = [100 * c.missing_share for c in classes], min(WORST, len(classes))
-    figure = new_figure(8, 3.2 + 0.26 * count)
+    figure = drawing.figure(8, 3.2 + 0.26 * count)
     bars, curve = figure.subplots(2, 1, gridspec_kw={"height_ratios": [1.2 + 0.26 * count, 2.0]})
     texts = [f"{c.missing:,} of {c.listed:,}" for c in classes[:count]]
-    bars_with_texts(bars, shares[:count], [shortened(c.name, 8) for c in classes[:count]], texts, VERMILION)
+    drawing.bars(bars, shares[:count], [drawing.shortened(c.name, 8) for c in classes[:count]], texts, VERMILION)
     bars.set_xlim(0, max(1.25 * max(shares[:count]), 1))
     bars.set_xticks([tick for tick in bars.get_xticks() if tick <= 100])
-    tidy(bars, "x", "missing, % of the class's clips")
+    drawing.tidy(bars, "x", "missing, % of the class's clips")
     places = range(1, len(shares) + 1)
     curve.step(places, shares, where="mid", color=BLUE)
     curve.fill_between(places, shares, step="mid", color=BLUE, alpha=0.2)
     curve.set_xlim(0.5, len(shares) + 0.5)
     curve.set_ylim(0, max(1.05 * max(shares), 1))
-    tidy(curve, "y", f"all {len(shares)} classes, the worst first", "missing, %")
-    return as_png(figure)
+    drawing.tidy(curve, "y", f"all {len(shares)} classes, the worst first", "missing, %")
+    return drawing.as_png(figure)
 
 
 def _ranked(
@@ -326,31 +312,31 @@ def _ranked(
     spread = [0.0] * len(values) if stds is None else [0.0 if math.isnan(d) else d for d in stds]
     rows = [r for r in zip(values, names, spread, strict=True) if not math.isnan(r[0]) and (r[0] > 0 or not log)]
     rows.sort(key=lambda row: (-row[0], row[1]))
-    check(rows, "a picture of classes needs one with a value")
+    drawing.check(rows, "a picture of classes needs one with a value")
     found, std = np.array([row[0] for row in rows]), np.array([row[2] for row in rows])
     places, few = np.arange(1, len(rows) + 1), len(rows) <= NAMED
-    figure = new_figure(width, 0.9 + 0.21 * len(rows) if few else 3.2)
+    figure = drawing.figure(width, 0.9 + 0.21 * len(rows) if few else 3.2)
     axes = figure.subplots()
     if few:
         axes.barh(places, found, color=BLUE, height=0.75, log=log)
         if std.any():
             axes.errorbar(found, places, xerr=std, fmt="none", ecolor="black", elinewidth=1, capsize=2)
-        axes.set_yticks(places, [shortened(row[1], width) for row in rows], parse_math=False)
+        axes.set_yticks(places, [drawing.shortened(row[1], width) for row in rows], parse_math=False)
         axes.set_ylim(len(rows) + 0.6, 0.4)
     else:
         axes.plot(places, found, color=BLUE)
         axes.fill_between(places, found - std, found + std, color=BLUE, alpha=0.25, linewidth=0)
         if log:
             axes.set_yscale("log")
-    ends = " to ".join(shortened(rows[place][1], width) for place in (0, -1))
+    ends = " to ".join(drawing.shortened(rows[place][1], width) for place in (0, -1))
     if mean is not None and not math.isnan(mean):
         draw = axes.axvline if few else axes.axhline
         draw(mean, color="black", linestyle="--", linewidth=1.2, label=f"mean {mean:.3f}")
         figure.legend(frameon=False, fontsize=FONT - 1, loc="outside upper right")
     if log:
-        plain_numbers(axes.xaxis if few else axes.yaxis, found.max() / found.min())
+        drawing.plain_numbers(axes.xaxis if few else axes.yaxis, found.max() / found.min())
     if few:
-        tidy(axes, "x", label)
+        drawing.tidy(axes, "x", label)
     else:
-        tidy(axes, "y", f"{len(rows)} classes, from {ends}", label)
+        drawing.tidy(axes, "y", f"{len(rows)} classes, from {ends}", label)
     return figure, axes
