@@ -8,8 +8,9 @@ from sklearn.metrics import average_precision_score
 
 from psla.data.labels import Labels
 from psla.data.vocabulary import Vocabulary
-from psla.metrics.compare import ComparisonError, _Ranked, compare
+from psla.metrics.compare import ComparisonError, compare
 from psla.metrics.predictions import Predictions
+from psla.metrics.resampling import Ranked
 from psla.metrics.scores import score
 
 VOCABULARY = Vocabulary(["dog", "rain", "siren", "nothing"])
@@ -50,7 +51,7 @@ def test_weights_mean_copies(levels):
     weights = np.random.default_rng(2).poisson(1.0, (60, 7)).astype(np.float32)
     weights[labels.matrix()[:, 2], 6] = 0  # a draw without a positive clip of the third class
     target = np.empty((7, 4), dtype=np.float32)
-    _Ranked(one.probabilities, labels).average_precisions(weights, target)
+    Ranked(one.probabilities, labels).average_precisions(weights, target)
     for draw in range(7):
         copies = np.repeat(np.arange(60), weights[:, draw].astype(int))
         truth, probabilities = labels.matrix()[copies], one.probabilities[copies]

@@ -1,8 +1,8 @@
-"""Laws of events: where they begin and end, and how they are scored; and of classes as kinds of each other."""
+"""Laws of events: where they begin and end; and of classes as kinds of each other."""
 
 from __future__ import annotations
 
-from itertools import pairwise, permutations
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from psla.data.ontology import Ontology
 from psla.data.vocabulary import Vocabulary, VocabularyError
-from psla.metrics.events import TimedEvent, score_events
 from psla.tagging.classes import choose_classes, roll_up
 from psla.tagging.events import EventRule, find_events
 from psla.tagging.result import TagResult
@@ -86,48 +85,6 @@ def test_a_rule_out_of_range_is_refused(rule: dict[str, float]) -> None:
     """Each field has its range, and the sentence names it."""
     with pytest.raises(ValueError, match=next(iter(rule))):
         EventRule(**rule)
-
-
-def test_events_match_within_the_collar_and_by_class() -> None:
-    """Onset within the collar, offset within the collar or a fifth of the length; a class is never another."""
-    known = {"a": [TimedEvent("dog", 1.0, 2.0)]}
-    for onset, offset, id, matched in (
-        (1.5, 2.5, "dog", 1),
-        (1.51, 2.0, "dog", 0),
-        (1.0, 2.51, "dog", 0),
-        (0.5, 1.5, "dog", 1),
-        (1.0, 2.0, "rain", 0),
-    ):
-        assert score_events(known, {"a": [TimedEvent(id, onset, offset)]}).matched == matched
-    assert score_events(known, {"b": [TimedEvent("dog", 1.0, 2.0)]}).matched == 0
-    long = {"a": [TimedEvent("dog", 0.0, 10.0)]}
-    assert score_events(long, {"a": [TimedEvent("dog", 0.0, 8.0)]}).f1 == 1.0
-    assert score_events(long, {"a": [TimedEvent("dog", 0.0, 7.9)]}).f1 == 0.0
-
-
-def test_the_largest_matching_counts() -> None:
-    """Whatever the order, as many pairs as can be: taking the first that fits is not enough."""
-    known = [TimedEvent("dog", 1.0, 2.0), TimedEvent("dog", 1.4, 2.4)]
-    found = [TimedEvent("dog", 1.45, 2.45), TimedEvent("dog", 0.6, 1.6)]
-    for a in permutations(known):
-        for b in permutations(found):
-            assert score_events({"x": a}, {"x": b}).matched == 2
-
-
-def test_scores_count_everything_once() -> None:
-    """Perfect, empty, and mixed: precision, recall, F1 over all and by class; no score of nothing."""
-    known = {"a": [TimedEvent("dog", 0, 1), TimedEvent("rain", 0, 5)], "b": [TimedEvent("dog", 2, 3)]}
-    perfect = score_events(known, known)
-    assert (perfect.precision, perfect.recall, perfect.f1, perfect.mean_f1) == (1, 1, 1, 1)
-    half = score_events(known, {"a": [TimedEvent("dog", 0, 1), TimedEvent("cat", 0, 1)]})
-    assert half.per_class == {"cat": (0, 0, 1), "dog": (1, 2, 1), "rain": (0, 1, 0)}
-    assert (half.precision, half.recall, half.f1) == (1 / 2, 1 / 3, 2 / 5)
-    assert half.mean_f1 == pytest.approx((0 + 2 / 3 + 0) / 3)
-    nothing = score_events({}, {})
-    assert np.isnan([nothing.precision, nothing.recall, nothing.f1, nothing.mean_f1]).all()
-    assert score_events(known, {}).f1 == 0
-    with pytest.raises(ValueError, match="ends before"):
-        score_events({"a": [TimedEvent("dog", 1, 0)]}, {})
 
 
 def test_a_class_brings_its_kinds() -> None:

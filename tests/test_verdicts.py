@@ -14,11 +14,10 @@ from psla.lab.tables.claims import BestMember, Claim, ClaimError, Pair, load_cla
 from psla.lab.tables.measured import Measured
 from psla.lab.tables.rows import Catalogue
 from psla.lab.tables.verdicts import CONTRADICTED, NOT_RESOLVED, NOT_TESTED, SUPPORTED, Scoring, contrast, judge
-from psla.metrics.distributions import digamma, inverse_trigamma, student_cdf, student_quantile, trigamma
 from psla.metrics.predictions import Predictions
 from psla.metrics.resampling import DrawnScore, Draws, mean_score
 from psla.metrics.scores import score
-from psla.metrics.significance import estimate, holm, seed_prior
+from psla.metrics.significance import SeedPrior, estimate, holm, seed_prior
 
 VOCABULARY = Vocabulary([f"c{i}" for i in range(5)])
 SHARES = [0.3, 0.2, 0.15, 0.1, 0.06]
@@ -177,14 +176,14 @@ def test_the_variance_has_its_two_parts():
     rng = np.random.default_rng(0)
     clips = rng.normal(size=500)
     training = estimate(np.array([0.0, 1.0, 2.0]), np.array([[0.0] * 500, [1.0] * 500, [2.0] * 500]), 100)
-    assert training.clips_deviation == 0
-    assert training.seeds_deviation == pytest.approx(1 / math.sqrt(3))
+    assert training.clips_std == 0
+    assert training.seeds_std == pytest.approx(1 / math.sqrt(3))
     assert training.p == pytest.approx(stats.ttest_1samp([0.0, 1.0, 2.0], 0).pvalue)
     steady = estimate(np.array([1.0, 1.0, 1.0]), np.tile(clips, (3, 1)), 100)
-    assert (steady.seeds_deviation, steady.training_deviation) == (0, 0)
-    assert steady.clips_deviation == pytest.approx(clips.std(ddof=1))
+    assert (steady.seeds_std, steady.training_std) == (0, 0)
+    assert steady.clips_std == pytest.approx(clips.std(ddof=1))
     own = estimate(np.zeros(1), clips[None], 100)
-    assert own.seeds_deviation is None
+    assert own.seeds_std is None
     assert own.high == pytest.approx(stats.t.ppf(0.975, 99) * clips.std(ddof=1))
 
 
@@ -224,17 +223,36 @@ def test_a_gain_beyond_another_is_a_difference_of_differences():
         assert (verdict.worse, verdict.better) == (2.0, 6.0)
 
 
-def test_distributions_agree_with_scipy():
-    """Student's distribution, its quantiles, digamma and trigamma are SciPy's."""
-    for degrees in (0.7, 1, 2, 2.5, 7, 30, 1000, 1e6):
-        for t in (-5, -1, 0, 0.1, 2, 10):
-            assert student_cdf(t, degrees) == pytest.approx(stats.t.cdf(t, degrees), abs=1e-9)
-        for share in (0.001, 0.3, 0.975, 0.9999):
-            assert student_quantile(share, degrees) == pytest.approx(stats.t.ppf(share, degrees), rel=1e-6)
-    for x in (0.3, 1.0, 1.5, 7.0, 20.0):
-        assert digamma(x) == pytest.approx(special.psi(x), abs=1e-9)
-        assert trigamma(x) == pytest.approx(special.polygamma(1, x), abs=1e-9)
-        assert inverse_trigamma(trigamma(x)) == pytest.approx(x, rel=1e-6)
+def test_interval_and_p_value_are_those_of_student():
+    """With one part alone, interval and p-value are Student's, whole degrees of freedom or not, far out or near; with
+    two, the interval at the level of the p-value just reaches 0."""
+    flat = np.zeros((2, 9))
+    for degrees in (0.7, 1, 2.5, 30, 1e6):
+        prior = SeedPrior(variance=1.0, degrees=degrees)
+        student = stats.t(1 + degrees, scale=math.sqrt((degrees + 0.5) / (1 + degrees) / 2))
+        for value in (0.0, 0.1, 1.0, 4.0):
+            exact = np.array([value - 0.5, value + 0.5])
+            for level in (0.5, 0.95, 0.9999):
+                found = estimate(exact, flat, 100, level, prior)
+                assert found.p == pytest.approx(2 * student.sf(value), rel=1e-6)
+                half = student.ppf((1 + level) / 2)
+                assert (found.low, found.high) == pytest.approx((value - half, value + half))
+    drawn = np.random.default_rng(0).normal(size=(1, 50)) + np.zeros((2, 1))
+    for value in (0.5, 3.0, 30.0):
+        exact = np.array([value - 0.5, value + 0.5])
+        level = 1 - estimate(exact, drawn, 100).p
+        assert estimate(exact, drawn, 100, level).low == pytest.approx(0, abs=1e-6)
+
+
+def test_the_prior_is_where_the_spread_of_the_variances_is_explained():
+    """Half the degrees of freedom is where trigamma is the spread of the log variances beyond that of their seeds."""
+    variances, degrees = [0.2, 1.0, 9.0, 0.5, 30.0, 2.0], [2, 2, 3, 2, 4, 2]
+    prior, half = seed_prior(variances, degrees), np.array(degrees) / 2
+    logs = np.log(variances) - special.digamma(half) + np.log(half)
+    excess = logs.var(ddof=1) - special.polygamma(1, half).mean()
+    assert special.polygamma(1, prior.degrees / 2) == pytest.approx(excess, rel=1e-6)
+    mean = logs.mean() + special.digamma(prior.degrees / 2) - math.log(prior.degrees / 2)
+    assert prior.variance == pytest.approx(math.exp(mean), rel=1e-6)
 
 
 def test_holm_is_the_known_example():

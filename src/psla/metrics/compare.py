@@ -20,18 +20,10 @@ from typing import Any
 import numpy as np
 
 from psla.data.labels import Labels
-from psla.metrics.predictions import Predictions
-from psla.metrics.resampling import (
-    RESAMPLES_AT_A_TIME,
-    defined_mean,
-    draw_units,
-    groups_of,
-    threads_for,
-    unit_weights,
-)
+from psla.metrics.predictions import Predictions, unlike
 from psla.metrics.resampling import ComparisonError as ComparisonError
-from psla.metrics.resampling import Ranked as _Ranked
-from psla.metrics.scores import average_precisions
+from psla.metrics.resampling import Ranked, defined_mean, draw_units, drawn_precisions, groups_of
+from psla.metrics.scores import average_precisions, nan_to_none
 
 
 @dataclass(frozen=True)
@@ -92,10 +84,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: NaN becomes None."""
-        data = asdict(self)
-        for part in (data, *data["per_class"]):
-            part.update({k: None for k, v in part.items() if isinstance(v, float) and math.isnan(v)})
-        return data
+        return nan_to_none(asdict(self))
 
 
 def compare(
@@ -118,10 +107,8 @@ def compare(
     Args:
         first, second: predictions, or a list with one for each seed, as many on either side.
         labels: of at least some of the clips, in the same vocabulary.
-        resamples: number of draws, 1 or more.
+        resamples, seed: number of draws, 1 or more, and their seed. confidence: level of the interval, in (0, 1).
         sources: by clip id what clips are drawn together, such as the recording; None draws clips one by one.
-        seed: of the draws.
-        confidence: level of the interval, above 0 and below 1.
         progress: called with the number of draws done since the last call.
 
     Raises:
@@ -132,43 +119,26 @@ def compare(
         >>> from psla.data.vocabulary import Vocabulary
         >>> vocabulary, ids = Vocabulary(["dog"]), ["a", "b", "c", "d"]
         >>> labels = Labels.from_sets(ids, [["dog"], ["dog"], [], []], vocabulary)
-        >>> worse = Predictions(np.array([[0.9], [0.1], [0.5], [0.2]], dtype=np.float32), ids, vocabulary)
-        >>> better = Predictions(np.array([[0.9], [0.8], [0.5], [0.2]], dtype=np.float32), ids, vocabulary)
-        >>> found = compare(worse, better, labels)
+        >>> columns = np.array([[[0.9], [p], [0.5], [0.2]] for p in (0.1, 0.8)], dtype=np.float32)
+        >>> found = compare(*(Predictions(each, ids, vocabulary) for each in columns), labels)
         >>> found.difference, found.low, found.wins
         (0.25, 0.0, 1)
     """
-    sides = [[side] if isinstance(side, Predictions) else list(side) for side in (first, second)]
-    files = _check(sides, labels, resamples, confidence)
-    ids, left_out = _common(files, labels)
-    groups = groups_of(ids, sources)
-    units = int(groups.max()) + 1
-    rows = [each.rows_of(ids) for each in files]
-    labels = labels.select(ids)
-    pairs = len(sides[0])
-    exact = np.array([average_precisions(f.probabilities[r], labels) for f, r in zip(files, rows, strict=True)])
-    if np.isnan(exact).all():
-        raise ComparisonError(f"none of the classes has positives among the {len(ids)} clips in common")
-    ranked = [_Ranked(each.probabilities[r], labels) for each, r in zip(files, rows, strict=True)]
-    generator = np.random.default_rng(seed)
+    files, pairs = _check(first, second, labels, resamples, confidence)
+    ids = _common_ids(files, labels)
+    labels, groups = labels.select(ids), groups_of(ids, sources)
+    exact, ranked = _ranked(files, ids, labels)
+    generator, units = np.random.default_rng(seed), int(groups.max()) + 1
     drawn_pairs = generator.integers(0, pairs, (resamples, pairs))
-    drawn = np.empty((len(files), resamples, len(labels.vocabulary)), dtype=np.float32)  # average precisions
-    with threads_for(len(ids)):
-        for begin in range(0, resamples, RESAMPLES_AT_A_TIME):
-            many = min(RESAMPLES_AT_A_TIME, resamples - begin)
-            weights = unit_weights(draw_units(generator, many, units), groups)
-            for each, target in zip(ranked, drawn, strict=True):
-                each.average_precisions(weights, target[begin : begin + many])
-            progress(many)
-    difference = exact[pairs:] - exact[:pairs]  # (pairs, classes)
+    drawn = drawn_precisions(ranked, draw_units(generator, resamples, units), groups, progress)
     per_draw = drawn[pairs:].astype(np.float64) - drawn[:pairs]  # (pairs, draws, classes)
     means = _seed_means(defined_mean(per_draw), drawn_pairs)
     low, high = _interval(means, confidence)
-    per_class = _per_class(exact, difference, per_draw, drawn_pairs, labels, confidence)
+    per_class = _per_class(exact, per_draw, drawn_pairs, labels, confidence)
     return Comparison(
         first=float(np.mean(defined_mean(exact[:pairs]))),
         second=float(np.mean(defined_mean(exact[pairs:]))),
-        difference=float(np.mean(defined_mean(difference))),
+        difference=float(np.mean(defined_mean(exact[pairs:] - exact[:pairs]))),
         low=float(low),
         high=float(high),
         share_better=float(np.mean(means > 0)),
@@ -180,7 +150,7 @@ def compare(
         pairs=pairs,
         clips=len(ids),
         clip_ids_hash=hashlib.sha256("\n".join(ids).encode()).hexdigest(),
-        left_out=left_out,
+        left_out=[len(each) - len(ids) for each in files],
         wins=sum(each.difference > 0 for each in per_class),
         losses=sum(each.difference < 0 for each in per_class),
         sure_wins=sum(each.low > 0 for each in per_class),
@@ -189,23 +159,27 @@ def compare(
     )
 
 
+def _ranked(files: list[Predictions], ids: list[str], labels: Labels) -> tuple[np.ndarray, list[Ranked]]:
+    """(files, classes) the average precisions as measured, and the files ready for draws."""
+    if not labels.counts().any():
+        raise ComparisonError(f"none of the classes has positives among the {len(ids)} clips in common")
+    exact, ranked = [], []
+    for each in files:
+        probabilities = each.probabilities[each.rows_of(ids)]
+        exact.append(average_precisions(probabilities, labels))
+        ranked.append(Ranked(probabilities, labels))
+    return np.array(exact), ranked
+
+
 def _per_class(
-    exact: np.ndarray,
-    difference: np.ndarray,
-    per_draw: np.ndarray,
-    drawn_pairs: np.ndarray,
-    labels: Labels,
-    confidence: float,
+    exact: np.ndarray, per_draw: np.ndarray, drawn_pairs: np.ndarray, labels: Labels, confidence: float
 ) -> list[ClassComparison]:
-    pairs, counts, found = len(difference), labels.counts(), []
-    for c in labels.vocabulary:
-        i = c.index
-        numbers = [math.nan] * 5
-        if counts[i]:
-            low, high = _interval(_seed_means(per_draw[:, :, i], drawn_pairs), confidence)
-            first, second = exact[:pairs, i].mean(), exact[pairs:, i].mean()
-            numbers = [float(each) for each in (first, second, difference[:, i].mean(), low, high)]
-        found.append(ClassComparison(c.id, c.name, int(counts[i]), *numbers))
+    found = []
+    first, second = np.split(exact, 2)
+    means = [each.mean(axis=0).tolist() for each in (first, second, second - first)]
+    for c, positives, one, other, difference in zip(labels.vocabulary, labels.counts().tolist(), *means, strict=True):
+        low, high = _interval(_seed_means(per_draw[:, :, c.index], drawn_pairs), confidence).tolist()
+        found.append(ClassComparison(c.id, c.name, positives, one, other, difference, low, high))
     return found
 
 
@@ -226,32 +200,33 @@ def _interval(values: np.ndarray, confidence: float) -> np.ndarray:
     return np.quantile(defined, [tail, 1 - tail]) if len(defined) else np.array([math.nan, math.nan])
 
 
-def _common(files: list[Predictions], labels: Labels) -> tuple[list[str], list[int]]:
-    """The sorted ids of the clips that all have, and how many of each file's are left out."""
+def _common_ids(files: list[Predictions], labels: Labels) -> list[str]:
+    """The sorted ids of the clips that all have."""
     ids = set(labels.clip_ids).intersection(*(each.clip_ids for each in files))
     if not ids:
         raise ComparisonError("the files and the labels have no clip in common")
-    return sorted(ids), [len(each) - len(ids) for each in files]
+    return sorted(ids)
 
 
-def _check(sides: list[list[Predictions]], labels: Labels, resamples: int, confidence: float) -> list[Predictions]:
-    """The files of both sides, if they can be compared."""
-    if not sides[0] or len(sides[0]) != len(sides[1]):
+def _check(
+    first: Predictions | Sequence[Predictions],
+    second: Predictions | Sequence[Predictions],
+    labels: Labels,
+    resamples: int,
+    confidence: float,
+) -> tuple[list[Predictions], int]:
+    """The files of both sides, if they can be compared, and how many pairs they are."""
+    one, other = ([side] if isinstance(side, Predictions) else list(side) for side in (first, second))
+    if not one or len(one) != len(other):
         raise ComparisonError(
-            f"both sides need the same number of files, one a seed, at least one; got {len(sides[0])} and "
-            f"{len(sides[1])}"
+            f"both sides need the same number of files, one a seed, at least one; got {len(one)} and {len(other)}"
         )
     if resamples < 1 or not 0 < confidence < 1:
         raise ComparisonError(
             f"a comparison needs 1 resample or more and a confidence above 0 and below 1; got {resamples} and "
             f"{confidence}"
         )
-    files = [*sides[0], *sides[1]]
-    for number, each in enumerate(files, start=1):
+    for number, each in enumerate([*one, *other], start=1):
         if each.vocabulary != labels.vocabulary:
-            common = len(set(each.vocabulary.ids) & set(labels.vocabulary.ids))
-            raise ComparisonError(
-                f"file {number} and the labels have different vocabularies: {len(each.vocabulary)} and "
-                f"{len(labels.vocabulary)} classes, {common} in common"
-            )
-    return files
+            raise ComparisonError(f"file {number} and the labels have {unlike(each.vocabulary, labels.vocabulary)}")
+    return [*one, *other], len(one)

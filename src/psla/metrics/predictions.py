@@ -3,25 +3,36 @@
 A row means nothing without its clip id and a column means nothing without its class id, so both travel with the
 numbers, and whatever meets predictions joins by id or refuses. Labels are not in the file: they come from the clips.
 
-The file and its format: `predictions_file.py`.
+The file is a safetensors file: `probabilities`, and `clip_ids` as UTF-8 bytes, one id a line; under the metadata key
+`psla`, JSON with format, version, vocabulary, split, model hash and the CRC-32 of everything else in the file.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from psla.data.vocabulary import Vocabulary, VocabularyError
-from psla.metrics.predictions_file import PredictionsError, is_predictions, read_file, write_file
+from psla.files import atomic_write
 
-__all__ = ["Predictions", "PredictionsError", "average", "is_predictions"]
-
+FORMAT = "psla-predictions"
+VERSION = 1
 ROWS_AT_A_TIME = 65536  # bounds the memory of the check for finite numbers: a whole training set has 2 million rows
+
+
+class PredictionsError(ValueError):
+    """Predictions that contradict themselves or each other, or a file that does not hold predictions."""
 
 
 class Predictions:
@@ -34,6 +45,7 @@ class Predictions:
         vocabulary: the classes of the columns.
         split: which split the clips are, such as `evaluation`; may be empty.
         model_hash: which model gave the probabilities; may be empty.
+        look_for_nan: whether to read all numbers once to see that they are finite.
 
     Raises:
         PredictionsError: another shape or dtype, a number that is not finite (the first such clip is named), a clip id
@@ -55,16 +67,12 @@ class Predictions:
         vocabulary: Vocabulary,
         split: str = "",
         model_hash: str = "",
+        *,
+        look_for_nan: bool = True,
     ) -> None:
         if not isinstance(probabilities, np.ndarray) or probabilities.dtype not in (np.float16, np.float32):
             found = probabilities.dtype if isinstance(probabilities, np.ndarray) else type(probabilities).__name__
             raise PredictionsError(f"probabilities must be a numpy array of float16 or float32; got {found}")
-        self._set(probabilities, clip_ids, vocabulary, split, model_hash)
-        self._check_finite()
-
-    def _set(
-        self, probabilities: np.ndarray, clip_ids: Sequence[str], vocabulary: Vocabulary, split: str, model_hash: str
-    ) -> None:
         self.probabilities = np.ascontiguousarray(probabilities)
         self.clip_ids = list(clip_ids)
         self.vocabulary = vocabulary
@@ -76,6 +84,8 @@ class Predictions:
                 f"({len(self.clip_ids)}, {len(vocabulary)}); got {probabilities.shape}"
             )
         _check_ids(self.clip_ids)
+        if look_for_nan:
+            self._check_finite()
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -122,8 +132,12 @@ class Predictions:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all; equal predictions give equal bytes."""
-        stated = {"vocabulary": self.vocabulary.to_dict(), "split": self.split, "model_hash": self.model_hash}
-        write_file(path, stated, self.probabilities, self.clip_ids)
+        ids = np.frombuffer("\n".join(self.clip_ids).encode(), dtype=np.uint8)
+        header: dict[str, Any] = {"format": FORMAT, "version": VERSION, "vocabulary": self.vocabulary.to_dict()}
+        header |= {"split": self.split, "model_hash": self.model_hash}
+        header["crc32"] = _checksum(header, self.probabilities, ids)
+        with atomic_write(path) as temporary:
+            _write_safetensors(temporary, self.probabilities, ids, json.dumps(header, sort_keys=True))
 
     @staticmethod
     def read(path: str | PathLike[str], mapped: bool = False, verify: bool = True) -> Predictions:
@@ -140,15 +154,11 @@ class Predictions:
             FileNotFoundError: no such file.
             PredictionsError: another format or version, a missing or additional tensor, or a damaged file.
         """
-        stated, probabilities, ids = read_file(path, mapped, verify)
+        header, probabilities, ids = _read_file(path, mapped, verify)
         try:
             clip_ids = ids.tobytes().decode().split("\n") if ids.size else []
-            vocabulary = Vocabulary.from_dict(stated["vocabulary"])
-            found = object.__new__(Predictions)
-            found._set(probabilities, clip_ids, vocabulary, stated["split"], stated["model_hash"])
-            if verify:
-                found._check_finite()
-            return found
+            stated = (Vocabulary.from_dict(header["vocabulary"]), header["split"], header["model_hash"])
+            return Predictions(probabilities, clip_ids, *stated, look_for_nan=verify)
         except (KeyError, UnicodeDecodeError, VocabularyError, PredictionsError) as error:
             raise PredictionsError(f"{fspath(path)!r} does not hold valid predictions: {error}") from error
 
@@ -158,6 +168,16 @@ class Predictions:
     def __repr__(self) -> str:
         split = f", split {self.split!r}" if self.split else ""
         return f"Predictions({len(self)} clips, {len(self.vocabulary)} classes, {self.probabilities.dtype}{split})"
+
+
+def is_predictions(path: str | PathLike[str]) -> bool:
+    """Whether a file says that it holds predictions, and not a model or something else; it may still be damaged."""
+    try:
+        with safe_open(fspath(path), framework="numpy") as file:
+            header = json.loads((file.metadata() or {}).get("psla", "{}"))
+    except (SafetensorError, json.JSONDecodeError):
+        return False
+    return isinstance(header, dict) and header.get("format") == FORMAT
 
 
 def average(predictions: Iterable[Predictions]) -> Predictions:
@@ -206,17 +226,25 @@ def _joint_hash(hashes: list[str]) -> str:
 
 def _check_same(first: Predictions, other: Predictions, number: int) -> None:
     if first.vocabulary != other.vocabulary:
-        ours, theirs = set(first.vocabulary.ids), set(other.vocabulary.ids)
-        raise PredictionsError(
-            f"predictions 1 and {number} have different vocabularies: {len(ours)} and {len(theirs)} classes, "
-            f"{len(ours & theirs)} in common{', in another order' if ours == theirs else ''}"
-        )
+        raise PredictionsError(f"predictions 1 and {number} have {unlike(first.vocabulary, other.vocabulary)}")
     here, there = set(first.clip_ids), set(other.clip_ids)
     if here != there:
         raise PredictionsError(
             f"predictions 1 and {number} are of different clips: {len(here & there)} in common, "
             f"{len(here - there)} only in 1, {len(there - here)} only in {number}"
         )
+
+
+def unlike(first: Vocabulary, second: Vocabulary) -> str:
+    """How two vocabularies differ, as the end of a sentence.
+
+    Example:
+        >>> unlike(Vocabulary(["dog", "rain"]), Vocabulary(["rain", "dog"]))
+        'different vocabularies: 2 and 2 classes, 2 in common, in another order'
+    """
+    ours, theirs = set(first.ids), set(second.ids)
+    order = ", in another order" if ours == theirs else ""
+    return f"different vocabularies: {len(ours)} and {len(theirs)} classes, {len(ours & theirs)} in common{order}"
 
 
 def _check_ids(clip_ids: list[str]) -> None:
@@ -239,3 +267,82 @@ def _surely_finite(block: np.ndarray) -> bool:
         return not block.size or int((block.view(np.uint16) & 0x7FFF).max()) < 0x7C00
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(block.sum()))  # a sum is not finite if one of its terms is not
+
+
+def _read_file(path: str | PathLike[str], mapped: bool, verify: bool) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """The header, the probabilities and the bytes of the clip ids; arguments and errors as of `Predictions.read`."""
+    where = f"{fspath(path)!r}"
+    try:
+        with safe_open(fspath(path), framework="numpy") as file:
+            header = _parse_header((file.metadata() or {}).get("psla"), where)
+            if set(file.keys()) != {"probabilities", "clip_ids"}:
+                raise PredictionsError(
+                    f"{where} must hold exactly the tensors 'clip_ids' and 'probabilities'; it has "
+                    f"{', '.join(map(repr, sorted(file.keys()))) or 'none'}"
+                )
+            ids = file.get_tensor("clip_ids")
+            probabilities = _map_probabilities(path) if mapped else file.get_tensor("probabilities")
+    except (SafetensorError, TypeError) as error:  # TypeError: a tensor in a type that numpy does not have
+        raise PredictionsError(f"{where} is damaged or no safetensors file: {error}") from error
+    crc32 = header.pop("crc32", None)
+    if verify and crc32 != _checksum(header, probabilities, ids):
+        raise PredictionsError(f"{where} is damaged: its content does not match the checksum in its header")
+    return header, probabilities, ids
+
+
+def _checksum(header: dict[str, Any], probabilities: np.ndarray, ids: np.ndarray) -> int:
+    sum_of_header = zlib.crc32(json.dumps(header, sort_keys=True).encode())
+    # Bytes seen as uint8: zlib takes no float16 buffers, and an empty array has none.
+    data = [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in (probabilities, ids)]
+    return zlib.crc32(data[1], zlib.crc32(data[0], sum_of_header))
+
+
+def _write_safetensors(path: Path, probabilities: np.ndarray, ids: np.ndarray, metadata: str) -> None:
+    """The two tensors as a safetensors file, without the copy in memory that the library's own writer makes.
+
+    One metadata key: the library keeps several in no fixed order, and the bytes would differ from run to run.
+    """
+    kind = "F16" if probabilities.dtype == np.float16 else "F32"
+    size = probabilities.nbytes
+    header = {
+        "__metadata__": {"psla": metadata},
+        "probabilities": {"dtype": kind, "shape": list(probabilities.shape), "data_offsets": [0, size]},
+        "clip_ids": {"dtype": "U8", "shape": [ids.size], "data_offsets": [size, size + ids.size]},
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the data begins at a multiple of 8 bytes
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(probabilities.reshape(-1).view(np.uint8).data)
+        file.write(ids.data)
+
+
+def _map_probabilities(path: str | PathLike[str]) -> np.ndarray:
+    """The tensor `probabilities` of a file that safetensors has found sound, not read but mapped."""
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        entry = json.loads(file.read(length))["probabilities"]
+    kinds: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+    if entry["dtype"] not in kinds:
+        raise PredictionsError(f"{fspath(path)!r} holds probabilities of type {entry['dtype']}, not F16 or F32")
+    shape = tuple(entry["shape"])
+    kind = kinds[entry["dtype"]]
+    if 0 in shape:  # nothing to map
+        return np.zeros(shape, kind)
+    return np.memmap(path, kind, "r", offset=8 + length + entry["data_offsets"][0], shape=shape)
+
+
+def _parse_header(text: str | None, where: str) -> dict[str, Any]:
+    if text is None:
+        raise PredictionsError(f"{where} is a safetensors file without the metadata of predictions")
+    try:
+        header = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PredictionsError(f"{where} is damaged: its header is not JSON ({error})") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise PredictionsError(f"{where} does not hold predictions: its header must say format {FORMAT!r}")
+    if header.get("version") != VERSION:
+        raise PredictionsError(
+            f"{where} has version {header.get('version')!r} of the predictions format; this psla reads {VERSION}"
+        )
+    return header

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from psla.data.labels import Labels
-from psla.metrics.predictions import Predictions
+from psla.metrics.predictions import Predictions, unlike
 from psla.metrics.scores import average_precisions
 
 if TYPE_CHECKING:
@@ -91,17 +91,10 @@ class Draws:
         """
         if predictions.vocabulary != self.labels.vocabulary:
             raise ComparisonError(
-                f"predictions and labels have different vocabularies: {len(predictions.vocabulary)} and "
-                f"{len(self.labels.vocabulary)} classes"
+                f"predictions and labels have {unlike(predictions.vocabulary, self.labels.vocabulary)}"
             )
         probabilities = predictions.probabilities[predictions.rows_of(self.labels.clip_ids)]
-        ranked = Ranked(probabilities, self.labels)
-        drawn = np.empty((self.resamples, len(self.labels.vocabulary)), dtype=np.float32)
-        with threads_for(len(self.labels)):
-            for begin in range(0, self.resamples, RESAMPLES_AT_A_TIME):
-                counts = self._counts[begin : begin + RESAMPLES_AT_A_TIME]
-                ranked.average_precisions(unit_weights(counts, self.groups), drawn[begin : begin + len(counts)])
-                progress(len(counts))
+        (drawn,) = drawn_precisions([Ranked(probabilities, self.labels)], self._counts, self.groups, progress)
         exact = average_precisions(probabilities, self.labels)
         return DrawnScore(float(np.nanmean(exact)), defined_mean(drawn.astype(np.float64)))
 
@@ -125,9 +118,26 @@ def draw_units(generator: np.random.Generator, resamples: int, units: int) -> np
     return draws
 
 
-def unit_weights(counts: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """(draws, units) -> (clips, draws) float32: each clip weighs as often as its unit was drawn."""
-    return np.ascontiguousarray(counts.astype(np.float32)[:, groups].T)
+def drawn_precisions(
+    ranked: Sequence[Ranked], counts: np.ndarray, groups: np.ndarray, progress: Callable[[int], None]
+) -> np.ndarray:
+    """(files, draws, classes) float32: average precision of each file under each draw, the same draws for all.
+
+    Args:
+        ranked: the files.
+        counts: (draws, units) how often each unit is drawn.
+        groups: (clips,) the unit of each clip; it weighs as often as its unit was drawn.
+        progress: called with the number of draws done since the last call.
+    """
+    drawn = np.empty((len(ranked), len(counts), ranked[0].vocabulary_size), dtype=np.float32)
+    with _threads_for(len(groups)):
+        for begin in range(0, len(counts), RESAMPLES_AT_A_TIME):
+            part = slice(begin, begin + RESAMPLES_AT_A_TIME)
+            weights = np.ascontiguousarray(counts[part].astype(np.float32)[:, groups].T)  # (clips, draws)
+            for file, target in zip(ranked, drawn, strict=True):
+                file.average_precisions(weights, target[part])
+            progress(weights.shape[1])
+    return drawn
 
 
 def groups_of(ids: list[str], sources: Mapping[str, str] | None) -> np.ndarray:
@@ -141,7 +151,7 @@ def groups_of(ids: list[str], sources: Mapping[str, str] | None) -> np.ndarray:
 
 
 @contextmanager
-def threads_for(clips: int) -> Iterator[None]:
+def _threads_for(clips: int) -> Iterator[None]:
     """One thread for few clips: to wake up the others takes longer than the sums do."""
     import torch
 
@@ -157,15 +167,12 @@ class Ranked:
     """Predictions with each class sorted once: which clips fall into the bin of which positive clip's probability."""
 
     def __init__(self, probabilities: np.ndarray, labels: Labels) -> None:
-        self.classes: list[tuple[int, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]] = []
-        by_class = np.argsort(labels.indices, kind="stable")
-        rows = np.repeat(np.arange(len(labels), dtype=np.int32), np.diff(labels.offsets))[by_class]
-        ends = np.cumsum(labels.counts())
-        for c, end in enumerate(ends):
-            positive = rows[ends[c - 1] if c else 0 : end]
+        self.vocabulary_size = probabilities.shape[1]
+        self.classes: list[tuple[int, list[Tensor]]] = []
+        for c in labels.vocabulary:
+            positive = labels.rows_with(c.id).astype(np.int32)
             if len(positive):
-                fall = -probabilities[:, c].astype(np.float32)
-                self.classes.append((c, *_bins(fall, positive)))
+                self.classes.append((c.index, _bins(-probabilities[:, c.index].astype(np.float32), positive)))
 
     def average_precisions(self, weights: np.ndarray, target: np.ndarray) -> None:
         """Average precision of each class under each draw, (clips, draws) -> (draws, classes); NaN: no positive."""
@@ -174,7 +181,7 @@ class Ranked:
         table = torch.from_numpy(weights)
         bags = torch.nn.functional.embedding_bag  # adds up rows of a table, bin by bin
         target[:] = np.nan
-        for c, (clips, starts), (positive, positive_starts) in self.classes:
+        for c, (clips, starts, positive, positive_starts) in self.classes:
             total = bags(clips, table, starts, mode="sum").cumsum(0)  # N: (probabilities, draws)
             of_bin = bags(positive, table, positive_starts, mode="sum")
             true = of_bin.cumsum(0)  # T
@@ -183,19 +190,17 @@ class Ranked:
             target[:, c] = (summed / positives).numpy()  # 0 / 0 is NaN: a draw without positives
 
 
-def _bins(fall: np.ndarray, positive: np.ndarray) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """All clips, then the positive ones, by falling probability, each with the starts of its bins."""
+def _bins(fall: np.ndarray, positive: np.ndarray) -> list[Tensor]:
+    """All clips by falling probability and the starts of their bins, then the positive clips likewise."""
     import torch
 
     positive = positive[np.argsort(fall[positive], kind="stable")]
     levels, positive_starts = np.unique(fall[positive], return_index=True)
-    order = np.argsort(fall, kind="stable").astype(np.int32)
+    order = np.argsort(fall, kind="stable")
     ends = np.searchsorted(fall[order], levels, "right")
-    order = order[: ends[-1]]  # below the last positive clip nothing counts
     starts = np.concatenate([[0], ends[:-1]])
-    bins = [(order, starts), (positive, positive_starts)]
-    (a, b), (c, d) = [tuple(torch.from_numpy(each.astype(np.int32)) for each in one) for one in bins]
-    return (a, b), (c, d)
+    # Below the last positive clip nothing counts.
+    return [torch.from_numpy(each.astype(np.int32)) for each in (order[: ends[-1]], starts, positive, positive_starts)]
 
 
 def defined_mean(values: np.ndarray) -> np.ndarray:

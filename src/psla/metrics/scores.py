@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from psla.data.labels import Labels
-from psla.metrics.predictions import Predictions
+from psla.metrics.predictions import Predictions, unlike
 
 COLUMNS_AT_A_TIME = 32  # bounds the memory of the transposed float32 copy
 SQRT_2 = math.sqrt(2)
@@ -79,9 +79,7 @@ class Scores:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: NaN becomes None."""
-        data = _nan_to_none(asdict(self))
-        data["per_class"] = [_nan_to_none(each) for each in data["per_class"]]
-        return data
+        return nan_to_none(asdict(self))
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Scores:
@@ -90,11 +88,8 @@ class Scores:
         Raises:
             ValueError: a key too many or too few.
         """
-        _check_keys(data, Scores)
-        for each in data["per_class"]:
-            _check_keys(each, ClassScore)
-        per_class = [ClassScore(**_none_to_nan(each, ClassScore)) for each in data["per_class"]]
-        return Scores(**{**_none_to_nan(data, Scores), "per_class": per_class})
+        per_class = [ClassScore(**_stated(each, ClassScore)) for each in _stated(data, Scores)["per_class"]]
+        return Scores(**{**_stated(data, Scores), "per_class": per_class})
 
 
 def score(predictions: Predictions, labels: Labels) -> Scores:
@@ -127,11 +122,7 @@ def score(predictions: Predictions, labels: Labels) -> Scores:
     """
     vocabulary = predictions.vocabulary
     if labels.vocabulary != vocabulary:
-        common = len(set(labels.vocabulary.ids) & set(vocabulary.ids))
-        raise ValueError(
-            f"predictions and labels have different vocabularies: {len(vocabulary)} and {len(labels.vocabulary)} "
-            f"classes, {common} in common"
-        )
+        raise ValueError(f"predictions and labels have {unlike(vocabulary, labels.vocabulary)}")
     if len(predictions) == 0:
         raise ValueError("scores need at least one clip; these predictions have none")
     labels = labels.select(predictions.clip_ids)
@@ -211,15 +202,12 @@ def d_prime(auc: float, margin: float = 0.0) -> float:
 def _average_precision_and_auc(probabilities: np.ndarray, labels: Labels) -> tuple[list[float], list[float], list[int]]:
     """Average precision, AUC and number of positives of each class; the algebra is in the module's head."""
     clips, classes = probabilities.shape
-    by_class = np.argsort(labels.indices, kind="stable")
-    rows = np.repeat(np.arange(clips), np.diff(labels.offsets))[by_class]  # positive clips, class after class
-    ends = np.cumsum(labels.counts())
     ap, auc = [math.nan] * classes, [math.nan] * classes
     for first in range(0, classes, COLUMNS_AT_A_TIME):
         # Always a copy, (classes of the block, clips): its rows are sorted in place below.
         block = np.array(probabilities[:, first : first + COLUMNS_AT_A_TIME].T, dtype=np.float32, order="C")
         for c, column in enumerate(block, start=first):  # (clips,)
-            hits = np.sort(column[rows[ends[c - 1] if c else 0 : ends[c]]])  # (positives,)
+            hits = np.sort(column[labels.rows_with(labels.vocabulary.ids[c])])  # (positives,)
             if len(hits) == 0:
                 continue
             column.sort()
@@ -244,17 +232,25 @@ def _mean(values: Iterable[float]) -> float:
     return fmean(defined) if defined else math.nan
 
 
-def _nan_to_none(data: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(each, float) and math.isnan(each) else each for key, each in data.items()}
+def nan_to_none(data: Any) -> Any:
+    """Plain data in which NaN, however deep, is None: JSON has no NaN.
+
+    Example:
+        >>> nan_to_none({"a": [{"b": math.nan}, 1.5]})
+        {'a': [{'b': None}, 1.5]}
+    """
+    if isinstance(data, dict):
+        return {key: nan_to_none(each) for key, each in data.items()}
+    if isinstance(data, list):
+        return [nan_to_none(each) for each in data]
+    return None if isinstance(data, float) and math.isnan(data) else data
 
 
-def _none_to_nan(data: dict[str, Any], kind: type) -> dict[str, Any]:
-    floats = {each.name for each in fields(kind) if each.type == "float"}  # not `float | None`: None is a value there
-    return {key: math.nan if each is None and key in floats else each for key, each in data.items()}
-
-
-def _check_keys(data: dict[str, Any], kind: type) -> None:
-    expected = {each.name for each in fields(kind)}
-    if not isinstance(data, dict) or set(data) != expected:
-        wrong = sorted(set(data) ^ expected) if isinstance(data, dict) else [type(data).__name__]
+def _stated(data: dict[str, Any], kind: type) -> dict[str, Any]:
+    """What is stored of a dataclass, its NaN back in their places; refused if the keys are not those of its fields."""
+    types = {each.name: each.type for each in fields(kind)}
+    if not isinstance(data, dict) or set(data) != set(types):
+        wrong = sorted(set(data) ^ set(types)) if isinstance(data, dict) else [type(data).__name__]
         raise ValueError(f"stored {kind.__name__} must have exactly the keys of its fields; wrong: {', '.join(wrong)}")
+    # Not where the type is `float | None`: there None is a value.
+    return {key: math.nan if each is None and types[key] == "float" else each for key, each in data.items()}

@@ -34,8 +34,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import polygamma, psi, stdtr, stdtrit
 
-from psla.metrics.distributions import digamma, inverse_trigamma, student_cdf, student_quantile, trigamma
+LEAST_P = 1e-12  # smaller p-values are given as this one
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,9 @@ class Estimate:
         value: the mean. low, high: its interval at the level `confidence`.
         p: two-sided, of the hypothesis that the true value is 0.
         seeds: how many. seeds_degrees: degrees of freedom of what is known of their luck, the prior's included.
-        seeds_deviation, clips_deviation: standard errors from seeds and from clips. With one seed the first is None:
+        seeds_std, clips_std: standard errors from seeds and from clips. With one seed the first is None:
             the luck of training is not in the interval.
-        training_deviation: standard deviation of one training alone, without what clips do to it; None with one seed.
+        training_std: standard deviation of one training alone, without what clips do to it; None with one seed.
     """
 
     value: float
@@ -57,9 +59,9 @@ class Estimate:
     p: float
     seeds: int
     seeds_degrees: float
-    seeds_deviation: float | None
-    clips_deviation: float
-    training_deviation: float | None
+    seeds_std: float | None
+    clips_std: float
+    training_std: float | None
     confidence: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,14 +96,14 @@ def seed_prior(variances: Sequence[float], degrees: Sequence[int]) -> SeedPrior 
     pairs = [(v, d) for v, d in zip(variances, degrees, strict=True) if v > 0 and d > 0]
     if len(pairs) < 4:
         return None
-    found, free = np.array([v for v, _ in pairs]), np.array([float(d) for _, d in pairs])
-    total, most = float(free.sum()), float(np.sort(free)[:-2].sum())
-    logs = np.log(found) - np.array([digamma(d / 2) for d in free]) + np.log(free / 2)
-    excess = float(logs.var(ddof=1)) - float(np.mean([trigamma(d / 2) for d in free]))
-    half = inverse_trigamma(excess) if excess > 0 else math.inf
-    if 2 * half >= most:
-        return SeedPrior(float((found * free).sum() / total), most)
-    return SeedPrior(float(math.exp(logs.mean() + digamma(half) - math.log(half))), 2 * half)
+    found, free = np.array(pairs, dtype=float).T
+    most = float(np.sort(free)[:-2].sum())
+    logs = np.log(found) - psi(free / 2) + np.log(free / 2)
+    excess = float(logs.var(ddof=1) - polygamma(1, free / 2).mean())
+    if excess <= polygamma(1, most / 2):
+        return SeedPrior(float((found * free).sum() / free.sum()), most)
+    half = brentq(lambda x: polygamma(1, x) - excess, 1e-6, most / 2)
+    return SeedPrior(float(np.exp(logs.mean() + psi(half)) / half), 2 * half)
 
 
 def estimate(
@@ -147,13 +149,12 @@ def estimate(
     own = float(np.trace(covariance)) / count
     shared = own if count == 1 else float(covariance.sum() - np.trace(covariance)) / (count * (count - 1))
     clips = max(shared, 0.0)
-    between = float(exact.var(ddof=1)) if count > 1 else 0.0
+    seen = between = float(exact.var(ddof=1)) if count > 1 else 0.0
     degrees: float = count - 1
-    seen = between
     if prior is not None and count > 1:
         degrees += prior.degrees
         between = (prior.degrees * trainings * prior.variance + (count - 1) * seen) / degrees
-    parts: list[tuple[float, float]] = [(between / count, degrees), (clips, units - 1)]
+    parts = [(part, free) for part, free in ((between / count, degrees), (clips, units - 1)) if part > 0]
     value, half = float(exact.mean()), _half_width(parts, 1 - confidence)
     return Estimate(
         value=value,
@@ -162,31 +163,28 @@ def estimate(
         p=_p_value(abs(value), parts),
         seeds=count,
         seeds_degrees=float(degrees),
-        seeds_deviation=math.sqrt(between / count) if count > 1 else None,
-        clips_deviation=math.sqrt(clips),
-        training_deviation=math.sqrt(max(seen - (own - shared), 0.0)) if count > 1 else None,
+        seeds_std=math.sqrt(between / count) if count > 1 else None,
+        clips_std=math.sqrt(clips),
+        training_std=math.sqrt(max(seen - (own - shared), 0.0)) if count > 1 else None,
         confidence=confidence,
     )
 
 
 def _half_width(parts: Sequence[tuple[float, float]], level: float) -> float:
     """Half of the interval that leaves out `level`; parts: variance and degrees of freedom each."""
-    widths = [student_quantile(1 - level / 2, degrees) ** 2 * part for part, degrees in parts if part > 0]
-    return math.sqrt(sum(widths))
+    return math.sqrt(sum(float(stdtrit(degrees, level / 2)) ** 2 * part for part, degrees in parts))
 
 
 def _p_value(value: float, parts: Sequence[tuple[float, float]]) -> float:
     """The level whose interval just reaches 0."""
-    if not any(part > 0 for part, _ in parts):
+    if not parts:
         return float(value == 0)
-    known = [(part, degrees) for part, degrees in parts if part > 0]
-    if len(known) == 1:
-        return 2 * (1 - student_cdf(value / math.sqrt(known[0][0]), known[0][1]))
-    low, high = math.log(1e-12), 0.0
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _half_width(known, math.exp(middle)) > value else (low, middle)
-    return math.exp((low + high) / 2)
+    if len(parts) == 1:
+        part, degrees = parts[0]
+        return 2 * float(stdtr(degrees, -value / math.sqrt(part)))
+    if _half_width(parts, LEAST_P) <= value:
+        return LEAST_P
+    return math.exp(brentq(lambda log: _half_width(parts, math.exp(log)) - value, math.log(LEAST_P), 0))
 
 
 def holm(values: Sequence[float]) -> list[float]:

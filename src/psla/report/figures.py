@@ -1,8 +1,7 @@
-"""The pictures: learning curve, average precision class by class, comparison of variants, class counts, coverage.
+"""All pictures of psla: learning curves, classes in their order, variants side by side, counts, coverage, what is lost.
 
-Drawn with matplotlib's objects, not with pyplot: no window, no global state, usable from threads. The suffix of the
-path chooses the format (.png, .svg, .pdf). Colours are of the palette of Okabe and Ito, safe for colour-blind readers;
-no curve is told apart by colour alone: each has its own panel, or its own marker and its name beside it.
+Those of reports are PNG bytes, so narrow that a screen of 390 pixels shows their letters with 10 pixels. Those of a run
+or of a command are files, whose suffix chooses the format (.png, .svg, .pdf). How they are drawn: `drawing.py`.
 """
 
 from __future__ import annotations
@@ -10,19 +9,57 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psla.files import atomic_write
+import numpy as np
+
+from psla.data.inventory import Share
 from psla.metrics.scores import Scores
+from psla.report import drawing
+from psla.report.drawing import BLUE, FONT, VERMILION, WIDTH, Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
-NAMED_CLASSES = 40  # with more, the names would be too small to read
-FORMATS = (".png", ".svg", ".pdf")
+NAMED = 40  # classes; with more, the names would be too small to read
+WORST = 25  # classes that the picture of missing clips names
+
+
+def curves(
+    lines: Sequence[Curve],
+    x_label: str,
+    y_label: str,
+    log_x: bool = False,
+    whole: bool = False,
+    y_range: tuple[float | None, float | None] = (None, None),
+) -> bytes:
+    """Several curves in one picture.
+
+    Args:
+        lines: at least one; told apart by colour, line and marker.
+        x_label, y_label: what the axes show.
+        log_x: a logarithmic axis. whole: only whole numbers on it.
+        y_range: ends of the vertical axis; None: as the data are.
+
+    Raises:
+        ValueError: nothing to draw.
+
+    Example:
+        >>> curves([Curve("a", [1, 2], [0.1, 0.3])], "epoch", "mAP")[:4]
+        b'\\x89PNG'
+    """
+    drawing.check(lines, "a picture of curves needs at least one")
+    figure = drawing.figure(WIDTH, 3.1)
+    axes = figure.subplots()
+    drawing.plot(axes, lines, y_label, x_label, whole)
+    if log_x:
+        axes.set_xscale("log")
+        ticks = sorted({x for each in lines for x in each.x})
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axes.minorticks_off()
+    axes.set_ylim(*y_range)
+    return drawing.as_png(figure)
 
 
 def learning_curve(rows: Sequence[Mapping[str, Any]], path: str | PathLike[str]) -> None:
@@ -38,40 +75,97 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], path: str | PathLike[str])
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     learning_curve([{"epoch": 1, "loss": 0.7, "learning_rate": 1e-3}], Path(folder) / "curve.svg")
         ...     (Path(folder) / "curve.svg").exists()
         True
     """
-    _check(rows, "a learning curve needs at least one row", path)
+    drawing.check(rows, "a learning curve needs at least one row", path)
     for row in rows:
-        missing = {"epoch", "loss", "learning_rate"} - set(row)
-        if missing:
+        if missing := {"epoch", "loss", "learning_rate"} - set(row):
             raise ValueError(f"a row of a learning curve lacks {', '.join(sorted(missing))}: {dict(row)}")
-    panels = [("loss", "training loss", BLUE, "o")]
-    if any(_defined(row.get("mean_average_precision")) for row in rows):
-        panels.append(("mean_average_precision", "mean average\nprecision", VERMILION, "s"))
-    panels.append(("learning_rate", "learning rate", GREEN, "^"))
-    figure = _figure(7, 1 + 1.8 * len(panels))
+    panels = {
+        "loss": "training loss",
+        "mean_average_precision": "mean average\nprecision",
+        "learning_rate": "learning rate",
+    }
+    points = {key: [(row["epoch"], row[key]) for row in rows if drawing.defined(row.get(key))] for key in panels}
+    if not points["mean_average_precision"]:
+        del panels["mean_average_precision"]
+    figure = drawing.figure(7, 1 + 1.8 * len(panels))
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, (key, label, color, marker) in zip(all_axes, panels, strict=True):
-        points = [(row["epoch"], row[key]) for row in rows if _defined(row.get(key))]
-        axes.plot([x for x, _ in points], [y for _, y in points], color=color, marker=marker, markersize=3.5)
-        axes.set_ylabel(label)
-        _tidy(axes, grid="both")
-    _whole_epochs(all_axes[-1])
-    if all(_defined(row["learning_rate"]) and row["learning_rate"] > 0 for row in rows):
+    for axes, (style, (key, label)) in zip(all_axes, enumerate(panels.items()), strict=True):
+        x, y = [x for x, _ in points[key]], [y for _, y in points[key]]
+        drawing.plot(axes, [Curve("", x, y, style=style)], label, whole=True)
+    if all(drawing.defined(row["learning_rate"]) and row["learning_rate"] > 0 for row in rows):
         all_axes[-1].set_yscale("log")
     all_axes[-1].set_xlabel("epoch")
     figure.align_ylabels(all_axes)
-    _save(figure, path)
+    drawing.save(figure, path)
+
+
+def unseen(
+    expected: Mapping[str, Sequence[float]], simulated: Mapping[str, Sequence[float]], path: str | PathLike[str]
+) -> None:
+    """Share of clips not heard after 1, 2, ... epochs (PSLA, Figure 5): lines in expectation, markers as simulated.
+
+    Args:
+        expected: by the curve's name, a share an epoch.
+        simulated: the same for those curves that were simulated.
+        path: where to write; the suffix is .png, .svg or .pdf.
+
+    Raises:
+        ValueError: no curves, or another suffix.
+    """
+    drawing.check(expected, "a picture of the clips not heard needs at least one curve", path)
+    lines = []
+    for style, (name, shares) in enumerate(expected.items()):
+        lines.append(Curve(f"{name}: expected", range(len(shares) + 1), [1.0, *shares], style=style))
+        if name in simulated:
+            points = simulated[name]
+            lines.append(Curve(f"{name}: simulated", range(1, len(points) + 1), points, points=True, style=style))
+    figure = drawing.figure(7, 4)
+    axes = figure.subplots()
+    drawing.plot(axes, lines, "share of clips not heard yet", "epochs", whole=True)
+    axes.set_xlim(0, None)
+    axes.set_ylim(0, 1.02)
+    drawing.save(figure, path)
+
+
+def ranked(
+    values: Sequence[float],
+    names: Sequence[str],
+    label: str,
+    stds: Sequence[float] | None = None,
+    log: bool = False,
+    mean: float | None = None,
+) -> bytes:
+    """Classes with their values, the greatest first: up to 40 by name as bars, more as a curve with its ends named.
+
+    Args:
+        values: of each class; NaN is left out, on a logarithmic axis 0 too.
+        names: of the classes.
+        label: what the values are.
+        stds: of the values, their standard deviations.
+        log: a logarithmic axis.
+        mean: drawn as a line.
+
+    Raises:
+        ValueError: no class has a value.
+
+    Example:
+        >>> ranked([0.2, 0.7], ["rain", "dog"], "average precision")[:4]
+        b'\\x89PNG'
+    """
+    return drawing.as_png(_ranked(WIDTH, values, names, label, stds, log, mean)[0])
 
 
 def sorted_average_precision(scores: Scores, path: str | PathLike[str]) -> None:
     """Average precision of each class, sorted, with the mean (PSLA, Figure 6).
 
-    Up to 40 classes are named; with more, only the rank is given. Classes without positives have no average precision
-    and no bar; the title counts them.
+    Up to 40 classes are named; with more, the first and the last. Classes without positives have no average precision
+    and no place; the title counts them.
 
     Args:
         scores: what `score` gives.
@@ -80,40 +174,38 @@ def sorted_average_precision(scores: Scores, path: str | PathLike[str]) -> None:
     Raises:
         ValueError: no class has an average precision, or another suffix.
     """
-    ranked = sorted(
-        (each for each in scores.per_class if _defined(each.average_precision)),
-        key=lambda each: (-each.average_precision, each.id),
-    )
-    _check(ranked, "no class has an average precision to draw", path)
-    values = [each.average_precision for each in ranked]
-    places = list(range(1, len(ranked) + 1))
-    mean = scores.mean_average_precision
-    label = f"mean {mean:.3f}"
-    if len(ranked) <= NAMED_CLASSES:
-        figure = _figure(7, 1.4 + 0.24 * len(ranked))
-        axes = figure.subplots()
-        axes.barh(places, values, color=BLUE, height=0.75)
-        axes.axvline(mean, color="black", linestyle="--", linewidth=1.5, label=label)
-        axes.set_yticks(places, [each.name for each in ranked], parse_math=False)
-        axes.set_ylim(len(ranked) + 0.6, 0.4)
-        axes.set_xlim(0, 1.02)
-        axes.set_xlabel("average precision")
-        _tidy(axes, grid="x")
-    else:
-        figure = _figure(8, 3.6)
-        axes = figure.subplots()
-        axes.bar(places, values, color=BLUE, width=1.0)
-        axes.axhline(mean, color="black", linestyle="--", linewidth=1.5, label=label)
-        axes.set_xlim(0.5, len(ranked) + 0.5)
-        axes.set_ylim(0, 1)
-        axes.set_xlabel("class, sorted by average precision")
-        axes.set_ylabel("average precision")
-        _tidy(axes, grid="y")
-    without = len(scores.per_class) - len(ranked)
+    drawing.check(scores.classes_scored, "no class has an average precision to draw", path)
+    values, names = zip(*((each.average_precision, each.name) for each in scores.per_class), strict=True)
+    figure, axes = _ranked(7, values, names, "average precision", mean=scores.mean_average_precision)
+    (axes.set_xlim if scores.classes_scored <= NAMED else axes.set_ylim)(0, 1.02)
+    without = len(names) - scores.classes_scored
     note = f"; {without} without positives not shown" if without else ""
-    axes.set_title(f"{len(ranked)} classes, {scores.clips} clips{note}", fontsize=10, loc="left")
-    figure.legend(loc="outside lower right", frameon=False)
-    _save(figure, path)
+    axes.set_title(f"{scores.classes_scored} classes, {scores.clips} clips{note}", fontsize=FONT, loc="left")
+    drawing.save(figure, path)
+
+
+def scatter(x: Sequence[float], y: Sequence[float], x_label: str, y_label: str, log_x: bool = False) -> bytes:
+    """A point for each class.
+
+    Raises:
+        ValueError: no point.
+
+    Example:
+        >>> scatter([10, 100], [0.2, 0.4], "clips", "average precision", log_x=True)[:4]
+        b'\\x89PNG'
+    """
+    points = [(a, b) for a, b in zip(x, y, strict=True) if not math.isnan(b) and (a > 0 or not log_x)]
+    drawing.check(points, "a picture of points needs one")
+    figure = drawing.figure(WIDTH, 3.1)
+    axes = figure.subplots()
+    across, up = np.array(points).T
+    axes.plot(across, up, "o", color=BLUE, markersize=4.5, alpha=0.6)
+    if log_x:
+        axes.set_xscale("log")
+        drawing.plain_numbers(axes.xaxis, across.max() / across.min())
+    axes.set_ylim(-0.02, 1.02)
+    drawing.tidy(axes, "both", x_label, y_label)
+    return drawing.as_png(figure)
 
 
 def comparison(scores: Mapping[str, Scores | Mapping[str, Any]], path: str | PathLike[str]) -> None:
@@ -126,25 +218,21 @@ def comparison(scores: Mapping[str, Scores | Mapping[str, Any]], path: str | Pat
     Raises:
         ValueError: no variants, a mapping without `mean_average_precision`, or another suffix.
     """
-    _check(scores, "a comparison needs at least one variant", path)
-    values = []
-    for name, each in scores.items():
-        if not isinstance(each, Scores) and "mean_average_precision" not in each:
+    drawing.check(scores, "a comparison needs at least one variant", path)
+    told = {name: each.to_dict() if isinstance(each, Scores) else each for name, each in scores.items()}
+    for name, each in told.items():
+        if "mean_average_precision" not in each:
             raise ValueError(f"the scores of {name!r} lack mean_average_precision")
-        value = each.mean_average_precision if isinstance(each, Scores) else each["mean_average_precision"]
-        values.append(float(value) if _defined(value) else math.nan)
-    lengths = [0.0 if math.isnan(each) else each for each in values]
-    figure = _figure(7, 1.1 + 0.42 * len(values))
+    values = [each["mean_average_precision"] for each in told.values()]
+    figure = drawing.figure(7, 1.1 + 0.42 * len(values))
     axes = figure.subplots()
-    bars = axes.barh(range(len(values)), lengths, color=BLUE, height=0.65)
-    texts = ["undefined" if math.isnan(each) else f"{each:.3f}" for each in values]
-    axes.bar_label(bars, texts, padding=4, color="black")
-    axes.set_yticks(range(len(values)), list(scores), parse_math=False)
-    axes.set_ylim(len(values) - 0.4, -0.6)
+    lengths = [each if drawing.defined(each) else 0.0 for each in values]
+    drawing.bars(
+        axes, lengths, list(told), [f"{each:.3f}" if drawing.defined(each) else "undefined" for each in values], BLUE
+    )
     axes.set_xlim(0, max(1.15 * max(lengths), 0.01))  # from zero, so that bar lengths compare; room for the values
-    axes.set_xlabel("mean average precision")
-    _tidy(axes, grid="x")
-    _save(figure, path)
+    drawing.tidy(axes, "x", "mean average precision")
+    drawing.save(figure, path)
 
 
 def class_counts(
@@ -165,103 +253,90 @@ def class_counts(
     Raises:
         ValueError: no class has a clip, lists of different lengths, or another suffix.
     """
-    ranked = sorted((row for row in zip(clips, drawn, names, strict=True) if row[0]), key=lambda row: -row[0])
-    _check(ranked, "class counts need at least one class with a clip", path)
-    places = list(range(1, len(ranked) + 1))
-    few = len(ranked) <= NAMED_CLASSES
-    figure = _figure(8, 5 if few else 3.8)
+    rows = sorted((row for row in zip(clips, drawn, names, strict=True) if row[0]), key=lambda row: -row[0])
+    drawing.check(rows, "class counts need at least one class with a clip", path)
+    places, few = range(1, len(rows) + 1), len(rows) <= NAMED
+    figure = drawing.figure(8, 5 if few else 3.8)
     axes = figure.subplots()
-    axes.bar(places, [row[0] for row in ranked], color=BLUE, width=0.8 if few else 1.0, label="clips")
+    axes.bar(places, [row[0] for row in rows], color=BLUE, width=0.8 if few else 1.0, label="clips")
     # A line of points: classes are not a continuum.
-    size = 5.0 if few else 1.6
-    label = "drawn by balanced sampling, an epoch"
-    axes.plot(places, [row[1] for row in ranked], ".", color=VERMILION, markersize=size, label=label)
+    size, label = (5.0 if few else 1.6), "drawn by balanced sampling, an epoch"
+    axes.plot(places, [row[1] for row in rows], ".", color=VERMILION, markersize=size, label=label)
     axes.set_yscale("log")
-    axes.set_xlim(0.5, len(ranked) + 0.5)
-    axes.set_ylabel("clips (logarithmic)")
+    axes.set_xlim(0.5, len(rows) + 0.5)
+    drawing.tidy(axes, "y", "", "clips (logarithmic)")
     if few:
-        axes.set_xticks(places, [row[2] for row in ranked], rotation=60, ha="right", fontsize=8, parse_math=False)
+        axes.set_xticks(places, [row[2] for row in rows], rotation=60, ha="right", fontsize=8, parse_math=False)
     else:
-        best, worst = (", ".join(f"{row[2]} {row[0]:,}" for row in part) for part in (ranked[:3], ranked[-3:]))
+        best, worst = (", ".join(f"{row[2]} {row[0]:,}" for row in part) for part in (rows[:3], rows[-3:]))
         axes.set_xlabel(f"class, most frequent first: {best} … {worst}", fontsize=8, parse_math=False)
-    axes.set_title(title or f"{len(ranked)} classes", fontsize=10, loc="left", parse_math=False)
-    _tidy(axes, grid="y")
+    axes.set_title(title or f"{len(rows)} classes", fontsize=FONT, loc="left", parse_math=False)
     figure.legend(loc="outside lower right", frameon=False, ncols=2, markerscale=5.0 / size)
-    _save(figure, path)
+    drawing.save(figure, path)
 
 
-def unseen(
-    expected: Mapping[str, Sequence[float]], simulated: Mapping[str, Sequence[float]], path: str | PathLike[str]
-) -> None:
-    """Share of clips not heard after 1, 2, ... epochs (PSLA, Figure 5): lines in expectation, markers as simulated.
-
-    Args:
-        expected: by the curve's name, a share an epoch.
-        simulated: the same for those curves that were simulated.
-        path: where to write; the suffix is .png, .svg or .pdf.
+def missing_by_class(classes: Sequence[Share]) -> bytes:
+    """Of an inventory: the 25 worst classes as bars with their counts, and all classes as a curve.
 
     Raises:
-        ValueError: no curves, or another suffix.
+        ValueError: no classes.
     """
-    _check(expected, "a picture of the clips not heard needs at least one curve", path)
-    figure = _figure(7, 4)
+    drawing.check(classes, "a picture of classes needs one class or more")
+    shares, count = [100 * c.missing_share for c in classes], min(WORST, len(classes))
+    figure = drawing.figure(8, 3.2 + 0.26 * count)
+    bars, curve = figure.subplots(2, 1, gridspec_kw={"height_ratios": [1.2 + 0.26 * count, 2.0]})
+    texts = [f"{c.missing:,} of {c.listed:,}" for c in classes[:count]]
+    drawing.bars(bars, shares[:count], [drawing.shortened(c.name, 8) for c in classes[:count]], texts, VERMILION)
+    bars.set_xlim(0, max(1.25 * max(shares[:count]), 1))
+    bars.set_xticks([tick for tick in bars.get_xticks() if tick <= 100])
+    drawing.tidy(bars, "x", "missing, % of the class's clips")
+    places = range(1, len(shares) + 1)
+    curve.step(places, shares, where="mid", color=BLUE)
+    curve.fill_between(places, shares, step="mid", color=BLUE, alpha=0.2)
+    curve.set_xlim(0.5, len(shares) + 0.5)
+    curve.set_ylim(0, max(1.05 * max(shares), 1))
+    drawing.tidy(curve, "y", f"all {len(shares)} classes, the worst first", "missing, %")
+    return drawing.as_png(figure)
+
+
+def _ranked(
+    width: float,
+    values: Sequence[float],
+    names: Sequence[str],
+    label: str,
+    stds: Sequence[float] | None = None,
+    log: bool = False,
+    mean: float | None = None,
+) -> tuple[Figure, Axes]:
+    """See `ranked`."""
+    spread = [0.0] * len(values) if stds is None else [0.0 if math.isnan(d) else d for d in stds]
+    rows = [r for r in zip(values, names, spread, strict=True) if not math.isnan(r[0]) and (r[0] > 0 or not log)]
+    rows.sort(key=lambda row: (-row[0], row[1]))
+    drawing.check(rows, "a picture of classes needs one with a value")
+    found, std = np.array([row[0] for row in rows]), np.array([row[2] for row in rows])
+    places, few = np.arange(1, len(rows) + 1), len(rows) <= NAMED
+    figure = drawing.figure(width, 0.9 + 0.21 * len(rows) if few else 3.2)
     axes = figure.subplots()
-    styles = [(BLUE, "o", "-"), (VERMILION, "s", "--"), (GREEN, "^", "-."), (GREY, "D", ":")]
-    for number, (name, curve) in enumerate(expected.items()):
-        color, marker, line = styles[number % len(styles)]
-        axes.plot(range(len(curve) + 1), [1.0, *curve], color=color, linestyle=line, label=f"{name}: expected")
-        if name in simulated:
-            points = simulated[name]
-            axes.plot(
-                range(1, len(points) + 1),
-                points,
-                color=color,
-                marker=marker,
-                linestyle="",
-                markersize=4.5,
-                fillstyle="none",
-                label=f"{name}: simulated",
-            )
-    axes.set_xlim(0, None)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("epochs")
-    axes.set_ylabel("share of clips not heard yet")
-    _whole_epochs(axes)
-    _tidy(axes, grid="both")
-    axes.legend(frameon=False, fontsize=9)
-    _save(figure, path)
-
-
-def _defined(value: Any) -> bool:
-    return value is not None and not math.isnan(value)
-
-
-def _check(data: Sequence[Any] | Mapping[str, Any], rule: str, path: str | PathLike[str]) -> None:
-    if not data:
-        raise ValueError(f"{rule}; got none")
-    if Path(path).suffix.lower() not in FORMATS:
-        raise ValueError(f"a figure's suffix must be one of {', '.join(FORMATS)}; got {Path(path).name!r}")
-
-
-def _figure(width: float, height: float) -> Figure:
-    """A figure of this many inches, made without pyplot."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _whole_epochs(axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _tidy(axes: Axes, grid: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, color=GREY, alpha=0.25, linewidth=0.7)
-    axes.set_axisbelow(True)
-
-
-def _save(figure: Figure, path: str | PathLike[str]) -> None:
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format=Path(path).suffix.lower()[1:], dpi=150)
+    if few:
+        axes.barh(places, found, color=BLUE, height=0.75, log=log)
+        if std.any():
+            axes.errorbar(found, places, xerr=std, fmt="none", ecolor="black", elinewidth=1, capsize=2)
+        axes.set_yticks(places, [drawing.shortened(row[1], width) for row in rows], parse_math=False)
+        axes.set_ylim(len(rows) + 0.6, 0.4)
+    else:
+        axes.plot(places, found, color=BLUE)
+        axes.fill_between(places, found - std, found + std, color=BLUE, alpha=0.25, linewidth=0)
+        if log:
+            axes.set_yscale("log")
+    ends = " to ".join(drawing.shortened(rows[place][1], width) for place in (0, -1))
+    if mean is not None and not math.isnan(mean):
+        draw = axes.axvline if few else axes.axhline
+        draw(mean, color="black", linestyle="--", linewidth=1.2, label=f"mean {mean:.3f}")
+        figure.legend(frameon=False, fontsize=FONT - 1, loc="outside upper right")
+    if log:
+        drawing.plain_numbers(axes.xaxis if few else axes.yaxis, found.max() / found.min())
+    if few:
+        drawing.tidy(axes, "x", label)
+    else:
+        drawing.tidy(axes, "y", f"{len(rows)} classes, from {ends}", label)
+    return figure, axes

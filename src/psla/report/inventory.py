@@ -5,22 +5,16 @@ The picture shows, class by class, what share of the clips is missing: the worst
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from psla.data.inventory import Inventory, Share
 from psla.files import write_json_atomic, write_text_atomic
+from psla.report.figures import WORST, missing_by_class
 from psla.report.html import Bar, Folded, Heading, Numbers, Part, Picture, Table, Text, write_page
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-_WORST = 25  # classes that the picture names
 _SHOWN = 500  # rows of a list of files; the JSON has all
-_BLUE, _VERMILION = "#0072B2", "#D55E00"  # of the palette of Okabe and Ito
 
 
 def write_inventory(inventory: Inventory, folder: str | os.PathLike[str]) -> list[Path]:
@@ -72,56 +66,20 @@ def inventory_parts(inventory: Inventory) -> list[Part]:
     if inventory.classes:
         picture = Picture(
             missing_by_class(inventory.classes),
-            f"Share of clips that cannot be used: the {min(_WORST, len(inventory.classes))} worst classes by name, "
+            f"Share of clips that cannot be used: the {min(WORST, len(inventory.classes))} worst classes by name, "
             "and a curve over all classes; the table below has the numbers",
         )
         parts += [
             Heading("Classes, the worst first"),
             Text("A clip without a usable file counts as missing in each of its classes."),
             picture,
-            _share_table("class", inventory.classes[:_WORST]),
+            _share_table("class", inventory.classes[:WORST]),
         ]
-        if len(inventory.classes) > _WORST:
-            rest = inventory.classes[_WORST:]
+        if len(inventory.classes) > WORST:
+            rest = inventory.classes[WORST:]
             parts.append(Folded(f"The other {len(rest)} classes", [_share_table("class", rest)]))
     parts += _file_lists(inventory)
     return parts
-
-
-def missing_by_class(classes: Sequence[Share]) -> bytes:
-    """The picture, a PNG: the worst classes as bars with their counts, and all classes as a curve.
-
-    Raises:
-        ValueError: no classes.
-    """
-    if not classes:
-        raise ValueError("a picture of classes needs one class or more")
-    from matplotlib.figure import Figure
-
-    worst = classes[:_WORST]
-    figure = Figure(figsize=(8, 3.2 + 0.26 * len(worst)), layout="constrained")
-    heights = [1.2 + 0.26 * len(worst), 2.0]
-    bars, curve = figure.subplots(2, 1, gridspec_kw={"height_ratios": heights})
-    lengths = [100 * c.missing_share for c in worst]
-    drawn = bars.barh(range(len(worst)), lengths, color=_VERMILION, height=0.7)
-    bars.bar_label(drawn, [f"{c.missing:,} of {c.listed:,}" for c in worst], padding=3, fontsize=8)
-    bars.set_yticks(range(len(worst)), [_shortened(c.name) for c in worst], fontsize=8, parse_math=False)
-    bars.set_ylim(len(worst) - 0.4, -0.6)
-    bars.set_xlim(0, max(1.25 * max(lengths), 1))
-    bars.set_xticks([tick for tick in bars.get_xticks() if tick <= 100])
-    bars.set_xlabel("missing, % of the class's clips")
-    shares = [100 * c.missing_share for c in classes]
-    curve.step(range(1, len(shares) + 1), shares, where="mid", color=_BLUE)
-    curve.fill_between(range(1, len(shares) + 1), shares, step="mid", color=_BLUE, alpha=0.2)
-    curve.set_xlim(0.5, len(shares) + 0.5)
-    curve.set_ylim(0, max(1.05 * max(shares), 1))
-    curve.set_xlabel(f"all {len(shares)} classes, the worst first")
-    curve.set_ylabel("missing, %")
-    _tidy(bars, "x")
-    _tidy(curve, "y")
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=120, metadata={"Software": None})
-    return data.getvalue()
 
 
 def _share_table(what: str, shares: Sequence[Share]) -> Table:
@@ -151,13 +109,3 @@ def _file_lists(inventory: Inventory) -> list[Part]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 40 else name[:39] + "…"
-
-
-def _tidy(axes: Axes, grid: str) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, color="#555555", alpha=0.25, linewidth=0.7)  # type: ignore[arg-type]
-    axes.set_axisbelow(True)

@@ -186,9 +186,9 @@ def _variance_table(tested: Sequence[Verdict]) -> Table:
                 verdict.claim.where,
                 " over ".join(verdict.claim.rows[:2]),
                 str(found.seeds),
-                _error(found.seeds_deviation),
-                _error(found.clips_deviation),
-                _error(found.training_deviation),
+                _error(found.seeds_std),
+                _error(found.clips_std),
+                _error(found.training_std),
                 _p(found.p),
                 verdict.reason or "-",
             ]
