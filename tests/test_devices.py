@@ -8,13 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from typer.testing import CliRunner
 
+from distributed_worker import tiny
+from psla.cli import app
 from psla.data.clips import Clips
 from psla.metrics.predictions import Predictions
+from psla.model.file import load_model
 from psla.synth.scene import SoundscapeConfig, table, vocabulary
 from psla.techniques.sampling import EpochPlan
 from psla.training.devices import Runtime, StrideSource
 from psla.training.run import Run
+from psla.training.training import resume
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -32,11 +38,11 @@ def finished(*commands: list[str], folder: Path) -> None:
         assert process.returncode == 0, text
 
 
-def work(processes: int, folder: Path, batch_size: int, broken: str = "") -> dict[str, np.ndarray]:
+def work(processes: int, folder: Path, batch_size: int, broken: str = "", norms: str = "") -> dict[str, np.ndarray]:
     """What the worker finds, with so many processes."""
-    out = folder / f"{processes}_{batch_size}.npz"
+    out = folder / f"{processes}_{batch_size}{norms}.npz"
     start = [*TORCHRUN, "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else [sys.executable]
-    finished([*start, str(WORKER), str(out), str(batch_size), broken], folder=folder)
+    finished([*start, str(WORKER), str(out), str(batch_size), broken, norms], folder=folder)
     with np.load(out) as found:
         return dict(found)
 
@@ -61,6 +67,65 @@ def test_processes_take_the_steps_of_one(tmp_path: Path, processes: int, batch_s
     assert many["ids"].tolist() == one["ids"].tolist()
     assert len(set(many["ids"].tolist())) == 7
     np.testing.assert_allclose(many["probabilities"], one["probabilities"], atol=1e-5)
+
+
+def furthest(one: dict[str, np.ndarray], many: dict[str, np.ndarray], kind: str) -> float:
+    """The largest distance between arrays of a kind, in units of the array's norm, or a thousandth of the largest."""
+    names = [name for name in one if name.startswith(kind)]
+    assert len(names) > 80
+    norms = {name: np.linalg.norm(one[name]) for name in names}
+    floor = 1e-3 * max(norms.values())
+    return float(max(np.linalg.norm(many[name] - one[name]) / max(norms[name], floor) for name in names))
+
+
+def test_statistics_of_all_processes_are_those_of_one(tmp_path: Path) -> None:
+    """With norms over all processes a batch of 7 in two of them (4 + 3) gives loss, gradients and running statistics of
+    one process with the whole batch; with norms of each device it does not.
+
+    torch has kernels for such norms on GPUs only, so the worker computes them from their definition; that a training
+    takes torch's is `test_synchronised_is_converted`.
+    """
+    one = work(1, tmp_path, 7, norms="device")
+    synchronised, device = (work(2, tmp_path, 7, norms=norms) for norms in ("synchronised", "device"))
+    np.testing.assert_allclose(synchronised["losses"], one["losses"], rtol=1e-9)
+    for kind in ("gradient.", "statistics."):
+        assert furthest(one, synchronised, kind) < 1e-6
+        assert furthest(one, device, kind) > 1e-3
+
+
+def test_synchronised_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training with the key `synchronised` goes through torch's SyncBatchNorm, and on one device it is, bit for bit,
+    the training with `device`. (`train` refuses it on a CPU; a run that was begun elsewhere can go on there.)"""
+    seen = set()
+    plain = torch.nn.SyncBatchNorm.forward
+    monkeypatch.setattr(
+        torch.nn.SyncBatchNorm, "forward", lambda self, x: (seen.add((id(self), self.training)), plain(self, x))[1]
+    )
+    clips = Clips.from_rows(table(SoundscapeConfig(seconds=0.3, clips=8), "train"), vocabulary())
+    found = {}
+    for norms in ("device", "synchronised"):
+        assert not seen
+        run = Run.create(tmp_path / norms, tiny(4, norms, epochs=1), clips)
+        model_file = resume(run.folder, runtime=Runtime(accelerator="cpu")).model_file
+        found[norms] = load_model(model_file).network.state_dict()
+    assert len({norm for norm, training in seen if training}) > 40
+    assert list(found["device"]) == list(found["synchronised"])
+    assert all(torch.equal(found["device"][name], found["synchronised"][name]) for name in found["device"])
+
+
+def test_synchronised_is_refused_on_a_cpu(tmp_path: Path) -> None:
+    """The command says in one sentence that CUDA devices are needed, and begins nothing."""
+    (tmp_path / "recipe.yaml").write_text(tiny(4, "synchronised").to_yaml())
+    clips = Clips.from_rows(table(SoundscapeConfig(seconds=0.3, clips=8), "train"), vocabulary())
+    clips.write(tmp_path / "clips.parquet")
+    command = ["train", str(tmp_path / "recipe.yaml"), "--clips", str(tmp_path / "clips.parquet")]
+    result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "run"), "--accelerator", "cpu"])
+    assert result.exit_code == 2
+    assert "backbone.batch_norm: synchronised needs CUDA devices, this run is on cpu; set it to device" in " ".join(
+        result.stderr.split()
+    )
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("processes", range(1, 6))
@@ -101,9 +166,6 @@ def free_port() -> int:
 @pytest.mark.slow
 def test_two_nodes_on_the_loopback(tmp_path: Path) -> None:
     """torchrun with two nodes trains one run: a log, a model, and each of an odd number of clips predicted once."""
-    sys.path.insert(0, str(WORKER.parent))
-    from distributed_worker import tiny
-
     (tmp_path / "recipe.yaml").write_text(tiny(7).to_yaml())
     rows = table(SoundscapeConfig(seconds=0.3, clips=20), "train")
     rows += table(SoundscapeConfig(seconds=0.3, clips=5, seed=1), "evaluation")

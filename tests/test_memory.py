@@ -1,10 +1,13 @@
-"""Memory does not grow with the number of steps."""
+"""Memory does not grow with the number of steps; what is freed is kept where the allocator can be told so."""
 
+import ctypes
 import json
 import subprocess
 import sys
 
 import pytest
+
+from psla.model.host_memory import keep_freed_memory
 
 # Steps of a tiny training in a process of its own; resident memory after step 100 and after step 400.
 STEPS = """
@@ -107,3 +110,49 @@ def test_predicting_does_not_grow() -> None:
     assert found["clips"] == 20000
     kept_kib = 15000 * 60 * 4 / 1024  # the probabilities of the last 15,000 clips
     assert found["seen"]["20000"] <= 1.03 * found["seen"]["5000"] + kept_kib, found
+
+
+# 64 MiB allocated and freed, before and after the allocator is told; how much resident memory rose, and how much stays.
+FREED = """
+import json
+import numpy as np
+from psla.model.host_memory import keep_freed_memory
+
+def resident():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
+
+def risen():
+    before = resident()
+    block = np.ones(8 << 20)
+    held = resident() - before
+    del block
+    return held, resident() - before
+
+print(json.dumps({"before": risen(), "told": keep_freed_memory(), "after": [risen(), risen()]}))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
+def test_freed_memory_is_kept_once_the_allocator_is_told() -> None:
+    """64 MiB that are freed go back to the system at first; when `keep_freed_memory` has said True they stay, and the
+    next 64 MiB take no more."""
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    seen, block = json.loads(done.stdout), 64 * 1024
+    if not seen["told"]:
+        pytest.skip("this allocator cannot be told to keep freed memory")
+    held, stays = seen["before"]
+    assert (held > 0.9 * block, stays < 0.1 * block) == (True, True), seen
+    (held, stays), (again, _) = seen["after"]
+    assert (held > 0.9 * block, stays > 0.9 * block, again < 0.1 * block) == (True, True, True), seen
+
+
+def test_other_allocators_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside Linux, and where the C library has no `mallopt`, the answer is False."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(ctypes, "CDLL", lambda name: object())
+        assert keep_freed_memory.__wrapped__() is False
+        elsewhere.setattr(ctypes, "CDLL", lambda name: pytest.fail("the C library was opened outside Linux"))
+        elsewhere.setattr(sys, "platform", "darwin")
+        assert keep_freed_memory.__wrapped__() is False

@@ -11,6 +11,7 @@ from psla.audio.decode import AudioError
 from psla.data.clips import Clips, ClipsError
 from psla.data.source import ArraySource, CachedSource, FileSource, SoundscapeSource, open_source
 from psla.data.vocabulary import Vocabulary
+from psla.synth.scene import from_uri, synthesise
 
 RATE = 16000
 
@@ -49,11 +50,10 @@ def test_a_file_source_reads_the_span(wav):
 
 def test_a_table_may_mix_files_and_soundscapes(wav):
     """`open_source` reads each row as its path says; the sources for one kind refuse the other by name."""
-    soundscape = pytest.importorskip("psla.synth.scene")
     uri = "soundscape://7/3"
     mixed = clips_of((wav, {}), (uri, {}), (uri, {"clip_id": "part", "start_s": 1.0, "end_s": 2.0}))
     source = open_source(mixed)
-    expected = soundscape.synthesise(*soundscape.from_uri(uri))
+    expected = synthesise(*from_uri(uri))
     assert source.clip_ids == [wav, uri, "part"]
     assert np.array_equal(source.read(0), FileSource(clips_of((wav, {}))).read(0))
     assert np.array_equal(source.read(1), expected)
@@ -68,7 +68,6 @@ def test_a_table_may_mix_files_and_soundscapes(wav):
 
 def test_a_malformed_soundscape_is_an_audio_error():
     """An address that is no soundscape's is an AudioError with the address as its path."""
-    pytest.importorskip("psla.synth.scene")
     with pytest.raises(AudioError) as caught:
         open_source(clips_of(("soundscape://nowhere", {}))).read(0)
     assert caught.value.path == "soundscape://nowhere"

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from pictures import check_drawn
 from psla.audio.decode import AudioError
 from psla.cli import app
 from psla.corpora.audioset import read_lists
@@ -287,7 +288,7 @@ def test_stats_prints_what_it_counts(corpus: Path, tmp_path: Path) -> None:
     assert {each["id"]: each["clips"] for each in data["classes"]} == {each.id: each.clips for each in counts.classes}
     assert json.loads((tmp_path / "s/stats.json").read_text()) == data
     for name in ("class_counts.png", "coverage.png"):
-        assert (tmp_path / "s" / name).read_bytes().startswith(b"\x89PNG")
+        check_drawn(tmp_path / "s" / name)
     assert "40 clips" in text
     assert f"front_end.mean={data['log_mel']['mean']:.4f}" in text
     assert "6 of 40 clips (seed 0)" in text

@@ -21,10 +21,6 @@ def keep_freed_memory() -> bool:
 
     The process then stays at its largest size until it ends. It has no effect outside Linux with glibc (False), nor
     on what is computed.
-
-    Example:
-        >>> keep_freed_memory() in (True, False)
-        True
     """
     if not sys.platform.startswith("linux"):
         return False
