@@ -27,8 +27,7 @@ from psla.model.network import TaggingNetwork
 from psla.model.tensor_file import write_tensors
 from psla.report.figures import learning_curve, sorted_average_precision
 from psla.techniques.aggregation import average_weights
-from psla.techniques.fine_tuning import InitReport
-from psla.techniques.pretraining import PretrainingReport
+from psla.techniques.pretraining import InitReport, PretrainingReport
 from psla.training.recipe import Recipe
 
 LOG_COLUMNS = ("epoch", "steps", "clips", "rejected", "learning_rate", "loss", "validation_map", "evaluation_map")

@@ -65,7 +65,7 @@ class SamplingRecipe(Section):
 
 
 class WaveformRecipe(Section):
-    """Changes of each training waveform before mixing; none of them is in the paper. See `psla.training.waveform`."""
+    """Changes of each training waveform before mixing; none of them is in the paper. See `psla.training.loader`."""
 
     crop_frames: int = Field(0, ge=0, description="frames of a training clip, cut out anywhere; 0: the first that fit")
     crop_by: Literal["uniform", "energy"] = Field("uniform", description="all places alike, or in proportion to energy")

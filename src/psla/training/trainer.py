@@ -7,8 +7,9 @@ drop-connect) belongs to the position in the plan, so that any number of process
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,11 +25,9 @@ from psla.model.network import TaggingNetwork
 from psla.techniques.distillation import Targets
 from psla.techniques.sampling import EpochPlan, clip_weights, positional_uniforms
 from psla.training.devices import gather_objects, sum_over_processes
-from psla.training.loader import Batch, Loader
-from psla.training.profile import Profile
+from psla.training.loader import Batch, Loader, gains
 from psla.training.recipe import Recipe
 from psla.training.state import Position
-from psla.training.waveform import gains
 
 # Keeps log(p) finite: the smallest step below 1 that float32 resolves well.
 PROBABILITY_MARGIN = 1e-7
@@ -79,6 +78,62 @@ def smooth_targets(targets: Tensor, share: float) -> Tensor:
         [[0.75, 0.25]]
     """
     return targets if share == 0.0 else (1.0 - share) * targets + share / targets.shape[1]
+
+
+PARTS = ("data wait", "front end", "forward", "backward", "optimizer")
+
+
+class Profile:
+    """Seconds spent in each part of a step.
+
+    Args:
+        device: on a GPU every part ends with a wait for the device, which costs some speed.
+
+    Example:
+        >>> profile = Profile(torch.device("cpu"))
+        >>> with profile.part("backward"):
+        ...     pass
+        >>> sorted(profile.seconds) == sorted(PARTS)
+        True
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.clips = 0
+
+    def now(self) -> float:
+        """The time, when the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a part."""
+        began = self.now()
+        yield
+        self.seconds[name] += self.now() - began
+
+    @contextmanager
+    def split_forward(self, backbone: torch.nn.Module) -> Iterator[None]:
+        """Add the time of the block up to the backbone to `front end`, the rest to `forward`."""
+        began = self.now()
+        reached = [began]
+        hook = backbone.register_forward_pre_hook(lambda module, inputs: reached.__setitem__(0, self.now()))
+        try:
+            yield
+        finally:
+            hook.remove()
+        self.seconds["front end"] += reached[0] - began
+        self.seconds["forward"] += self.now() - reached[0]
+
+    def rows(self) -> list[list[str]]:
+        """A row for each part, and their sum: name, milliseconds a clip, share of the time."""
+        total = sum(self.seconds.values())
+        clips, whole = max(self.clips, 1), total or 1.0
+        named = [*self.seconds.items(), ("all", total)]
+        return [[name, f"{1000 * s / clips:.3f}", f"{100 * s / whole:.1f} %"] for name, s in named]
 
 
 @dataclass
