@@ -23,6 +23,7 @@ from psla.metrics.scores import Scores
 from psla.model.file import load_tensors
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
+from psla.model.tensor_file import write_tensors
 from psla.techniques.distillation import targets_of
 from psla.techniques.pretraining import InitReport, PretrainingReport, init_random, load_imagenet, load_init
 from psla.training.devices import (
@@ -87,9 +88,9 @@ class Session:
                 run.reject(trainer.loader.rejected)
         trained = time.monotonic() - began
         if first:
-            run.save_checkpoint(epoch, self.network.state_dict())
+            write_tensors(run.checkpoint(epoch), self.network.state_dict())
         for split in self.held_out:
-            scores = self.predict(split, f"epoch_{epoch + 1:03d}")
+            scores = self.predict(split, run.epoch_name(epoch))
             row[f"{split}_map"] = scores.mean_average_precision if scores is not None else None
         if first:
             run.log(row, trained, time.monotonic() - began)
