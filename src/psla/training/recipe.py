@@ -7,6 +7,7 @@ may extend another. Unknown keys, wrong types and impossible values are refused 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,7 @@ class Recipe(Section):
         Raises:
             RecipeError: no such preset or file, or a value that the recipe refuses.
         """
-        values = flatten(_read(str(name), ()))
-        values.update(flatten(overrides or {}))
-        return Recipe.from_dict(_nest(values))
+        return Recipe.from_dict(_nest({**_read(str(name), ()), **flatten(overrides or {})}))
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Recipe:
@@ -88,31 +87,27 @@ class Recipe(Section):
         return recipe
 
     def _check_relations(self) -> None:
-        epochs, first = self.optimizer.epochs, self.averaging.first_epoch
-        if first > epochs:
-            raise RecipeError(
-                f"recipe key averaging.first_epoch: averaging cannot begin at epoch {first} of a run of {epochs}"
-            )
-        if self.masking.frequency > self.front_end.mel_bins:
-            raise RecipeError(
-                f"recipe key masking.frequency: a mask of {self.masking.frequency} bins is wider than the "
-                f"{self.front_end.mel_bins} bins of the front end"
-            )
-        if self.waveform.crop_frames > self.front_end.frames:
-            raise RecipeError(
-                f"recipe key waveform.crop_frames: a part of {self.waveform.crop_frames} frames is longer than the "
-                f"{self.front_end.frames} frames of the front end"
-            )
-        if self.masking.time > self.training_frames:
-            raise RecipeError(
-                f"recipe key masking.time: a mask of {self.masking.time} frames is longer than the "
-                f"{self.training_frames} frames of a training clip"
-            )
-        if self.backbone.weights and self.backbone.pretraining == "none":
-            raise RecipeError("recipe key backbone.weights: a file of weights needs backbone.pretraining: imagenet")
+        epochs, first, frames = self.optimizer.epochs, self.averaging.first_epoch, self.front_end.frames
+        bins, crop = self.front_end.mel_bins, self.waveform.crop_frames
+        broken = {
+            "averaging.first_epoch": first > epochs and f"averaging cannot begin at epoch {first} of a run of {epochs}",
+            "masking.frequency": self.masking.frequency > bins
+            and f"a mask of {self.masking.frequency} bins is wider than the {bins} bins of the front end",
+            "waveform.crop_frames": crop > frames
+            and f"a part of {crop} frames is longer than the {frames} frames of the front end",
+            "masking.time": self.masking.time > self.training_frames
+            and f"a mask of {self.masking.time} frames is longer than the {self.training_frames} frames of a "
+            "training clip",
+            "backbone.weights": self.backbone.weights
+            and self.backbone.pretraining == "none"
+            and "a file of weights needs backbone.pretraining: imagenet",
+        }
+        for key, sentence in broken.items():
+            if sentence:
+                raise RecipeError(f"recipe key {key}: {sentence}")
 
     def check(self, clips_count: int, vocabulary: Vocabulary) -> None:
-        """Refuse, before any work, what does not fit these clips.
+        """Refuse, before any work, what does not fit so many training clips and their vocabulary.
 
         Raises:
             RecipeError: contradicting keys, warm-up longer than the run, or a class outside the vocabulary.
@@ -124,15 +119,12 @@ class Recipe(Section):
                 f"recipe key optimizer.warmup_steps: a warm-up of {self.optimizer.warmup_steps} steps is longer than "
                 f"the run of {steps} steps; set it lower or train for more epochs"
             )
-        if self.classes is not None:
-            if not self.classes:
-                raise RecipeError(
-                    "recipe key classes: an empty list leaves nothing to train; leave the key out for all"
-                )
-            try:
-                vocabulary.part(self.classes)
-            except VocabularyError as error:
-                raise RecipeError(f"recipe key classes: {error}") from error
+        if self.classes == []:
+            raise RecipeError("recipe key classes: an empty list leaves nothing to train; leave the key out for all")
+        try:
+            vocabulary.part(self.classes or [])
+        except VocabularyError as error:
+            raise RecipeError(f"recipe key classes: {error}") from error
 
     def to_yaml(self) -> str:
         """All values, resolved, as YAML; `load` reads it back to an equal recipe."""
@@ -162,16 +154,14 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def _number(value: Any) -> Any:
-    # YAML 1.1 reads `1e-3` as text; people write it all the time.
-    if isinstance(value, str):
-        try:
+    if isinstance(value, str):  # YAML 1.1 reads `1e-3` as text; people write it all the time
+        with suppress(ValueError):
             return float(value)
-        except ValueError:
-            return value
     return value
 
 
 def _read(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
+    """The keys, with dots, of a preset or a file and of what it extends."""
     if name in trail:
         raise RecipeError(f"recipes extend each other in a circle: {' -> '.join((*trail, name))}")
     if name in presets():
@@ -187,11 +177,8 @@ def _read(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise RecipeError(f"recipe {name} must hold keys and values; got {type(data).__name__}")
     base = data.pop("extends", None)
-    if base is None:
-        return data
-    values = flatten(_read(str(base), (*trail, name)))
-    values.update(flatten(data))
-    return _nest(values)
+    inherited = _read(str(base), (*trail, name)) if base is not None else {}
+    return {**inherited, **flatten(data)}
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -24,6 +24,7 @@ from psla.model.frontends.kaldi import unit_waveform
 from psla.model.network import TaggingNetwork
 from psla.techniques.distillation import Targets
 from psla.techniques.sampling import EpochPlan, clip_weights, positional_uniforms
+from psla.training.batch_norm import momentum
 from psla.training.devices import gather_objects, sum_over_processes
 from psla.training.loader import Batch, Loader, gains
 from psla.training.recipe import Recipe
@@ -116,7 +117,7 @@ class Profile:
         self.seconds[name] += self.now() - began
 
     @contextmanager
-    def split_forward(self, backbone: torch.nn.Module) -> Iterator[None]:
+    def forward(self, backbone: torch.nn.Module) -> Iterator[None]:
         """Add the time of the block up to the backbone to `front end`, the rest to `forward`."""
         began = self.now()
         reached = [began]
@@ -173,7 +174,11 @@ class Trainer:
         size = recipe.optimizer.batch_size
         self.network.train()
         batches = self.loader.batches(plan, size, fabric.global_rank, fabric.world_size, first_batch=position.batch)
-        while (batch := self._next(batches)) is not None:
+        while True:
+            with self._part("data wait"):
+                batch = next(batches, None)
+            if batch is None:
+                break
             rate = learning_rate(recipe, position.step, position.epoch)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -246,29 +251,14 @@ class Trainer:
 
     def _empty_loss(self) -> Tensor:
         """The loss of no clips: zero, but through the network, since DDP waits for every process's gradients."""
-        norms = [
-            module for module in self.network.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-        ]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.momentum = 0.0  # the silence that goes through must not enter the running statistics
         silence = torch.zeros((1, self.loader.limit_samples), dtype=torch.int16, device=self.fabric.device)
-        try:
+        with momentum(self.network, 0.0):  # the silence must not enter the running statistics
             return self.network(silence).clip_probabilities.sum().reshape(1) * 0.0
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-
-    def _next(self, batches: Iterator[Batch]) -> Batch | None:
-        with self._part("data wait"):
-            return next(batches, None)
 
     def _part(self, name: str) -> AbstractContextManager[None]:
         if self.profile is None:
             return nullcontext()
-        return (
-            self.profile.split_forward(_bare(self.network).backbone) if name == "forward" else self.profile.part(name)
-        )
+        return self.profile.forward(_bare(self.network).backbone) if name == "forward" else self.profile.part(name)
 
     def loss(self, batch: Batch, epoch: int) -> Tensor:
         """(batch,) losses of a batch: mix, mask, forward."""
