@@ -31,7 +31,7 @@ from psla.model.backbones.efficientnet import our_name
 from psla.model.host_memory import keep_freed_memory
 from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.model.pooling import Pooling
-from psla.training.training import binary_cross_entropy
+from psla.training.trainer import binary_cross_entropy
 
 CLASSES, FRAMES, BINS = 527, 1056, 128
 

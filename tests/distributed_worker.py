@@ -19,7 +19,8 @@ from psla.synth.scene import SoundscapeConfig, table, vocabulary
 from psla.training.devices import Runtime, open_fabric, predict_together
 from psla.training.loader import Loader
 from psla.training.recipe import Recipe
-from psla.training.training import Trainer, build_network
+from psla.training.session import build_network
+from psla.training.trainer import Trainer
 
 CLIPS = 7  # to predict: not a multiple of the processes
 

@@ -216,9 +216,7 @@ def carried_out(
 
 def lab_clips(setting: Setting) -> Clips:
     """For rows with pretraining, whose weights fit no network as small as these: random ones in their place."""
-    setting.patch.setattr(
-        "psla.training.training.load_imagenet", lambda backbone, *_: pretraining.init_random(backbone)
-    )
+    setting.patch.setattr("psla.training.session.load_imagenet", lambda backbone, *_: pretraining.init_random(backbone))
     return corpus(12, 6, broken=False)
 
 

@@ -20,7 +20,7 @@ EXEMPT = {
     "psla.corpora.audioset.read": "`scan`, and no more",
     "psla.tagging.tagger.load": "`load_any`, and no more",
     "psla.techniques.pretraining.load_imagenet": "`weights_file`, then in memory",
-    "psla.training.training.build_network": "`load_imagenet`, then in memory",
+    "psla.training.session.build_network": "`load_imagenet`, then in memory",
     "psla.training.session.Session.predict": "a step of `train` and `resume`, which are interrupted within it",
     "psla.lab.tables.estimate.measure": "measures time, and nothing else comes out",
     "psla.lab.trained.trained": "`train` or `resume`, and no more; `teach` and `cross_validate` call it",

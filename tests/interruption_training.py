@@ -33,16 +33,15 @@ from psla.model.inference import predict
 from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.report.enhancement import write_report as write_enhancement_report
 from psla.techniques import labeling
-from psla.techniques.coverage import simulated_unseen
 from psla.techniques.enhancement import enhance_clips
-from psla.techniques.sampling import EpochPlan
+from psla.techniques.sampling import EpochPlan, simulated_unseen
 from psla.training import batch_norm
 from psla.training.devices import Runtime, open_fabric, predict_together
 from psla.training.loader import Loader
 from psla.training.recipe import Recipe
 from psla.training.run import Run
+from psla.training.session import TrainingInterrupted, build_network, resume, train
 from psla.training.trainer import Trainer
-from psla.training.training import TrainingInterrupted, build_network, resume, train
 from tagging_models import noise
 
 CPU = Runtime(accelerator="cpu", workers=1)
@@ -88,14 +87,14 @@ def poison(setting: Setting) -> Clips:
     return corpus()
 
 
-@scenario("psla.training.training.train", lambda setting: corpus(), keeps=True)
+@scenario("psla.training.session.train", lambda setting: corpus(), keeps=True)
 def _train(clips: Clips, out: Path, tell: Tell) -> Run:
     return trained(recipe(), clips, out, tell)
 
 
 # Report 3 is that of the evaluation clips after the first epoch: the state after its last step is there.
 @scenario(
-    "psla.training.training.train",
+    "psla.training.session.train",
     lambda setting: corpus(),
     note="while it warms up",
     also=(3,),
@@ -104,12 +103,12 @@ def _train_warming_up(clips: Clips, out: Path, tell: Tell) -> Run:
     return trained(recipe(warmup_steps=4), clips, out, tell, EVERY_STEP)
 
 
-@scenario("psla.training.training.train", poison, note="steps left out", also=(2, 3))
+@scenario("psla.training.session.train", poison, note="steps left out", also=(2, 3))
 def _train_skipping(clips: Clips, out: Path, tell: Tell) -> Run:
     return trained(recipe(), clips, out, tell, replace(CPU, skip_non_finite=3))
 
 
-@scenario("psla.training.training.resume", lambda setting: corpus(), also=(4,), keeps=True)
+@scenario("psla.training.session.resume", lambda setting: corpus(), also=(4,), keeps=True)
 def _resume(clips: Clips, out: Path, tell: Tell) -> Run:
     if not Run(out).exists:
         with pytest.raises(TrainingInterrupted):
@@ -249,7 +248,7 @@ def _enhancement_report(given: Any, out: Path, tell: Tell) -> Any:
     return write_enhancement_report(out, given, pictures=3, progress=tell)
 
 
-@scenario("psla.techniques.coverage.simulated_unseen")
+@scenario("psla.techniques.sampling.simulated_unseen")
 def _simulated_unseen(setting: Setting, out: Path, tell: Tell) -> Any:
     return simulated_unseen(np.arange(1.0, 30.0), 4, [0.0, 0.5], progress=tell)
 

@@ -20,7 +20,7 @@ from psla.synth.scene import SoundscapeConfig, table, vocabulary
 from psla.techniques.sampling import EpochPlan
 from psla.training.devices import Runtime, StrideSource
 from psla.training.run import Run
-from psla.training.training import resume
+from psla.training.session import resume
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

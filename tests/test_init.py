@@ -11,8 +11,7 @@ from psla.model.ensemble import write_ensemble
 from psla.model.file import ModelCard, save_model
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
-from psla.techniques.fine_tuning import load_init
-from psla.techniques.pretraining import PretrainingError
+from psla.techniques.pretraining import PretrainingError, load_init
 from psla.weights.catalogue import PublishedError
 
 THEIRS = Vocabulary(["dog", "rain", "siren", "wind"])

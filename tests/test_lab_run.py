@@ -27,7 +27,7 @@ from psla.metrics.scores import score
 from psla.training.devices import Runtime
 from psla.training.recipe import Recipe
 from psla.training.run import Run
-from psla.training.training import TrainingError
+from psla.training.trainer import TrainingError
 
 CPU = Runtime(accelerator="cpu")
 SIZES = ["--training-clips", "16", "--evaluation-clips", "6", "--seconds", "0.4"]

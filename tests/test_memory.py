@@ -20,7 +20,7 @@ from psla.training.devices import Runtime, open_fabric
 from psla.training.loader import Loader
 from psla.training.recipe import Recipe
 from psla.training.trainer import Trainer
-from psla.training.training import build_network
+from psla.training.session import build_network
 
 torch.set_num_threads(1)
 

@@ -622,7 +622,7 @@ def test_training_on_a_pack_is_training_on_the_files(tmp_path: Path) -> None:
 
     from psla.training.devices import Runtime
     from psla.training.recipe import Recipe
-    from psla.training.training import train
+    from psla.training.session import train
 
     recipe = Recipe.from_dict(
         {

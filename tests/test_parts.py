@@ -15,7 +15,7 @@ from psla.metrics.predictions import Predictions, PredictionsError
 from psla.model.file import ModelCard, save_model
 from psla.synth.scene import SoundscapeConfig, table, vocabulary
 from psla.training.recipe import Recipe
-from psla.training.training import build_network
+from psla.training.session import build_network
 
 DOG = Vocabulary(["dog"])
 

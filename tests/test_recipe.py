@@ -7,7 +7,7 @@ import pytest
 
 from psla.data.vocabulary import Vocabulary
 from psla.training.recipe import OptimizerRecipe, Recipe, RecipeError, parse_override, presets
-from psla.training.training import learning_rate
+from psla.training.trainer import learning_rate
 
 VOCABULARY = Vocabulary(["dog", "rain", "siren"])
 

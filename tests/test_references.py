@@ -26,9 +26,8 @@ from psla.lab.statistics import audit, count
 from psla.metrics.predictions import Predictions
 from psla.model.file import load_model
 from psla.model.frontends.kaldi import FrontEnd, FrontEndConfig
-from psla.techniques.coverage import expected_unseen, simulated_unseen
 from psla.techniques.labeling import class_thresholds, enhance
-from psla.techniques.sampling import EpochPlan, clip_weights
+from psla.techniques.sampling import EpochPlan, clip_weights, expected_unseen, simulated_unseen
 from psla.weights.readers.psla import import_released
 
 REFERENCES = Path(__file__).with_name("references")

@@ -19,8 +19,8 @@ from psla.synth.scene import SoundscapeConfig, table, vocabulary
 from psla.training.devices import Runtime
 from psla.training.recipe import Recipe
 from psla.training.run import Run
+from psla.training.session import TrainingInterrupted, resume, train
 from psla.training.state import StateError, states
-from psla.training.training import TrainingInterrupted, resume, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -24,8 +24,7 @@ from psla.lab.moments import MomentsError, measure
 from psla.lab.statistics import StatisticsError, audit, audit_all, child_classes, count, coverage
 from psla.model.frontends.kaldi import FrontEnd, FrontEndConfig
 from psla.report import figures
-from psla.techniques.coverage import expected_unseen, simulated_unseen
-from psla.techniques.sampling import EpochPlan, clip_weights
+from psla.techniques.sampling import EpochPlan, clip_weights, expected_unseen, simulated_unseen
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

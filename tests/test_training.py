@@ -25,12 +25,13 @@ from psla.model.network import TaggingNetwork
 from psla.synth.scene import SoundscapeConfig, table, vocabulary
 from psla.techniques.aggregation import AggregationError, average_weights
 from psla.techniques.sampling import EpochPlan
-from psla.training import training
+from psla.training import session
 from psla.training.devices import Runtime
 from psla.training.loader import Loader
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
-from psla.training.training import Trainer, TrainingError, binary_cross_entropy, build_network, train
+from psla.training.session import build_network, train
+from psla.training.trainer import Trainer, TrainingError, binary_cross_entropy
 from psla.weights.imagenet import read_tensors, weights_file
 
 # Clips of 0.3 s are 28 frames of 64: one real step of two, so that the rule for the padding matters.
@@ -444,7 +445,7 @@ def test_a_loss_that_is_not_finite(eight: Clips, tmp_path: Path, monkeypatch: py
             network.pooling.classification.bias[0] = float("nan")
         return network, origin
 
-    monkeypatch.setattr(training, "build_network", spoilt)
+    monkeypatch.setattr(session, "build_network", spoilt)
     with pytest.raises(TrainingError, match=r"loss is nan in epoch 1; clips of the batch: s0_\d+"):
         fit(recipe(), eight, tmp_path / "run")
 

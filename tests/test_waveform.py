@@ -12,10 +12,9 @@ import torch
 from psla.data.source import ArraySource
 from psla.lab.tables.estimate import _size
 from psla.techniques.sampling import EpochPlan
-from psla.training.loader import Loader
+from psla.training.loader import GRID, Cut, Loader, gains
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.trainer import learning_rate, smooth_targets
-from psla.training.waveform import GRID, Cut, gains
 
 
 def noise(samples: int, seed: int = 0) -> np.ndarray:

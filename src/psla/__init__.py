@@ -26,7 +26,7 @@ _NAMES = {
     "Vocabulary": "psla.data.vocabulary",
     "load": "psla.tagging.tagger",
     "read_released": "psla.weights.readers.psla",
-    "train": "psla.training.training",
+    "train": "psla.training.session",
 }
 _MODULES = {
     "aggregation": "psla.techniques.aggregation",
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from psla.techniques.sampling import EpochPlan as EpochPlan
     from psla.training.recipe import Recipe as Recipe
     from psla.training.run import Run as Run
-    from psla.training.training import train as train
+    from psla.training.session import train as train
     from psla.weights.readers.psla import read_released as read_released
 
 __all__ = [*_NAMES, *_MODULES]

@@ -56,9 +56,10 @@ def train(
     overrides = [f"init={init}"] if init is not None else []
     plan = Recipe.load(recipe, dict(map(parse_override, [*overrides, *(set_ or [])]))) if recipe else None
     from psla.data.pack.format import read_clips
-    from psla.training import training
+    from psla.training import session
     from psla.training.devices import Runtime, is_first_process
     from psla.training.run import Run
+    from psla.training.trainer import TrainingError
 
     runtime = Runtime(
         accelerator, devices, nodes, cache_mb * 2**20, workers, checkpoint_minutes, skip_non_finite, compiled
@@ -73,13 +74,13 @@ def train(
     try:
         with told as report, _terminated() as stop:
             if plan is not None and out is not None:
-                run = training.train(plan, corpus, out, runtime=runtime, progress=report, stop=stop, profile=profile)
+                run = session.train(plan, corpus, out, runtime=runtime, progress=report, stop=stop, profile=profile)
             else:
-                run = training.resume(resume or "", runtime=runtime, progress=report, stop=stop, profile=profile)
-    except training.TrainingInterrupted as pause:
+                run = session.resume(resume or "", runtime=runtime, progress=report, stop=stop, profile=profile)
+    except session.TrainingInterrupted as pause:
         typer.echo(f"psla: {pause}", err=True)
         raise typer.Exit(INTERRUPTED) from pause
-    except training.TrainingError as error:
+    except TrainingError as error:
         raise CommandError(str(error)) from error
     if is_first_process():
         _print_run(run, profile)

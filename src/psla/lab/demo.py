@@ -32,7 +32,7 @@ from psla.synth.sound_events import EVENTS
 from psla.tagging.tagger import load
 from psla.training.recipe import Recipe
 from psla.training.run import Run
-from psla.training.training import train
+from psla.training.session import train
 from psla.weights.packaged import DEFAULT
 
 SECONDS = 2.56

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from psla.metrics.scores import Scores
-from psla.report.html import Bar, Cell, Folded, Gallery, Heading, Numbers, Part, Picture, Table, Text, write_page
 from psla.report.figures import Curve, curves, ranked, scatter
+from psla.report.html import Bar, Cell, Folded, Gallery, Heading, Numbers, Part, Picture, Table, Text, write_page
 from psla.report.sortable_table import SortableTable
 from psla.training.recipe import Recipe
 from psla.training.run import Run

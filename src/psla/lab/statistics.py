@@ -16,8 +16,7 @@ import numpy as np
 from psla.data.labels import Labels
 from psla.data.ontology import Ontology
 from psla.data.vocabulary import Vocabulary
-from psla.techniques.coverage import expected_unseen, simulated_unseen
-from psla.techniques.sampling import clip_weights
+from psla.techniques.sampling import clip_weights, expected_unseen, simulated_unseen
 
 
 class StatisticsError(ValueError):
@@ -268,7 +267,7 @@ def coverage(
     simulate: bool = True,
     progress: Callable[[int], None] = lambda epochs: None,
 ) -> list[Coverage]:
-    """The coverage curve at each mixup rate; arguments as in `psla.techniques.coverage`.
+    """The coverage curve at each mixup rate; arguments as in `psla.techniques.sampling`.
 
     Raises:
         ValueError: an argument out of range, or clips without one label.

@@ -10,7 +10,7 @@ from psla.data.clips import Clips
 from psla.training.devices import Runtime
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
-from psla.training.training import resume, train
+from psla.training.session import resume, train
 
 
 def trained(

@@ -26,17 +26,6 @@ from psla.metrics.scores import average_precisions
 from psla.model.file import ModelFileError, load_model, read_header, read_tensors, save_model
 from psla.model.tensor_file import first_few
 
-__all__ = [
-    "AggregationError",
-    "Ensemble",
-    "average_model",
-    "average_predictions",
-    "average_weights",
-    "checkpoints_from",
-    "ensemble",
-    "greedy_selection",
-]
-
 
 class AggregationError(ValueError):
     """Checkpoints or predictions that cannot be averaged with each other."""
@@ -61,13 +50,11 @@ def average_weights(paths: Sequence[str | Path]) -> dict[str, Tensor]:
         raise AggregationError("an average needs at least one checkpoint")
     if len({Path(path).resolve() for path in paths}) != len(paths):
         raise AggregationError("a checkpoint is given twice; each counts once")
-    kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in read_tensors(paths[0]).items()}
+    kinds = _kinds(read_tensors(paths[0]))
     sums: dict[str, Tensor] = {}
     for path in sorted(paths, key=sha256_of):
         latest = read_tensors(path)
-        odd = sorted(latest.keys() ^ kinds.keys())
-        odd = odd or sorted(n for n, tensor in latest.items() if (tensor.shape, tensor.dtype) != kinds[n])
-        if odd:
+        if odd := _odd(_kinds(latest), kinds):
             raise AggregationError(f"{path} does not match {paths[0]}: {first_few(odd, 3)}")
         for name, tensor in latest.items():
             if not tensor.is_floating_point():
@@ -101,13 +88,14 @@ def average_model(paths: Sequence[str | Path], out: str | Path, like: str | Path
     header = read_header(like)
     for path in paths:
         other = _header_of(path)
-        if other is None:
-            continue
         for part in ("architecture", "front_end", "vocabulary"):
-            if other[part] != header[part]:
+            if other is not None and other[part] != header[part]:
                 raise AggregationError(f"{path} has another {part.replace('_', ' ')} than {like}; they must agree")
     model = load_model(like)
-    _load(model.network, averaged, like)
+    shapes = ({name: tensor.shape for name, tensor in each.items()} for each in (averaged, model.network.state_dict()))
+    if odd := _odd(*shapes):
+        raise AggregationError(f"the checkpoints do not match {like}: {first_few(odd, 3)}")
+    model.network.load_state_dict(averaged)
     members = [{"file": Path(path).name, "sha256": sha256_of(path)} for path in sorted(paths, key=sha256_of)]
     # What was measured with other weights does not hold for these.
     provenance = {**model.card.provenance, "variant": f"average of {len(paths)} files", "members": members}
@@ -137,11 +125,13 @@ def checkpoints_from(paths: Sequence[str | Path], first_epoch: int | None = None
         found.extend(sorted(inside))
     if first_epoch is None:
         return found
-    epochs = {path: re.search(r"epoch_(\d+)", path.name) for path in found}
-    for path, match in epochs.items():
+    kept = []
+    for path in found:
+        match = re.search(r"epoch_(\d+)", path.name)
         if match is None:
             raise AggregationError(f"{path} has no epoch in its name (epoch_016.safetensors); name the files instead")
-    kept = [path for path, match in epochs.items() if match is not None and int(match[1]) >= first_epoch]
+        if int(match[1]) >= first_epoch:
+            kept.append(path)
     if not kept:
         raise AggregationError(f"none of the {len(found)} checkpoints is of epoch {first_epoch} or later")
     return kept
@@ -197,10 +187,8 @@ def ensemble(members: Mapping[str, Callable[[], Predictions]], labels: Labels) -
         return predictions
 
     averaged = average_predictions(read(name) for name in members)
-    values = list(scores.values())
-    best = float(np.max(values))
-    table = Ensemble(scores, float(np.mean(values)), best, _mean_average_precision(averaged, labels), len(averaged))
-    return averaged, table
+    values, together = list(scores.values()), _mean_average_precision(averaged, labels)
+    return averaged, Ensemble(scores, float(np.mean(values)), float(np.max(values)), together, len(averaged))
 
 
 def greedy_selection(
@@ -233,22 +221,21 @@ def greedy_selection(
     total: np.ndarray | None = None
     ids: list[str] = []
     while len(chosen) < min(len(members), len(members) if most is None else most):
-        tried: dict[str, float] = {}
-        for name in members.keys() - dict(chosen).keys():
+        best: tuple[str, float, np.ndarray] | None = None
+        for name in sorted(members.keys() - dict(chosen).keys()):
             each = members[name]()
-            if not ids:
-                ids = each.clip_ids
+            ids = ids or each.clip_ids
             _check_member(name, each, ids, split_of)
             own = each.probabilities[each.rows_of(ids)].astype(np.float64)
-            mean = own if total is None else (total + own) / (len(chosen) + 1)
-            tried[name] = _mean_average_precision(Predictions(mean.astype(np.float32), ids, each.vocabulary), labels)
-        best = min(tried, key=lambda name: (-tried[name], name))
-        if chosen and not tried[best] > chosen[-1][1]:
+            grown = own if total is None else total + own
+            mean = (grown / (len(chosen) + 1)).astype(np.float32)
+            value = _mean_average_precision(Predictions(mean, ids, each.vocabulary), labels)
+            if best is None or value > best[1]:
+                best = name, value, grown
+        if best is None or (chosen and not best[1] > chosen[-1][1]):
             break
-        read = members[best]()
-        own = read.probabilities[read.rows_of(ids)].astype(np.float64)
-        total = own if total is None else total + own
-        chosen.append((best, tried[best]))
+        total = best[2]
+        chosen.append(best[:2])
     return chosen
 
 
@@ -298,10 +285,10 @@ def _header_of(path: str | Path) -> dict[str, Any] | None:
         return None
 
 
-def _load(network: torch.nn.Module, tensors: dict[str, Tensor], like: Path) -> None:
-    expected = network.state_dict()
-    odd = sorted(expected.keys() ^ tensors.keys())
-    odd = odd or sorted(name for name, tensor in expected.items() if tensor.shape != tensors[name].shape)
-    if odd:
-        raise AggregationError(f"the checkpoints do not match {like}: {', '.join(odd[:3])}")
-    network.load_state_dict(tensors)
+def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _odd(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Names that only one of two has, or else those whose values differ."""
+    return sorted(one.keys() ^ other.keys()) or sorted(name for name in one if one[name] != other[name])

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from psla.data.labels import Labels
 from psla.data.ontology import Ontology
@@ -26,8 +27,8 @@ from psla.data.vocabulary import Vocabulary
 from psla.metrics.predictions import Predictions
 
 TYPES = ("I", "II")
-TYPE_I, TYPE_II = 1, 2  # bits of `Additions.types`
-CLIPS_AT_A_TIME = 8192  # bounds the dense scratch: one byte a clip and class
+_BITS = {"I": 1, "II": 2}  # of `Additions.types`
+CLIPS_AT_A_TIME = 8192  # bounds the candidates that are in memory at once
 Relation = Literal["all", "direct"]
 
 
@@ -145,20 +146,17 @@ def enhance(
         )
     rows = _join(labels, predictions)
     thresholds = class_thresholds(labels, predictions, threshold, rows)
-    known = {c.id for c in labels.vocabulary if c.id in ontology}
     # NaN would do, too, but warns on some processors: nothing is greater than infinity.
     limits = np.where(np.isnan(thresholds), np.inf, thresholds)
-    parts = []
-    for first, clip, classes, bits in _candidates(labels, ontology, chosen, relation):
-        block = slice(first, first + CLIPS_AT_A_TIME)
-        at = clip + first if rows is None else rows[block][clip]
+    parts = [tuple(np.zeros(0, kind) for kind in (np.int64, np.int32, np.uint8, np.float64))]
+    for clips, clip, classes, bits in _candidates(labels, ontology, chosen, relation):
+        at = clip if rows is None else rows[clip]
         probabilities = predictions.probabilities[at, classes].astype(np.float64)
         sure = probabilities > limits[classes]
-        parts.append((clip[sure] + first, classes[sure], bits[sure], probabilities[sure]))
-        progress(min(CLIPS_AT_A_TIME, len(labels) - first))
-    columns = [np.concatenate(each) for each in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 4
-    additions = Additions(*(c.astype(t) for c, t in zip(columns, (np.int64, np.int32, np.uint8, float), strict=True)))
-    outside = tuple(id for id in labels.vocabulary.ids if id not in known)
+        parts.append((clip[sure], classes[sure], bits[sure], probabilities[sure]))
+        progress(clips)
+    additions = Additions(*(np.concatenate(each, dtype=each[0].dtype) for each in zip(*parts, strict=True)))
+    outside = tuple(id for id in labels.vocabulary.ids if id not in ontology)
     settings = Enhancement(labels, labels, thresholds, additions, labels, chosen, threshold, relation, outside)
     return _finish(settings, additions)
 
@@ -171,20 +169,11 @@ def class_thresholds(
     NaN for a class that no clip carries. `rows` are the predictions' rows of the labels' clips, where they differ.
     """
     _check_threshold(threshold)
-    values = np.empty(len(labels.indices), dtype=np.float64)
-    for first in range(0, len(labels), CLIPS_AT_A_TIME):
-        last = min(first + CLIPS_AT_A_TIME, len(labels))
-        span = slice(labels.offsets[first], labels.offsets[last])
-        clip = np.repeat(np.arange(first, last), np.diff(labels.offsets[first : last + 1]))
-        values[span] = predictions.probabilities[clip if rows is None else rows[clip], labels.indices[span]]
+    clip = np.repeat(np.arange(len(labels)), np.diff(labels.offsets))
+    values = predictions.probabilities[clip if rows is None else rows[clip], labels.indices].astype(np.float64)
     values = values[np.argsort(labels.indices, kind="stable")]  # class after class, clips in their order
-    found = np.full(len(labels.vocabulary), np.nan)
-    ends = np.cumsum(labels.counts())
-    for c, end in enumerate(ends):
-        of_class = values[ends[c - 1] if c else 0 : end]
-        if len(of_class):
-            found[c] = _threshold_of(of_class, threshold)
-    return found
+    of_classes = np.split(values, np.cumsum(labels.counts()))[: len(labels.vocabulary)]
+    return np.array([_threshold_of(each, threshold) for each in of_classes], dtype=np.float64)
 
 
 def candidate_labels(
@@ -197,10 +186,9 @@ def candidate_labels(
         >>> candidate_labels(labels, Ontology({"animal": [], "dog": ["animal"]}), {"I"}).matrix().astype(int).tolist()
         [[0, 1], [0, 0]]
     """
-    found = [(clip + first, c) for first, clip, c, _ in _candidates(labels, ontology, _check_types(types), relation)]
-    rows = np.concatenate([np.zeros(0, np.int64), *(clip for clip, _ in found)])
-    classes = np.concatenate([np.zeros(0, np.int64), *(c for _, c in found)])
-    return Labels(labels.clip_ids, _offsets(rows, len(labels)), classes, labels.vocabulary)
+    found = [(clip, c) for _, clip, c, _ in _candidates(labels, ontology, _check_types(types), relation)]
+    rows, classes = (np.concatenate(each) for each in zip((np.zeros(0, np.int64),) * 2, *found, strict=True))
+    return _labels(labels, _sparse(labels, rows, classes))
 
 
 def proposals(
@@ -225,56 +213,52 @@ def proposals(
     return tuple(found)
 
 
-_BITS = {"I": TYPE_I, "II": TYPE_II}
-
-
 def _candidates(
     labels: Labels, ontology: Ontology, types: tuple[str, ...], relation: Relation
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """Blocks of clips: (first clip, clip within the block, class, type bits), ascending by clip and class."""
+    """Blocks of clips: how many, and of each candidate the clip, the class and the type bits, ascending."""
     classes = len(labels.vocabulary)
-    tables = [(_BITS[kind], *_flat(proposals(ontology, labels.vocabulary, kind, relation))) for kind in types]
-    scratch = np.zeros(CLIPS_AT_A_TIME * classes, dtype=np.uint8)
+    tables = []
+    for kind in types:
+        proposed = proposals(ontology, labels.vocabulary, kind, relation)
+        pairs = np.array([(own, c) for own, row in enumerate(proposed) for c in row], dtype=np.int64).reshape(-1, 2)
+        tables.append((_BITS[kind], csr_array((np.ones(len(pairs), np.int32), pairs.T), shape=(classes, classes))))
+    carried = _sparse(labels).astype(np.int32)
     for first in range(0, len(labels), CLIPS_AT_A_TIME):
-        last = min(first + CLIPS_AT_A_TIME, len(labels))
-        own = labels.indices[labels.offsets[first] : labels.offsets[last]]
-        base = np.repeat(np.arange(last - first), np.diff(labels.offsets[first : last + 1])) * classes
-        for bit, starts, lengths, proposed in tables:
-            many = lengths[own]
-            # The k-th proposal of the block comes from the label whose span of k it falls into.
-            within = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
-            scratch[np.repeat(base, many) + proposed[np.repeat(starts[own], many) + within]] |= bit
-        scratch[base + own] = 0
-        places = np.flatnonzero(scratch)
-        bits = scratch[places]
-        scratch[places] = 0
-        yield first, places // classes, places % classes, bits
+        own = carried[first : first + CLIPS_AT_A_TIME]
+        # What several labels of a clip propose counts once, and what the clip has already is no candidate.
+        bits = sum(((own @ table).sign() * bit for bit, table in tables), start=csr_array(own.shape, dtype=np.int32))
+        bits -= bits * own
+        bits.eliminate_zeros()
+        bits.sort_indices()
+        found = bits.tocoo()
+        yield own.shape[0], found.row.astype(np.int64) + first, found.col, found.data.astype(np.uint8)
 
 
-def _flat(lists: tuple[tuple[int, ...], ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Starts, lengths and values of ragged lists."""
-    lengths = np.array([len(each) for each in lists], dtype=np.int64)
-    values = np.array([value for each in lists for value in each], dtype=np.int64)
-    return np.cumsum(lengths) - lengths, lengths, values
+def _sparse(labels: Labels, rows: np.ndarray | None = None, classes: np.ndarray | None = None) -> csr_array:
+    """(clips, classes) bool: these labels, or in their shape the pairs of row and class, each given once."""
+    shape = len(labels), len(labels.vocabulary)
+    if rows is None or classes is None:
+        return csr_array((np.ones(len(labels.indices), bool), labels.indices, labels.offsets), shape=shape)
+    return csr_array((np.ones(len(rows), bool), (rows, classes)), shape=shape)
+
+
+def _labels(like: Labels, matrix: csr_array) -> Labels:
+    matrix.sort_indices()
+    return Labels(like.clip_ids, matrix.indptr, matrix.indices, like.vocabulary)
 
 
 def _finish(settings: Enhancement, additions: Additions) -> Enhancement:
     """The enhancement with the labels that these additions make."""
-    original, classes = settings.original, len(settings.original.vocabulary)
-    ids, vocabulary = original.clip_ids, original.vocabulary
-    added = Labels(ids, _offsets(additions.rows, len(original)), additions.classes, vocabulary)
-    own = np.repeat(np.arange(len(original)) * classes, np.diff(original.offsets)) + original.indices
-    keys = np.concatenate([own, additions.rows * classes + additions.classes])
-    keys.sort(kind="stable")
-    labels = Labels(ids, original.offsets + added.offsets, keys % max(classes, 1), vocabulary)
-    return replace(settings, labels=labels, added=added, additions=additions)
-
-
-def _offsets(rows: np.ndarray, clips: int) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=clips), dtype=np.int64)])
+    original = settings.original
+    added = _sparse(original, additions.rows, additions.classes)
+    labels = _labels(original, _sparse(original) + added)
+    return replace(settings, labels=labels, added=_labels(original, added), additions=additions)
 
 
 def _threshold_of(values: np.ndarray, threshold: str | float) -> float:
+    if not len(values):
+        return float("nan")
     if threshold == "mean":
         return float(np.mean(values))
     return float(np.median(values) if threshold == "median" else np.percentile(values, float(threshold)))

@@ -6,7 +6,8 @@ gives the statistics themselves. Source: P. Izmailov et al., https://arxiv.org/a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -18,6 +19,21 @@ from psla.training.loader import Loader
 
 class BatchNormError(ValueError):
     """Statistics that cannot be estimated."""
+
+
+@contextmanager
+def momentum(network: torch.nn.Module, value: float | None) -> Iterator[list[torch.nn.modules.batchnorm._BatchNorm]]:
+    """Within the block every BatchNorm gives the newest batch this share; None: all batches alike. Mode and share of
+    each are put back at the end."""
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    before = [(norm.momentum, norm.training) for norm in norms]
+    for norm in norms:
+        norm.momentum = value
+    try:
+        yield norms
+    finally:
+        for norm, old in zip(norms, before, strict=True):
+            norm.momentum, norm.training = old
 
 
 @torch.no_grad()
@@ -45,29 +61,22 @@ def reestimate(
     """
     if clips < 2 or batch_size < 2:
         raise BatchNormError(f"statistics need 2 clips and batches of 2 or more, not {clips} and {batch_size}")
-    norms = [module for module in network.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
     loader = Loader(source, network.config.front_end.window_samples)
-    plan = EpochPlan(len(source), 0.0, 1.0, seed, 0) if len(source) else None
+    batches = loader.batches(EpochPlan(len(source), 0.0, 1.0, seed, 0), batch_size) if len(source) else ()
     device = next(network.parameters()).device
-    network.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over all batches
-        norm.train()
     seen = 0
-    try:
-        for batch in loader.batches(plan, batch_size) if plan is not None else ():
+    network.eval()
+    with momentum(network, None) as norms:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train()
+        for batch in batches:
             if len(batch) >= 2:  # the variance of a single clip says little
                 network(batch.first.to(device), batch.first_lengths.to(device))
                 seen += len(batch)
             progress(batch.global_count)
             if seen >= clips:
                 break
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        network.eval()
     if seen == 0:
         reason = next(iter(loader.rejected.values()), "the source has fewer than two clips")
         raise BatchNormError(f"BatchNorm's statistics cannot be estimated: {reason}")

@@ -1,37 +1,135 @@
 """Recipe: every hyper-parameter of a training run with its unit, default and legal range.
 
-The defaults are the paper's for the full AudioSet (sections II to VI); a preset or a user's file says what differs and
-may extend another. Unknown keys, wrong types and impossible values are refused in one sentence that names the key.
+The defaults are the paper's for the full AudioSet (sections II to VI); where a key is not the paper's at all, its
+default does nothing. A preset or a user's file says what differs and may extend another. Unknown keys, wrong types and
+impossible values are refused in one sentence that names the key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from psla.data.vocabulary import Vocabulary, VocabularyError
-from psla.training.sections import (
-    AveragingRecipe,
-    BackboneRecipe,
-    DistillationRecipe,
-    FrontEndRecipe,
-    MaskingRecipe,
-    MixupRecipe,
-    OptimizerRecipe,
-    PoolingRecipe,
-    SamplingRecipe,
-    Section,
-    WaveformRecipe,
-)
+from psla.model.backbones.contract import BACKBONES
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class RecipeError(ValueError):
     """A recipe that cannot be carried out; the sentence names the key and the rule."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class FrontEndRecipe(Section):
+    """Log-mel front end (section II-C); see `psla.FrontEndConfig`."""
+
+    window: Literal["hanning", "hamming"] = "hanning"
+    mel_bins: int = Field(128, ge=32, le=256)
+    hop_ms: float = Field(10.0, ge=2.5, le=25.0, description="milliseconds between frames")
+    frames: int = Field(1056, ge=32, le=36000, description="length that every log-mel is cut or padded to")
+    mean: float = Field(-4.6476, description="mean of the log-mel over the corpus")
+    deviation: float = Field(4.5699, gt=0.0, description="standard deviation of the log-mel over the corpus")
+    padding: Literal["released", "masked"] = "released"
+
+
+class BackboneRecipe(Section):
+    """The network's trunk and its pretraining (section III)."""
+
+    name: str = "efficientnet_b2"
+    pretraining: Literal["imagenet", "none"] = "imagenet"
+    stem: Literal["random", "sum"] = Field("random", description="from three input channels to one")
+    weights: str | None = Field(None, description="a local file of ImageNet weights instead of the published one")
+    drop_connect: float = Field(0.2, ge=0.0, lt=1.0, description="drop rate of the last block; falls to 0 at the first")
+    batch_norm_momentum: float = Field(0.01, gt=0.0, le=1.0, description="share of the newest batch")
+    batch_norm: Literal["device", "synchronised"] = Field(
+        "device", description="statistics of a device's clips, or all"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in BACKBONES:
+            raise ValueError(f"{name!r} is none of {', '.join(BACKBONES)}")
+        return name
+
+
+class PoolingRecipe(Section):
+    """Attention pooling (section II-C)."""
+
+    heads: int = Field(4, ge=0, le=64, description="attention heads; 0 is mean pooling")
+
+
+class SamplingRecipe(Section):
+    """Balanced sampling (section IV-A, Algorithm 1)."""
+
+    balanced: bool = Field(True, description="draw with replacement by clip weight; false: a reshuffled traversal")
+    smoothing: float = Field(0.0, ge=0.0, description="added to every class count before 1 / count")
+
+
+class WaveformRecipe(Section):
+    """Changes of each training waveform before mixing; none of them is in the paper. See `psla.training.loader`."""
+
+    crop_frames: int = Field(0, ge=0, description="frames of a training clip, cut out anywhere; 0: the first that fit")
+    crop_by: Literal["uniform", "energy"] = Field("uniform", description="all places alike, or in proportion to energy")
+    shift: Share = Field(0.0, description="largest circular shift, later or earlier, as a share of the clip")
+    gain_db: float = Field(0.0, ge=0.0, le=40.0, description="largest change of level, up or down, in decibels")
+
+
+class MixupRecipe(Section):
+    """Mix-up training (section IV-C)."""
+
+    rate: Share = Field(0.5, description="share of the clips that are mixed")
+    alpha: float = Field(10.0, gt=0.0, description="of Beta(alpha, alpha)")
+
+
+class MaskingRecipe(Section):
+    """Time and frequency masking (section IV-B)."""
+
+    frequency: int = Field(48, ge=0, description="F, largest width in mel bins")
+    time: int = Field(192, ge=0, description="T, largest width in frames")
+    fill: Literal["zero", "mean"] = Field("zero", description="value before normalising: 0 (released) or the mean")
+
+
+class DistillationRecipe(Section):
+    """A teacher's stored probabilities beside the labels; see `psla.techniques.distillation`."""
+
+    predictions: str | None = Field(
+        None, description="the teacher's predictions of the training clips; none: no teacher"
+    )
+    weight: Share = Field(0.5, description="share of the teacher's probability in the target")
+
+
+class OptimizerRecipe(Section):
+    """Adam and its schedule (section II-B)."""
+
+    learning_rate: float = Field(1e-4, gt=0.0, le=1.0)
+    batch_size: int = Field(100, ge=1, description="clips, over all devices")
+    epochs: int = Field(30, ge=1)
+    warmup_steps: int = Field(1000, ge=0, description="linear warm-up, moved every step")
+    schedule: Literal["halving", "cosine"] = Field("halving", description="cosine: half a cosine to 0, epoch by epoch")
+    halve_after: int = Field(10, ge=0, description="epochs before the first halving")
+    halve_every: int = Field(5, ge=1, description="epochs between halvings")
+    beta1: float = Field(0.95, ge=0.0, lt=1.0)
+    beta2: float = Field(0.999, ge=0.0, lt=1.0)
+    weight_decay: float = Field(5e-7, ge=0.0)
+    label_smoothing: Share = Field(0.0, description="share of the target that goes to all classes alike")
+    precision: Literal["float32", "bf16"] = Field("bf16", description="of the backbone in training")
+
+
+class AveragingRecipe(Section):
+    """Weight averaging (section VI-A)."""
+
+    first_epoch: int = Field(16, ge=1, description="weights of this epoch (counted from 1) to the last are averaged")
 
 
 class Recipe(Section):
@@ -69,9 +167,7 @@ class Recipe(Section):
         Raises:
             RecipeError: no such preset or file, or a value that the recipe refuses.
         """
-        values = flatten(_read(str(name), ()))
-        values.update(flatten(overrides or {}))
-        return Recipe.from_dict(_nest(values))
+        return Recipe.from_dict(_nest({**_read(str(name), ()), **flatten(overrides or {})}))
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Recipe:
@@ -88,31 +184,27 @@ class Recipe(Section):
         return recipe
 
     def _check_relations(self) -> None:
-        epochs, first = self.optimizer.epochs, self.averaging.first_epoch
-        if first > epochs:
-            raise RecipeError(
-                f"recipe key averaging.first_epoch: averaging cannot begin at epoch {first} of a run of {epochs}"
-            )
-        if self.masking.frequency > self.front_end.mel_bins:
-            raise RecipeError(
-                f"recipe key masking.frequency: a mask of {self.masking.frequency} bins is wider than the "
-                f"{self.front_end.mel_bins} bins of the front end"
-            )
-        if self.waveform.crop_frames > self.front_end.frames:
-            raise RecipeError(
-                f"recipe key waveform.crop_frames: a part of {self.waveform.crop_frames} frames is longer than the "
-                f"{self.front_end.frames} frames of the front end"
-            )
-        if self.masking.time > self.training_frames:
-            raise RecipeError(
-                f"recipe key masking.time: a mask of {self.masking.time} frames is longer than the "
-                f"{self.training_frames} frames of a training clip"
-            )
-        if self.backbone.weights and self.backbone.pretraining == "none":
-            raise RecipeError("recipe key backbone.weights: a file of weights needs backbone.pretraining: imagenet")
+        epochs, first, frames = self.optimizer.epochs, self.averaging.first_epoch, self.front_end.frames
+        bins, crop = self.front_end.mel_bins, self.waveform.crop_frames
+        broken = {
+            "averaging.first_epoch": first > epochs and f"averaging cannot begin at epoch {first} of a run of {epochs}",
+            "masking.frequency": self.masking.frequency > bins
+            and f"a mask of {self.masking.frequency} bins is wider than the {bins} bins of the front end",
+            "waveform.crop_frames": crop > frames
+            and f"a part of {crop} frames is longer than the {frames} frames of the front end",
+            "masking.time": self.masking.time > self.training_frames
+            and f"a mask of {self.masking.time} frames is longer than the {self.training_frames} frames of a "
+            "training clip",
+            "backbone.weights": self.backbone.weights
+            and self.backbone.pretraining == "none"
+            and "a file of weights needs backbone.pretraining: imagenet",
+        }
+        for key, sentence in broken.items():
+            if sentence:
+                raise RecipeError(f"recipe key {key}: {sentence}")
 
     def check(self, clips_count: int, vocabulary: Vocabulary) -> None:
-        """Refuse, before any work, what does not fit these clips.
+        """Refuse, before any work, what does not fit so many training clips and their vocabulary.
 
         Raises:
             RecipeError: contradicting keys, warm-up longer than the run, or a class outside the vocabulary.
@@ -124,15 +216,12 @@ class Recipe(Section):
                 f"recipe key optimizer.warmup_steps: a warm-up of {self.optimizer.warmup_steps} steps is longer than "
                 f"the run of {steps} steps; set it lower or train for more epochs"
             )
-        if self.classes is not None:
-            if not self.classes:
-                raise RecipeError(
-                    "recipe key classes: an empty list leaves nothing to train; leave the key out for all"
-                )
-            try:
-                vocabulary.part(self.classes)
-            except VocabularyError as error:
-                raise RecipeError(f"recipe key classes: {error}") from error
+        if self.classes == []:
+            raise RecipeError("recipe key classes: an empty list leaves nothing to train; leave the key out for all")
+        try:
+            vocabulary.part(self.classes or [])
+        except VocabularyError as error:
+            raise RecipeError(f"recipe key classes: {error}") from error
 
     def to_yaml(self) -> str:
         """All values, resolved, as YAML; `load` reads it back to an equal recipe."""
@@ -162,16 +251,14 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def _number(value: Any) -> Any:
-    # YAML 1.1 reads `1e-3` as text; people write it all the time.
-    if isinstance(value, str):
-        try:
+    if isinstance(value, str):  # YAML 1.1 reads `1e-3` as text; people write it all the time
+        with suppress(ValueError):
             return float(value)
-        except ValueError:
-            return value
     return value
 
 
 def _read(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
+    """The keys, with dots, of a preset or a file and of what it extends."""
     if name in trail:
         raise RecipeError(f"recipes extend each other in a circle: {' -> '.join((*trail, name))}")
     if name in presets():
@@ -187,11 +274,8 @@ def _read(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise RecipeError(f"recipe {name} must hold keys and values; got {type(data).__name__}")
     base = data.pop("extends", None)
-    if base is None:
-        return data
-    values = flatten(_read(str(base), (*trail, name)))
-    values.update(flatten(data))
-    return _nest(values)
+    inherited = _read(str(base), (*trail, name)) if base is not None else {}
+    return {**inherited, **flatten(data)}
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from psla.data.clips import Clips
 from psla.data.labels import Labels
@@ -27,8 +26,7 @@ from psla.model.network import TaggingNetwork
 from psla.model.tensor_file import write_tensors
 from psla.report.figures import learning_curve, sorted_average_precision
 from psla.techniques.aggregation import average_weights
-from psla.techniques.fine_tuning import InitReport
-from psla.techniques.pretraining import PretrainingReport
+from psla.techniques.pretraining import InitReport, PretrainingReport
 from psla.training.recipe import Recipe
 
 LOG_COLUMNS = ("epoch", "steps", "clips", "rejected", "learning_rate", "loss", "validation_map", "evaluation_map")
@@ -50,11 +48,7 @@ class Run:
         self.averaged = self.checkpoints / "averaged.safetensors"
 
     def refuse_existing(self) -> None:
-        """Refuse a folder that holds a run.
-
-        Raises:
-            FileExistsError: it does.
-        """
+        """Raises FileExistsError where the folder holds a run."""
         if self.exists:
             raise FileExistsError(
                 f"{self.folder} already holds a run; choose another folder, delete it, or go on with it: --resume"
@@ -104,8 +98,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """Clock time of all epochs, predictions included, from timing.csv."""
-        with (self.folder / "timing.csv").open(encoding="utf-8", newline="") as file:
-            return sum(float(row["total_s"]) for row in csv.DictReader(file))
+        return sum(float(row["total_s"]) for row in self._rows("timing.csv"))
 
     @cached_property
     def identity(self) -> str:
@@ -130,7 +123,7 @@ class Run:
     @property
     def scores(self) -> dict[str, Any]:
         """What scores.json holds."""
-        return json.loads((self.folder / "scores.json").read_text(encoding="utf-8"))
+        return self._json("scores.json")
 
     def note_pretraining(self, report: PretrainingReport | InitReport | None) -> None:
         """Write pretraining.json: what was loaded, what was left out and why, what was left as initialised."""
@@ -139,14 +132,19 @@ class Run:
             details = {"summary": report.summary(), **asdict(report)}
         write_json_atomic(self.folder / "pretraining.json", details)
 
-    def save_checkpoint(self, epoch: int, state: Mapping[str, Tensor]) -> Path:
-        """The network's weights after an epoch (counted from 0)."""
-        path = self.checkpoint(epoch)
-        return write_tensors(path, state)
+    @staticmethod
+    def epoch_name(epoch: int) -> str:
+        """What the files of an epoch (counted from 0) are called; the names count from 1.
+
+        Example:
+            >>> Run.epoch_name(0)
+            'epoch_001'
+        """
+        return f"epoch_{epoch + 1:03d}"
 
     def checkpoint(self, epoch: int) -> Path:
-        """Path of the checkpoint after an epoch (counted from 0; the file name counts from 1)."""
-        return self.checkpoints / f"epoch_{epoch + 1:03d}.safetensors"
+        """Path of the weights after an epoch (counted from 0)."""
+        return self.checkpoints / f"{self.epoch_name(epoch)}.safetensors"
 
     def keep(self, inference: Inference, labels: Labels, name: str) -> Scores:
         """Keep the predictions of a split under a name and score them; clips that could not be read are listed."""
@@ -154,9 +152,7 @@ class Run:
         return self._keep(inference.predictions, labels, name)
 
     def _keep(self, predictions: Predictions, labels: Labels, name: str) -> Scores:
-        path = self._predicted(predictions.split, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        predictions.save(path)
+        predictions.save(self._predicted(predictions.split, name))
         return score(predictions, labels)
 
     def _predicted(self, split: str, name: str) -> Path:
@@ -164,57 +160,41 @@ class Run:
 
     def reject(self, reasons: Mapping[str, str]) -> None:
         """Enter clips that could not be read into rejected.csv, each once."""
-        path = self.folder / "rejected.csv"
-        known: dict[str, str] = {}
-        if path.exists():
-            with path.open(encoding="utf-8", newline="") as file:
-                known = {row["clip_id"]: row["reason"] for row in csv.DictReader(file)}
+        known = self.rejected
         if reasons.keys() - known.keys():
-            known.update(reasons)
-            self._write_rows(path, ("clip_id", "reason"), [{"clip_id": k, "reason": known[k]} for k in sorted(known)])
+            known |= reasons
+            self._write_rows("rejected.csv", [{"clip_id": id, "reason": known[id]} for id in sorted(known)])
 
     @property
     def rejected(self) -> dict[str, str]:
         """The clips that could not be read, with the reason."""
-        path = self.folder / "rejected.csv"
-        if not path.exists():
-            return {}
-        with path.open(encoding="utf-8", newline="") as file:
-            return {row["clip_id"]: row["reason"] for row in csv.DictReader(file)}
+        return {row["clip_id"]: row["reason"] for row in self._rows_if_any("rejected.csv")}
 
     def log(self, row: Mapping[str, Any], training_s: float, total_s: float) -> None:
         """Add an epoch to log.csv, and its times to timing.csv."""
-        self._append("log.csv", LOG_COLUMNS, row)
+        self._append("log.csv", {column: row.get(column) for column in LOG_COLUMNS})
         times = {"epoch": row["epoch"], "training_s": round(training_s, 2), "total_s": round(total_s, 2)}
-        self._append("timing.csv", tuple(times), times)
+        self._append("timing.csv", times)
 
     def read_log(self) -> list[dict[str, float]]:
         """The rows of log.csv as numbers; what was not measured is left out."""
-        with (self.folder / "log.csv").open(encoding="utf-8", newline="") as file:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+        return [{key: float(value) for key, value in row.items() if value} for row in self._rows("log.csv")]
 
     def rewind(self, epochs: int, steps: int) -> None:
         """Cut the logs back to the first `epochs` epochs and `steps` steps: what comes after them is done again."""
-        for name in ("log.csv", "timing.csv"):
-            self._cut(self.folder / name, "epoch", epochs + 1)
-        self._cut(self.folder / "non_finite.csv", "step", steps)
-
-    def _cut(self, path: Path, key: str, end: int) -> None:
-        """Keep the rows of a table whose `key` is below `end`; a table of nothing is taken away."""
-        if not path.exists():
-            return
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            columns, rows = tuple(reader.fieldnames or ()), list(reader)
-        kept = [row for row in rows if int(row[key]) < end]
-        if kept:
-            self._write_rows(path, columns, kept)
-        else:
-            path.unlink()
+        for name, key, end in (
+            ("log.csv", "epoch", epochs + 1),
+            ("timing.csv", "epoch", epochs + 1),
+            ("non_finite.csv", "step", steps),
+        ):
+            if kept := [row for row in self._rows_if_any(name) if int(row[key]) < end]:
+                self._write_rows(name, kept)
+            else:
+                (self.folder / name).unlink(missing_ok=True)
 
     def note_non_finite(self, step: int, clip_ids: Sequence[str]) -> None:
         """Enter the clips of a step with a non-finite loss into non_finite.csv."""
-        self._append("non_finite.csv", ("step", "clip_ids"), {"step": step, "clip_ids": " ".join(clip_ids)})
+        self._append("non_finite.csv", {"step": step, "clip_ids": " ".join(clip_ids)})
 
     def write_profile(self, rows: Sequence[Sequence[str]]) -> None:
         """Write profile.json: part, milliseconds a clip, share of the time."""
@@ -223,7 +203,7 @@ class Run:
     @property
     def profile(self) -> list[list[str]]:
         """The rows of profile.json."""
-        return json.loads((self.folder / "profile.json").read_text(encoding="utf-8"))
+        return self._json("profile.json")
 
     def average_checkpoints(self, recipe: Recipe) -> None:
         """Write the average of the weights of `averaging.first_epoch` to the last."""
@@ -240,7 +220,7 @@ class Run:
         epochs = self.recipe.optimizer.epochs
         scores: dict[str, dict[str, Any]] = {}
         for split, labels in held_out.items():
-            each = [Predictions.read(self._predicted(split, f"epoch_{epoch + 1:03d}")) for epoch in range(epochs)]
+            each = [Predictions.read(self._predicted(split, self.epoch_name(epoch))) for epoch in range(epochs)]
             last = [score(predictions, labels) for predictions in each[-5:]]
             scores[split] = {
                 "final": last[-1].to_dict(),
@@ -254,12 +234,15 @@ class Run:
 
     def _write_models(self, network: TaggingNetwork, vocabulary: Vocabulary, scores: Mapping[str, Any]) -> None:
         recipe = self.recipe
-        origin = json.loads((self.folder / "pretraining.json").read_text(encoding="utf-8"))["summary"]
         card = ModelCard(
             recipe=recipe.model_dump(),
             scores={s: {v: x["mean_average_precision"] for v, x in each.items()} for s, each in scores.items()},
-            training_data=json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))["clips"]["name"],
-            provenance={"psla": version("psla"), "weights": origin, "variant": "averaged"},
+            training_data=self._json("environment.json")["clips"]["name"],
+            provenance={
+                "psla": version("psla"),
+                "weights": self._json("pretraining.json")["summary"],
+                "variant": "averaged",
+            },
         )
         load_tensors(network, self.averaged)
         save_model(self.model_file, network, vocabulary, card)
@@ -280,18 +263,23 @@ class Run:
                 sorted_average_precision(averaged, folder / "average_precision.png")
         learning_curve(rows or self.read_log(), folder / "learning_curve.png")
 
-    def _append(self, name: str, columns: tuple[str, ...], row: Mapping[str, Any]) -> None:
-        path = self.folder / name
-        rows: list[Mapping[str, Any]] = []
-        if path.exists():
-            with path.open(encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
-        self._write_rows(path, columns, [*rows, row])
+    def _json(self, name: str) -> Any:
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
-    @staticmethod
-    def _write_rows(path: Path, columns: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> None:
-        with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
+    def _rows(self, name: str) -> list[dict[str, str]]:
+        with (self.folder / name).open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _rows_if_any(self, name: str) -> list[dict[str, str]]:
+        return self._rows(name) if (self.folder / name).exists() else []
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        self._write_rows(name, [*self._rows_if_any(name), row])
+
+    def _write_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write a table; the keys of its first row are the columns."""
+        with atomic_write(self.folder / name) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=tuple(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
 

@@ -1,7 +1,7 @@
-"""A training in progress: epochs with a checkpoint and predictions after each, states to go on from, the aggregation.
+"""A training: its parts are put together, on Lightning Fabric; it is begun, or goes on where it was interrupted.
 
-At the end: the average of the weights and of the predictions (paper, section VI). A run that was interrupted goes on
-from its newest state, to the bit.
+Epochs with a checkpoint and predictions after each, states to go on from (to the bit), and at the end the average of
+the weights and of the predictions (paper, section VI). The steps are in `trainer.py`.
 """
 
 from __future__ import annotations
@@ -10,22 +10,36 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
+import torch
 from lightning_fabric import Fabric
 
+from psla.data.clips import Clips
 from psla.data.labels import Labels
-from psla.data.source import ClipSource
+from psla.data.source import ClipSource, open_source
 from psla.data.vocabulary import Vocabulary
 from psla.metrics.scores import Scores
 from psla.model.file import load_tensors
-from psla.model.network import TaggingNetwork
-from psla.techniques.fine_tuning import InitReport
-from psla.techniques.pretraining import PretrainingReport
-from psla.training.devices import Runtime, predict_together, sum_over_processes, uncompiled
-from psla.training.recipe import Recipe
+from psla.model.frontends.kaldi import FrontEndConfig
+from psla.model.network import NetworkConfig, TaggingNetwork
+from psla.model.tensor_file import write_tensors
+from psla.techniques.distillation import targets_of
+from psla.techniques.pretraining import InitReport, PretrainingReport, init_random, load_imagenet, load_init
+from psla.training.devices import (
+    Runtime,
+    compile_backbone,
+    is_first_process,
+    open_fabric,
+    predict_together,
+    sum_over_processes,
+    uncompiled,
+)
+from psla.training.loader import training_loader
+from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
 from psla.training.state import load_newest, save_state
-from psla.training.trainer import Trainer
+from psla.training.trainer import Profile, Trainer
 
 
 class TrainingInterrupted(RuntimeError):
@@ -74,9 +88,9 @@ class Session:
                 run.reject(trainer.loader.rejected)
         trained = time.monotonic() - began
         if first:
-            run.save_checkpoint(epoch, self.network.state_dict())
+            write_tensors(run.checkpoint(epoch), self.network.state_dict())
         for split in self.held_out:
-            scores = self.predict(split, f"epoch_{epoch + 1:03d}")
+            scores = self.predict(split, run.epoch_name(epoch))
             row[f"{split}_map"] = scores.mean_average_precision if scores is not None else None
         if first:
             run.log(row, trained, time.monotonic() - began)
@@ -127,3 +141,168 @@ class Session:
                 run.write_profile(self.trainer.profile.rows())
             run.finish(self.network, self.vocabulary, {split: truth for split, (_, truth) in self.held_out.items()})
         self.fabric.barrier()
+
+
+def build_network(
+    recipe: Recipe, vocabulary: Vocabulary
+) -> tuple[TaggingNetwork, PretrainingReport | InitReport | None]:
+    """The network of a recipe, initialised from its seed, and the report on what was loaded (None: nothing)."""
+    config = NetworkConfig(
+        backbone=recipe.backbone.name,
+        classes=len(vocabulary),
+        heads=recipe.pooling.heads,
+        batch_norm_momentum=recipe.backbone.batch_norm_momentum,
+        front_end=FrontEndConfig(**recipe.front_end.model_dump()),
+    )
+    # Modules draw their first weights from torch's global generator: fork it, seed it, leave it as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = TaggingNetwork(config)
+        if recipe.init is not None:
+            return network, load_init(network, vocabulary, recipe.init)
+        if recipe.backbone.pretraining == "none":
+            init_random(network.backbone)
+            return network, None
+        weights = Path(recipe.backbone.weights) if recipe.backbone.weights else None
+        report = load_imagenet(network.backbone, recipe.backbone.name, recipe.backbone.stem, weights)
+    return network, report
+
+
+def train(
+    recipe: Recipe,
+    clips: Clips,
+    out: str | Path,
+    *,
+    runtime: Runtime = Runtime(),  # noqa: B008  (frozen)
+    progress: Callable[[str, int], None] = lambda stage, clips: None,
+    stop: Callable[[], bool] = lambda: False,
+    profile: bool = False,
+) -> Run:
+    """Train a tagger and evaluate it on the splits that the clips hold out.
+
+    Args:
+        recipe: what to do.
+        clips: the split `train` is trained on; `validation` and `evaluation`, where there are any, are predicted after
+            every epoch and never chosen by.
+        out: a folder that must not hold a run yet.
+        runtime: devices, threads, how often the state is kept.
+        progress: told ("train" or the split, clips done).
+        stop: asked after every step; when it says True, the state is written and TrainingInterrupted raised.
+        profile: measure where the time goes; `profile.json` in the run's folder.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        RecipeError: the recipe does not fit the clips (before any work).
+        TrainingError: the loss is not finite, or the device's memory is full.
+        TrainingInterrupted: `stop` asked for it; `resume` goes on.
+        FileExistsError: `out` already holds a run.
+
+    Example:
+        `run = psla.train(psla.Recipe.load("esc50"), clips, out="runs/esc50")`
+    """
+    check_fit(recipe, clips)
+    if is_first_process():
+        Run(out).refuse_existing()
+    fabric = open_fabric(runtime, recipe.optimizer.precision)
+    if recipe.backbone.batch_norm == "synchronised" and fabric.device.type != "cuda":
+        raise RecipeError(
+            f"recipe key backbone.batch_norm: synchronised needs CUDA devices, this run is on {fabric.device.type}; "
+            "set it to device"
+        )
+    if fabric.is_global_zero:
+        Run.create(out, recipe, clips)
+    fabric.barrier()
+    return _carry_out(Run(out), recipe, clips, fabric, runtime, progress, stop, profile)
+
+
+def resume(
+    folder: str | Path,
+    *,
+    runtime: Runtime = Runtime(),  # noqa: B008  (frozen)
+    progress: Callable[[str, int], None] = lambda stage, clips: None,
+    stop: Callable[[], bool] = lambda: False,
+    profile: bool = False,
+) -> Run:
+    """Go on with a run that was interrupted, from its newest whole state; the arguments are those of `train`.
+
+    On CPU the outcome is, byte for byte, that of a run that was never interrupted. A finished run is returned as it is.
+
+    Raises:
+        FileNotFoundError: no run in the folder.
+        StateError: the stored state belongs to another recipe or other clips.
+    """
+    run = Run.open(folder)
+    if run.is_finished:
+        return run
+    recipe = run.recipe
+    fabric = open_fabric(runtime, recipe.optimizer.precision)
+    return _carry_out(run, recipe, run.clips, fabric, runtime, progress, stop, profile)
+
+
+def check_fit(recipe: Recipe, clips: Clips) -> None:
+    """Refuse a recipe that cannot be carried out on these clips.
+
+    Raises:
+        RecipeError: which key, and the rule.
+    """
+    count = clips.counts().get("train", 0)
+    if count == 0:
+        raise RecipeError("there is nothing to train on: no clip has the split 'train'")
+    recipe.check(count, clips.vocabulary)
+
+
+def _carry_out(
+    run: Run,
+    recipe: Recipe,
+    clips: Clips,
+    fabric: Fabric,
+    runtime: Runtime,
+    progress: Callable[[str, int], None],
+    stop: Callable[[], bool],
+    profile: bool,
+) -> Run:
+    """Put the parts together, go on from the newest state, train what is left, aggregate."""
+    vocabulary = clips.vocabulary if recipe.classes is None else clips.vocabulary.part(recipe.classes)
+    network, report = build_network(recipe, vocabulary)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if recipe.backbone.batch_norm == "synchronised":
+        network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    plan, on_gpu = recipe.optimizer, fabric.device.type == "cuda"
+    adam = torch.optim.Adam(
+        network.parameters(),
+        lr=plan.learning_rate,
+        betas=(plan.beta1, plan.beta2),
+        weight_decay=plan.weight_decay,
+        fused=fabric.device.type in ("cpu", "cuda"),  # one pass over weights, gradients and moments
+    )
+    if runtime.compile:
+        compile_backbone(network, fabric.device)
+    wrapped, optimizer = fabric.setup(network, adam)
+    part = clips.split("train")
+    source = open_source(part, runtime.cache_bytes)
+    labels = part.labels().part(vocabulary)
+    trainer = Trainer(
+        recipe,
+        wrapped,
+        optimizer,
+        fabric,
+        labels,
+        training_loader(recipe, source, runtime.workers, pin_memory=on_gpu),
+        targets=targets_of(labels, recipe.distillation.predictions, recipe.distillation.weight),
+        profile=Profile(fabric.device) if profile else None,
+        skip_non_finite=runtime.skip_non_finite,
+        on_skip=run.note_non_finite if fabric.is_global_zero else lambda step, ids: None,
+    )
+    held_out = {
+        split: (open_source(part, runtime.cache_bytes), part.labels().part(vocabulary))
+        for split in ("validation", "evaluation")
+        if len(part := clips.split(split))
+    }
+    session = Session(run, recipe, vocabulary, trainer, network, held_out, runtime, progress, stop)
+    session.restore(report)
+    while trainer.position.epoch < plan.epochs:
+        session.epoch()
+    session.finish()
+    return run

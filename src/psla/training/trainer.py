@@ -7,8 +7,9 @@ drop-connect) belongs to the position in the plan, so that any number of process
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,12 +24,11 @@ from psla.model.frontends.kaldi import unit_waveform
 from psla.model.network import TaggingNetwork
 from psla.techniques.distillation import Targets
 from psla.techniques.sampling import EpochPlan, clip_weights, positional_uniforms
+from psla.training.batch_norm import momentum
 from psla.training.devices import gather_objects, sum_over_processes
-from psla.training.loader import Batch, Loader
-from psla.training.profile import Profile
+from psla.training.loader import Batch, Loader, gains
 from psla.training.recipe import Recipe
 from psla.training.state import Position
-from psla.training.waveform import gains
 
 # Keeps log(p) finite: the smallest step below 1 that float32 resolves well.
 PROBABILITY_MARGIN = 1e-7
@@ -81,6 +81,62 @@ def smooth_targets(targets: Tensor, share: float) -> Tensor:
     return targets if share == 0.0 else (1.0 - share) * targets + share / targets.shape[1]
 
 
+PARTS = ("data wait", "front end", "forward", "backward", "optimizer")
+
+
+class Profile:
+    """Seconds spent in each part of a step.
+
+    Args:
+        device: on a GPU every part ends with a wait for the device, which costs some speed.
+
+    Example:
+        >>> profile = Profile(torch.device("cpu"))
+        >>> with profile.part("backward"):
+        ...     pass
+        >>> sorted(profile.seconds) == sorted(PARTS)
+        True
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.clips = 0
+
+    def now(self) -> float:
+        """The time, when the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a part."""
+        began = self.now()
+        yield
+        self.seconds[name] += self.now() - began
+
+    @contextmanager
+    def forward(self, backbone: torch.nn.Module) -> Iterator[None]:
+        """Add the time of the block up to the backbone to `front end`, the rest to `forward`."""
+        began = self.now()
+        reached = [began]
+        hook = backbone.register_forward_pre_hook(lambda module, inputs: reached.__setitem__(0, self.now()))
+        try:
+            yield
+        finally:
+            hook.remove()
+        self.seconds["front end"] += reached[0] - began
+        self.seconds["forward"] += self.now() - reached[0]
+
+    def rows(self) -> list[list[str]]:
+        """A row for each part, and their sum: name, milliseconds a clip, share of the time."""
+        total = sum(self.seconds.values())
+        clips, whole = max(self.clips, 1), total or 1.0
+        named = [*self.seconds.items(), ("all", total)]
+        return [[name, f"{1000 * s / clips:.3f}", f"{100 * s / whole:.1f} %"] for name, s in named]
+
+
 @dataclass
 class Trainer:
     """What a step needs: the parts of a run, built outside and handed in."""
@@ -118,7 +174,11 @@ class Trainer:
         size = recipe.optimizer.batch_size
         self.network.train()
         batches = self.loader.batches(plan, size, fabric.global_rank, fabric.world_size, first_batch=position.batch)
-        while (batch := self._next(batches)) is not None:
+        while True:
+            with self._part("data wait"):
+                batch = next(batches, None)
+            if batch is None:
+                break
             rate = learning_rate(recipe, position.step, position.epoch)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -191,29 +251,14 @@ class Trainer:
 
     def _empty_loss(self) -> Tensor:
         """The loss of no clips: zero, but through the network, since DDP waits for every process's gradients."""
-        norms = [
-            module for module in self.network.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-        ]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.momentum = 0.0  # the silence that goes through must not enter the running statistics
         silence = torch.zeros((1, self.loader.limit_samples), dtype=torch.int16, device=self.fabric.device)
-        try:
+        with momentum(self.network, 0.0):  # the silence must not enter the running statistics
             return self.network(silence).clip_probabilities.sum().reshape(1) * 0.0
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-
-    def _next(self, batches: Iterator[Batch]) -> Batch | None:
-        with self._part("data wait"):
-            return next(batches, None)
 
     def _part(self, name: str) -> AbstractContextManager[None]:
         if self.profile is None:
             return nullcontext()
-        return (
-            self.profile.split_forward(_bare(self.network).backbone) if name == "forward" else self.profile.part(name)
-        )
+        return self.profile.forward(_bare(self.network).backbone) if name == "forward" else self.profile.part(name)
 
     def loss(self, batch: Batch, epoch: int) -> Tensor:
         """(batch,) losses of a batch: mix, mask, forward."""

@@ -35,8 +35,8 @@ from psla.lab.trained import material, trained
 from psla.metrics.predictions import Predictions
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
+from psla.training.session import check_fit
 from psla.training.trainer import TrainingError
-from psla.training.training import check_fit
 
 VERSION = 1
 

@@ -19,8 +19,8 @@ from psla.lab.tables.plan import Job
 from psla.training.devices import Runtime, open_fabric, predict_together
 from psla.training.loader import training_loader
 from psla.training.recipe import Recipe
+from psla.training.session import build_network
 from psla.training.trainer import Trainer
-from psla.training.training import build_network
 
 STEPS = 3  # the first of them warms up and does not count
 BATCH = 4  # at most; the time is taken for a clip

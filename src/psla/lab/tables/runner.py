@@ -25,7 +25,8 @@ from psla.lab.tables.training_data import Predicting, take_share, teach_labels, 
 from psla.training.devices import Runtime, open_fabric
 from psla.training.recipe import Recipe
 from psla.training.run import Run
-from psla.training.training import TrainingError, TrainingInterrupted, resume, train
+from psla.training.session import TrainingInterrupted, resume, train
+from psla.training.trainer import TrainingError
 
 Report = Callable[[str, int], None]
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # no fault of a row
