@@ -26,13 +26,13 @@ from psla.audio.watch import DecodePool, Job
 from psla.corpora.esc50_classes import AUDIOSET_CLASS, NO_CLASS
 from psla.data.clips import Clips, ClipsError
 from psla.data.vocabulary import Vocabulary, VocabularyError
+from psla.synth.recordings import CUT_RATE
 from psla.synth.scene import ancestors
-from psla.synth.signals import RATE
 
 Report = Callable[[str, int, int], None]
 """Called as report(stage, done, total) now and then."""
 
-FRAME = 320  # samples: 20 ms
+FRAME = round(0.02 * CUT_RATE)  # samples: 20 ms
 BELOW_LOUDEST = 10**-3.0  # of the power of the loudest frame: 30 dB
 SILENT = 4.0  # mean square of int16 samples: -84 dBFS
 PAUSE = 50  # frames: 1 s
@@ -180,8 +180,8 @@ def _cut(rows: list[dict[str, Any]], report: Report) -> list[dict[str, Any]]:
                 continue
             first, last, loudest = part
             begin = row["start_s"] or 0.0
-            span = {"start_s": begin + first / RATE, "end_s": begin + last / RATE}
-            kept.append(row | span | {"loudest_s": (loudest - first) / RATE})
+            span = {"start_s": begin + first / CUT_RATE, "end_s": begin + last / CUT_RATE}
+            kept.append(row | span | {"loudest_s": (loudest - first) / CUT_RATE})
         _warn(silent, "recording", "silence is all there is in {}")
         # Decoded again as they will be read: where the rate is not 16 kHz, a part is not the same to the last bit.
         for row, wave in zip(kept, _decode(pool, kept, report, "events cut"), strict=True):
