@@ -33,7 +33,6 @@ from psla.download import download
 from psla.model.ensemble import load_any
 from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.synth import corpus as soundscape_corpus
-from psla.synth import event_cutting
 from psla.synth.scene import SoundscapeConfig
 from psla.techniques import pretraining
 from psla.training.devices import Runtime
@@ -182,9 +181,9 @@ def tapes(setting: Setting) -> Clips:
     return Clips.from_rows(rows, Vocabulary(["dog", "rain"]), "tapes")
 
 
-@scenario("psla.synth.event_cutting.cut_events", tapes)
+@scenario("psla.synth.corpus.cut_events", tapes)
 def _cut_events(clips: Clips, out: Path, tell: Tell) -> Any:
-    return event_cutting.cut_events(clips, ("train", "evaluation"), tell)
+    return soundscape_corpus.cut_events(clips, ("train", "evaluation"), tell)
 
 
 @scenario("psla.synth.corpus.make_recorded", tapes)

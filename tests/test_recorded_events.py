@@ -24,8 +24,7 @@ from psla.data.source import open_source
 from psla.data.vocabulary import Vocabulary
 from psla.synth import recordings
 from psla.synth import scene as soundscape
-from psla.synth.corpus import make_recorded
-from psla.synth.event_cutting import FRAME, audioset_class, cut_events, sounding_part
+from psla.synth.corpus import FRAME, audioset_class, cut_events, make_recorded, sounding_part
 from psla.synth.scene import SoundscapeConfig, ancestors, describe, from_uri
 from sound_measures import RATE, difference, lines
 

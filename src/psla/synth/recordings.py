@@ -1,7 +1,7 @@
 """Recorded events: soundscapes whose events are cut from the recordings of another corpus.
 
 The table of recordings is an ordinary table of clips (`psla stats`, `psla pack` and `Clips.read` take it), made by
-`event_cutting`: a row is the sounding part of one recording, with one label; its vocabulary has the classes of the
+`corpus.cut_events`: a row is the sounding part of one recording, with one label; its vocabulary has the classes of the
 events, the most frequent first. Two columns are its own: `loudest_s`, the moment at which a row is loudest, in seconds
 from its start; `crc32` of its int16 samples, decoded at `CUT_RATE`. Its file name ends in a hash of its rows, so that
 the address of a soundscape, which names the file, never comes to mean another clip; that the sound files are still the
