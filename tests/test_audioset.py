@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 from audioset_tree import HEAD, MUSIC, SPEECH, scan, write_list
 from psla.cli import app
 from psla.corpora import audioset
-from psla.corpora.class_lists import read_class_list
-from psla.corpora.segments import read_segments
+from psla.corpora.audioset.lists import read_class_list, read_segments
 from psla.data.clips import Clips, ClipsError
 from psla.data.ontology import Ontology, OntologyError
 from psla.data.vocabulary import Vocabulary

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from psla.audio.decode import AudioError
 from psla.cli import app
 from psla.corpora import esc50
-from psla.corpora.esc50_classes import AUDIOSET_CLASS, NO_CLASS
+from psla.corpora.esc50 import AUDIOSET_CLASS, NO_CLASS
 from psla.data.clips import Clips, ClipsError
 from psla.data.source import open_source
 from psla.data.vocabulary import Vocabulary

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from psla.corpora.esc50_classes import AUDIOSET_CLASS
+from psla.corpora.esc50 import AUDIOSET_CLASS
 from psla.data.clips import Clips
 from psla.files import write_json_atomic
 from psla.model.file import load_model

@@ -1,4 +1,4 @@
-"""A corpus of soundscapes with its splits, from a config to a table of clips; and the cutting of recorded events for it.
+"""A corpus of soundscapes with its splits, from a config to a table of clips, and how recorded events are cut for it.
 
 Every split has scenes of its own. With recorded events it has recordings of its own, too: what is trained on and what
 is evaluated on have no source in common.
@@ -27,7 +27,7 @@ import numpy as np
 
 from psla.audio.decode import AudioError
 from psla.audio.watch import DecodePool, Job
-from psla.corpora.esc50_classes import AUDIOSET_CLASS, NO_CLASS
+from psla.corpora.esc50 import AUDIOSET_CLASS, NO_CLASS
 from psla.data.clips import Clips, ClipsError
 from psla.data.vocabulary import Vocabulary, VocabularyError
 from psla.synth.config import SoundscapeConfig

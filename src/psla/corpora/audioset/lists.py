@@ -1,26 +1,31 @@
-"""AudioSet: 2,084,320 clips of 10 s from as many videos, 527 classes; the labels are published, the sound is not.
+"""The published lists of AudioSet: segments (a line a clip), the class list and the class graph.
 
-Source: J. F. Gemmeke et al., Audio Set: An ontology and human-labeled dataset for audio events, ICASSP 2017,
-https://research.google.com/audioset/. `read_lists` reads the published labels, `scan` joins them with the sound files
-that you have (see `audio_roots.py`). Not covered: the strong labels of 2021; fetching sound from video sites.
+    # Segments csv created Sun Mar  5 10:54:31 2017
+    # num_ytids=22160, num_segs=22160, num_unique_labels=527, num_positive_labels=52882
+    # YTID, start_seconds, end_seconds, positive_labels
+    --PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"
+
+The quotes stand after a space, so this is no CSV that a CSV reader knows: lines are cut at their first three commas,
+all of them at once. Lists may be gzipped. Source: J. F. Gemmeke et al., Audio Set: An ontology and human-labeled
+dataset for audio events, ICASSP 2017, https://research.google.com/audioset/download.html. Not covered: the list of
+strong labels of 2021, which has a line an event.
 """
 
 from __future__ import annotations
 
+import gzip
 import os
+import re
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from psla.audio.headers import Headers, Report
-from psla.corpora.audio_roots import Found, find_files
-from psla.corpora.class_lists import read_class_list
-from psla.corpora.clip_files import UNREADABLE, WRONG_LENGTH, Matched, choose_files
-from psla.corpora.segments import read_segments
+from psla.corpora.csv_files import read_csv_file
 from psla.data.clips import Clips, ClipsError
-from psla.data.inventory import Inventory, shares
 from psla.data.ontology import Ontology, OntologyError
 from psla.data.vocabulary import Vocabulary
 from psla.download import download
@@ -48,6 +53,12 @@ ADDRESSES = {
 """Where the lists, the class list and the class graph are published, by file name."""
 
 PLACEHOLDER = "audioset://"  # begins the path of a clip whose sound file has not been looked for
+
+ID_LENGTH = 11  # characters of a YouTube id: letters, digits, `-` and `_`, in any place
+ID_PATTERN = rf"[A-Za-z0-9_-]{{{ID_LENGTH}}}"
+_FIELDS = ("clip_id", "start", "end", "labels")
+_LINE = 'ID, start_seconds, end_seconds, "label,label"'
+_DECLARED = re.compile(r"num_segs=(\d+)")
 
 
 def read_lists(
@@ -104,69 +115,129 @@ def read_lists(
     return Clips(frame, vocabulary, FACTS["name"])
 
 
-def read(
-    folder: str | os.PathLike[str],
-    audio: Sequence[str | os.PathLike[str]],
-    lists: Sequence[str] = tuple(LISTS),
-    vocabulary: Vocabulary | None = None,
-) -> Clips:
-    """The clips whose sound files are under the audio roots; a warning counts the others. See `scan`, which lists them.
+def read_segments(path: str | os.PathLike[str], vocabulary: Vocabulary) -> pl.DataFrame:
+    """One segment list, plain or gzipped: clip_id, segment_start_s, segment_end_s, labels (list of class ids), line.
 
-    Raises:
-        ClipsError: as `scan`, or none of the files is there.
-
-    Example:
-        >>> clips = read("lists", ["/data/audioset"], ["balanced", "evaluation"])  # doctest: +SKIP
-    """
-    clips, inventory = scan(folder, audio, lists, vocabulary)
-    if not len(clips):
-        raise ClipsError(f"AudioSet: {inventory.counts()}; no sound file under the audio roots can be used")
-    if len(clips) < inventory.listed:
-        warnings.warn(f"AudioSet: {inventory.counts()}", stacklevel=2)
-    return clips
-
-
-def scan(
-    folder: str | os.PathLike[str],
-    audio: Sequence[str | os.PathLike[str]],
-    lists: Sequence[str] = tuple(LISTS),
-    vocabulary: Vocabulary | None = None,
-    *,
-    headers: str | os.PathLike[str] | None = None,
-    decode: bool = False,
-    keep_wrong_length: bool = False,
-    report: Report | None = None,
-) -> tuple[Clips, Inventory]:
-    """The clips whose sound files are under the audio roots, and the inventory of all that the lists name.
-
-    `audio_roots.py` says which names are known, `clip_files.py` which of several files is used and what a wrong length
-    is. No file is changed.
+    A list that holds another number of segments than its head declares is read, with a warning.
 
     Args:
-        folder, lists, vocabulary: see `read_lists`.
-        audio: the audio roots.
-        headers: a file that keeps what was learnt of the sound files, so that an interrupted scan goes on.
-        decode: decode every file that is used (slow, finds all damage) and not only its header.
-        keep_wrong_length: keep clips whose only readable file is too short or too long.
-        report: told (stage, done, total) now and then; the stages are files and headers.
+        path: the list; lines that begin with `#` and empty lines are skipped.
+        vocabulary: the class list.
+
+    Shape:
+        a row a segment, in the order of the list; `line` counts from 1.
 
     Raises:
-        ClipsError: as `read_lists` and `find_files`.
+        ClipsError: no such file, not text or not gzip, no segments, a line with too few fields, an id that is no
+            YouTube id, times that are no span, or a class id that is not in the vocabulary; the sentence names file and
+            line.
 
     Example:
-        >>> clips, inventory = scan("lists", ["/data/audioset"])  # doctest: +SKIP
-        >>> print(inventory.counts())                             # doctest: +SKIP
-        1850123 of 2084320 clips present, 233950 missing, 17 unreadable, 230 of the wrong length
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "list.csv"
+        >>> _ = path.write_text('--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"')
+        >>> read_segments(path, Vocabulary.audioset()).row(0)
+        ('--PJHxphWEs', 30.0, 40.0, ['/m/09x0r', '/t/dd00088'], 1)
     """
-    listed = read_lists(folder, lists, vocabulary)
-    found = find_files(audio, frozenset(listed.frame["clip_id"]), report)
-    segments = listed.frame.select("clip_id", "segment_start_s", "segment_end_s")
-    matched = choose_files(found.files, segments, Headers(headers), decode, keep_wrong_length, report)
-    frame = listed.frame.drop("path", "start_s", "end_s")
-    frame = frame.join(matched.used, on="clip_id", how="left", maintain_order="left")
-    present = frame["path"].is_not_null()
-    clips = Clips(frame.filter(present), listed.vocabulary, listed.name)
-    return clips, _inventory(listed, present, found, matched)
+    path = Path(path)
+    lines = _segment_lines(path)
+    comment = lines["text"].str.starts_with("#")
+    declared = _DECLARED.search("\n".join(lines.filter(comment)["text"].head(10)))
+    lines = lines.filter(~comment & (lines["text"] != ""))
+    if not len(lines):
+        raise ClipsError(f"{path} lists no segments; a line of a segment list is {_LINE}")
+    fields = pl.col("text").str.splitn(",", 4).struct.rename_fields(list(_FIELDS)).alias("field")
+    frame = lines.select("line", fields).unnest("field")
+    del lines
+    _refuse(frame, pl.col("labels").is_null(), path, "has fewer than four fields", f"a line is {_LINE}")
+    frame = frame.with_columns(
+        pl.col("clip_id").str.strip_chars(),
+        *(
+            pl.col(field).str.strip_chars().cast(pl.Float64, strict=False).alias(f"segment_{field}_s")
+            for field in ("start", "end")
+        ),
+        pl.col("labels").str.strip_chars(' "').str.replace_all(" ", "", literal=True).str.split(","),
+    )
+    no_id = ~pl.col("clip_id").str.contains(rf"^{ID_PATTERN}$")
+    _refuse(frame, no_id, path, "has {clip_id!r} for an id", "an id of YouTube has 11 letters, digits, - or _")
+    start, end = pl.col("segment_start_s"), pl.col("segment_end_s")
+    no_span = start.is_null() | end.is_null() | ~start.is_finite() | ~end.is_finite() | (start < 0) | (end <= start)
+    rule = "times must be numbers of seconds, the end after the start"
+    _refuse(frame, no_span, path, "has the times {start!r} to {end!r}", rule)
+    frame = frame.select("clip_id", "segment_start_s", "segment_end_s", "labels", "line")
+    _check_labels(frame, vocabulary, path)
+    if declared and int(declared[1]) != len(frame):
+        text = (
+            f"{path} has {len(frame)} segments, its head declares {declared[1]}: unless you shortened it, fetch it anew"
+        )
+        warnings.warn(text, stacklevel=2)
+    return frame
+
+
+def _segment_lines(path: Path) -> pl.DataFrame:
+    """line (from 1) and text, without white space at both ends."""
+    if not path.is_file():
+        raise ClipsError(f"{path} does not exist or is no file; give a segment list, plain or .gz")
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ClipsError(f"{path} is not a whole gzip file ({error}); fetch it again") from error
+    if not data.strip():
+        raise ClipsError(f"{path} is empty; a line of a segment list is {_LINE}")
+    try:
+        # Unit separators do not occur in text, so every line is one field.
+        schema = {"text": pl.String()}
+        frame = pl.read_csv(data, has_header=False, separator="\x1f", quote_char=None, schema=schema)
+    except pl.exceptions.PolarsError as error:
+        raise ClipsError(f"{path} is not a text file of segments ({error}); a line is {_LINE}") from error
+    return frame.select(pl.int_range(1, pl.len() + 1).alias("line"), pl.col("text").fill_null("").str.strip_chars())
+
+
+def _check_labels(frame: pl.DataFrame, vocabulary: Vocabulary, path: Path) -> None:
+    unknown = set(frame["labels"].explode().unique().to_list()) - set(vocabulary.ids)
+    if not unknown:
+        return
+    first = frame.select("line", "labels").explode("labels").filter(pl.col("labels").is_in(sorted(unknown))).row(0)
+    raise ClipsError(
+        f"{path}, line {first[0]}: class id {first[1]!r} is not in the class list of {len(vocabulary)} classes; "
+        "give the class list that belongs to these segments"
+    )
+
+
+def _refuse(frame: pl.DataFrame, broken: pl.Expr, path: Path, fault: str, rule: str) -> None:
+    rows = frame.filter(broken).head(1)
+    if len(rows):
+        row: dict[str, Any] = rows.row(0, named=True)
+        raise ClipsError(f"{path}, line {row['line']} {fault.format(**row)}; {rule}: correct the line or drop it")
+
+
+def read_class_list(path: str | os.PathLike[str]) -> Vocabulary:
+    """The vocabulary of a class list with the columns index, mid and display_name (class_labels_indices.csv).
+
+    The package carries AudioSet's as a table of its own (`Vocabulary.audioset`); this reads other versions, and other
+    corpora's.
+
+    Raises:
+        ClipsError: no such file, another head line, or indices that are not 0, 1, 2 and so on.
+        VocabularyError: a class id given twice.
+
+    Example:
+        >>> read_class_list("class_labels_indices.csv")  # doctest: +SKIP
+        Vocabulary(527 classes: Speech, Male speech, man speaking, Female speech, woman speaking, …)
+    """
+    rows = read_csv_file(
+        path,
+        ("index", "mid", "display_name"),
+        instead="give a class list such as class_labels_indices.csv",
+        mend="it is no class list: its head line must be index,mid,display_name, and classes follow",
+    ).rows
+    for number, (line, row) in enumerate(rows):
+        if row["index"] != str(number) or not row["mid"] or not row["display_name"]:
+            raise ClipsError(
+                f"{path}, line {line}: index {row['index']!r}, id {row['mid']!r}, name {row['display_name']!r}; "
+                f"classes must be numbered 0, 1, 2 and so on (here {number}), each with an id and a name"
+            )
+    return Vocabulary([row["mid"] for _, row in rows], [row["display_name"] for _, row in rows])
 
 
 def download_lists(folder: str | os.PathLike[str], addresses: dict[str, str] = ADDRESSES) -> list[Path]:
@@ -208,26 +279,6 @@ def open_classes(
                 f"{graph or 'of this package'}; give the two that belong together"
             )
     return vocabulary, ontology
-
-
-def _inventory(listed: Clips, present: pl.Series, found: Found, matched: Matched) -> Inventory:
-    failed = {kind: matched.failed.filter(pl.col("kind") == kind) for kind in (UNREADABLE, WRONG_LENGTH)}
-    lost = listed.frame.select("clip_id").filter(~present).join(matched.failed, on="clip_id", how="anti")
-    classes, splits = shares(listed, present)
-    notes = [f"{folder} could not be listed: {reason}" for folder, reason in found.unlisted]
-    if found.others:
-        notes.append(f"sound files named after no listed clip: {found.others}, the first: {found.first_other}")
-    return Inventory(
-        have=int(present.sum()),
-        missing=[(id, "") for id in lost["clip_id"]],
-        unreadable=failed[UNREADABLE].select("clip_id", "path", "fault").rows(),
-        wrong_length=failed[WRONG_LENGTH].select("clip_id", "path", "fault").rows(),
-        duplicates=matched.duplicates.with_columns(pl.col("fault").fill_null("")).rows(),
-        classes=classes,
-        splits=splits,
-        notes=notes,
-        name=listed.name,
-    )
 
 
 def _split(name: str) -> str:
