@@ -249,7 +249,7 @@ def _download(url: str, out: Path, tell: Tell) -> Path:
 
 @scenario("psla.corpora.audioset.lists.download_lists", lambda setting: (setting, large_file(setting)))
 def _download_lists(given: tuple[Setting, str], out: Path, tell: Tell) -> Any:
-    given[0].patch.setattr(audioset, "download", partial(download, progress=tell))
+    given[0].patch.setattr(audioset.lists, "download", partial(download, progress=tell))
     audioset.download_lists(out, {"a.csv": given[1], "b.csv": given[1] + "?b"})  # returns what this very call fetched
 
 
