@@ -196,7 +196,7 @@ def audioset_class(label: str, name: str) -> str | None:
     except VocabularyError as error:
         raise ClipsError(
             f"the class {label!r} of the recordings is neither a class of AudioSet nor a category of ESC-50: "
-            "give its clips the id or the name of one of AudioSet's 527 classes, or leave them out"
+            "give its clips the id or the name of a class of AudioSet, or leave them out"
         ) from error
 
 

@@ -37,7 +37,7 @@ SHORT_S = 2.0
 _COLUMNS = ("loudest_s", "crc32")
 _INSIDE_S = 0.064  # of the loudest moment that an excerpt holds at least: the window in which its level is measured
 _EDGE_S, _CUT_S = 0.005, 0.05  # the fades: of an event taken whole, and of an excerpt
-_KEPT = 128  # recordings that a process keeps decoded; 10 s of each at most: 40 MB
+_KEPT = 128  # recordings that a process keeps decoded; 10 s of each at most: 40 MB at 16 kHz
 
 
 class RecordedEvents:

@@ -4,15 +4,19 @@
 `corpus`). Not covered: the strong labels of 2021; fetching sound from video sites.
 """
 
-from psla.corpora.audioset.corpus import read as read
-from psla.corpora.audioset.corpus import scan as scan
-from psla.corpora.audioset.lists import ADDRESSES as ADDRESSES
-from psla.corpora.audioset.lists import CLASS_LIST as CLASS_LIST
-from psla.corpora.audioset.lists import FACTS as FACTS
-from psla.corpora.audioset.lists import GRAPH as GRAPH
-from psla.corpora.audioset.lists import LISTS as LISTS
-from psla.corpora.audioset.lists import PLACEHOLDER as PLACEHOLDER
-from psla.corpora.audioset.lists import download_lists as download_lists
-from psla.corpora.audioset.lists import open_classes as open_classes
-from psla.corpora.audioset.lists import read_class_list as read_class_list
-from psla.corpora.audioset.lists import read_lists as read_lists
+from psla.corpora.audioset.corpus import read, scan
+from psla.corpora.audioset.lists import (
+    ADDRESSES,
+    CLASS_LIST,
+    FACTS,
+    GRAPH,
+    LISTS,
+    PLACEHOLDER,
+    download_lists,
+    open_classes,
+    read_class_list,
+    read_lists,
+)
+
+__all__ = ["ADDRESSES", "CLASS_LIST", "FACTS", "GRAPH", "LISTS", "PLACEHOLDER"]
+__all__ += ["download_lists", "open_classes", "read", "read_class_list", "read_lists", "scan"]

@@ -111,7 +111,7 @@ def find_files(
     for root in roots:
         if not Path(root).is_dir():
             raise ClipsError(f"the audio root {os.fspath(root)} is not a folder; give a folder that holds sound files")
-    wanted = clip_ids if isinstance(clip_ids, set | frozenset) else frozenset(clip_ids)
+    wanted = frozenset(clip_ids)
     pieces, rows = [pl.DataFrame(schema=_SCHEMA)], []
     others, first_other, unlisted, count = 0, "", [], 0
     for listing in _walk([os.fspath(root) for root in roots], wanted):
@@ -231,8 +231,7 @@ def choose_files(
         report: see `Headers.probe`.
     """
     ahead = _ordered(files.join(segments, on="clip_id", how="left", maintain_order="left"))
-    tried = ahead.clear().with_columns(*(pl.lit(None, dtype=pl.Float64()).alias(c) for c in ("start_s", "end_s")))
-    settled = pl.DataFrame(schema={"clip_id": pl.String()})
+    tried, settled = ahead.clear(), pl.DataFrame(schema={"clip_id": pl.String()})
     for order in range(int(ahead["order"].max() or 0) + 1 if len(ahead) else 0):  # type: ignore[arg-type]
         turn = ahead.filter(pl.col("order") == order).join(settled, on="clip_id", how="anti", maintain_order="left")
         turn = _judged(turn, headers, decode, report)
@@ -242,14 +241,11 @@ def choose_files(
     failed = tried.join(right, on="clip_id", how="anti", maintain_order="left")
     # What has the wrong length can at least be read: it is the better of two failures.
     failed = failed.sort(pl.col("kind") == UNREADABLE, "order", maintain_order=True).unique("clip_id", keep="first")
-    used = right
-    if keep_wrong_length:
-        usable = (pl.col("kind") == WRONG_LENGTH) & ~pl.col("other_part")
-        used = pl.concat([right, failed.filter(usable)])
+    usable = (pl.col("kind") == WRONG_LENGTH) & ~pl.col("other_part") & keep_wrong_length
+    used = pl.concat([right, failed.filter(usable)])
     best = pl.concat([right, failed]).select("clip_id", pl.col("path").alias("used"))
-    faults = tried.select("path", "fault")
     others = ahead.drop("fault").join(best, on="clip_id").filter(pl.col("path") != pl.col("used"))
-    others = others.join(faults, on="path", how="left").sort("clip_id", "order")
+    others = others.join(tried.select("path", "fault"), on="path", how="left").sort("clip_id", "order")
     return Matched(
         used.select("clip_id", "path", "start_s", "end_s").sort("clip_id"),
         failed.select("clip_id", "path", "kind", "fault").sort("clip_id"),
@@ -277,7 +273,8 @@ def _ordered(files: pl.DataFrame) -> pl.DataFrame:
     named_part = pl.concat_str(short(named), pl.lit(" to ") + short(named_end), ignore_nulls=True)
     part_fault = pl.format("its name gives {}, the segment is {} s to {} s", named_part, short(start), short(end))
     suffix_fault = pl.format("libsndfile cannot decode {}: convert the file to FLAC or WAV", suffix)
-    files = files.with_columns(rank.alias("rank"), other_part.alias("other_part"))
+    unknown = pl.lit(None, dtype=pl.Float64())
+    files = files.with_columns(rank=rank, other_part=other_part, start_s=unknown, end_s=unknown)
     fault = pl.col("fault")
     files = files.with_columns(
         pl.when(fault.is_null() & ~(pl.col("rank") == 2) & pl.col("other_part"))
@@ -297,7 +294,6 @@ def _ordered(files: pl.DataFrame) -> pl.DataFrame:
 def _judged(files: pl.DataFrame, headers: Headers, decode: bool, report: Report | None) -> pl.DataFrame:
     """With start_s and end_s where the file is a whole video, and the fault where there is one."""
     known_bad = files.filter(pl.col("fault").is_not_null())
-    known_bad = known_bad.with_columns(*(pl.lit(None, dtype=pl.Float64()).alias(c) for c in ("start_s", "end_s")))
     asked = files.filter(pl.col("fault").is_null()).drop("fault")
     asked = asked.hstack(headers.probe(asked, decode, report))
     start, end, lasts = pl.col("segment_start_s"), pl.col("segment_end_s"), pl.col("duration_s")

@@ -98,21 +98,10 @@ def read_lists(
     for name in lists:
         part = read_segments(_list_file(folder, name), vocabulary)
         parts.append(part.with_columns(pl.lit(name).alias("list"), pl.lit(_split(name)).alias("split")))
-    frame = _once(pl.concat(parts), folder)
-    times = pl.lit(None, dtype=pl.Float64())
-    frame = frame.select(
-        "clip_id",
-        pl.col("clip_id").alias("source"),
-        pl.concat_str(pl.lit(PLACEHOLDER), "clip_id").alias("path"),
-        times.alias("start_s"),
-        times.alias("end_s"),
-        "split",
-        "labels",
-        "list",
-        "segment_start_s",
-        "segment_end_s",
-    )
-    return Clips(frame, vocabulary, FACTS["name"])
+    path, times = pl.concat_str(pl.lit(PLACEHOLDER), "clip_id"), pl.lit(None, dtype=pl.Float64())
+    frame = _once(pl.concat(parts), folder).with_columns(source="clip_id", path=path, start_s=times, end_s=times)
+    columns = ("clip_id", "source", "path", "start_s", "end_s", "split", "labels", "list")
+    return Clips(frame.select(*columns, "segment_start_s", "segment_end_s"), vocabulary, FACTS["name"])
 
 
 def read_segments(path: str | os.PathLike[str], vocabulary: Vocabulary) -> pl.DataFrame:
