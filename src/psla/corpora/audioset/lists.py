@@ -96,8 +96,9 @@ def read_lists(
         vocabulary = read_class_list(own) if own.exists() else Vocabulary.audioset()
     parts = []
     for name in lists:
+        split = "evaluation" if name == "evaluation" else "train"
         part = read_segments(_list_file(folder, name), vocabulary)
-        parts.append(part.with_columns(pl.lit(name).alias("list"), pl.lit(_split(name)).alias("split")))
+        parts.append(part.with_columns(list=pl.lit(name), split=pl.lit(split)))
     path, times = pl.concat_str(pl.lit(PLACEHOLDER), "clip_id"), pl.lit(None, dtype=pl.Float64())
     frame = _once(pl.concat(parts), folder).with_columns(source="clip_id", path=path, start_s=times, end_s=times)
     columns = ("clip_id", "source", "path", "start_s", "end_s", "split", "labels", "list")
@@ -214,12 +215,10 @@ def read_class_list(path: str | os.PathLike[str]) -> Vocabulary:
         >>> read_class_list("class_labels_indices.csv")  # doctest: +SKIP
         Vocabulary(527 classes: Speech, Male speech, man speaking, Female speech, woman speaking, …)
     """
-    rows = read_csv_file(
-        path,
-        ("index", "mid", "display_name"),
-        instead="give a class list such as class_labels_indices.csv",
-        mend="it is no class list: its head line must be index,mid,display_name, and classes follow",
-    ).rows
+    columns, mend = ("index", "mid", "display_name"), "its head line must be index,mid,display_name, and classes follow"
+    rows = read_csv_file(path, columns, "give a class list such as class_labels_indices.csv", mend).rows
+    if not rows:
+        raise ClipsError(f"{path} is no class list; {mend}")
     for number, (line, row) in enumerate(rows):
         if row["index"] != str(number) or not row["mid"] or not row["display_name"]:
             raise ClipsError(
@@ -268,10 +267,6 @@ def open_classes(
                 f"{graph or 'of this package'}; give the two that belong together"
             )
     return vocabulary, ontology
-
-
-def _split(name: str) -> str:
-    return "evaluation" if name == "evaluation" else "train"
 
 
 def _list_file(folder: Path, name: str) -> Path:
