@@ -22,7 +22,8 @@ from psla.audio import inspection, worker
 from psla.audio import tag_decoding as tag_decoding
 from psla.audio.headers import Headers
 from psla.audio.watch import DecodePool, Job
-from psla.corpora import audio_roots, audioset, clip_files
+from psla.corpora import audioset
+from psla.corpora.audioset import files as audioset_files
 from psla.data.clips import Clips
 from psla.data.inventory import take_inventory
 from psla.data.pack.format import Pack
@@ -34,7 +35,6 @@ from psla.model.backbones.contract import BACKBONES
 from psla.model.backbones.efficientnet import foreign_name
 from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.synth import corpus as soundscape_corpus
-from psla.synth import event_cutting
 from psla.synth.scene import SoundscapeConfig
 from psla.training.devices import Runtime
 from psla.weights import catalogue as published
@@ -127,20 +127,20 @@ def audioset_tree(setting: Setting) -> Path:
     return setting.folder
 
 
-@scenario("psla.corpora.audio_roots.find_files", audioset_tree)
+@scenario("psla.corpora.audioset.files.find_files", audioset_tree)
 def _find_files(folder: Path, out: Path, tell: Tell) -> Any:
-    return audio_roots.find_files([folder / "audio"], set(IDS), tell)
+    return audioset_files.find_files([folder / "audio"], set(IDS), tell)
 
 
-@scenario("psla.corpora.clip_files.choose_files", audioset_tree)
+@scenario("psla.corpora.audioset.files.choose_files", audioset_tree)
 def _choose_files(folder: Path, out: Path, tell: Tell) -> Any:
-    files = audio_roots.find_files([folder / "audio"], set(IDS)).files
+    files = audioset_files.find_files([folder / "audio"], set(IDS)).files
     segments = audioset.read_lists(folder / "lists", ["balanced"]).frame
     segments = segments.select("clip_id", "segment_start_s", "segment_end_s")
-    return clip_files.choose_files(files, segments, Headers(out / "headers", 1), decode=True, report=tell)
+    return audioset_files.choose_files(files, segments, Headers(out / "headers", 1), decode=True, report=tell)
 
 
-@scenario("psla.corpora.audioset.scan", audioset_tree)
+@scenario("psla.corpora.audioset.corpus.scan", audioset_tree)
 def _scan(folder: Path, out: Path, tell: Tell) -> Any:
     kept = out / "headers"
     return audioset.scan(folder / "lists", [folder / "audio"], ["balanced"], headers=kept, report=tell)
@@ -184,9 +184,9 @@ def tapes(setting: Setting) -> Clips:
     return Clips.from_rows(rows, Vocabulary(["dog", "rain"]), "tapes")
 
 
-@scenario("psla.synth.event_cutting.cut_events", tapes)
+@scenario("psla.synth.corpus.cut_events", tapes)
 def _cut_events(clips: Clips, out: Path, tell: Tell) -> Any:
-    return event_cutting.cut_events(clips, ("train", "evaluation"), tell)
+    return soundscape_corpus.cut_events(clips, ("train", "evaluation"), tell)
 
 
 @scenario("psla.synth.corpus.make_recorded", tapes)
@@ -249,9 +249,9 @@ def _download(url: str, out: Path, tell: Tell) -> Path:
     return download(url, out / "a.bin", progress=tell)
 
 
-@scenario("psla.corpora.audioset.download_lists", lambda setting: (setting, large_file(setting)))
+@scenario("psla.corpora.audioset.lists.download_lists", lambda setting: (setting, large_file(setting)))
 def _download_lists(given: tuple[Setting, str], out: Path, tell: Tell) -> Any:
-    given[0].patch.setattr(audioset, "download", partial(download, progress=tell))
+    given[0].patch.setattr(audioset.lists, "download", partial(download, progress=tell))
     audioset.download_lists(out, {"a.csv": given[1], "b.csv": given[1] + "?b"})  # returns what this very call fetched
 
 

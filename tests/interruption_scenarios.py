@@ -17,7 +17,7 @@ __all__ = ["EXEMPT", "interruption_files", "interruption_lab", "interruption_tra
 EXEMPT = {
     "psla.audio.worker_handle.WorkerHandle.blocks": "a worker that does not come to its end is replaced: DecodePool",
     "psla.tagging.batch.FileStream.blocks": "what one reader takes out of a queue, once: tag_groups makes another",
-    "psla.corpora.audioset.read": "`scan`, and no more",
+    "psla.corpora.audioset.corpus.read": "`scan`, and no more",
     "psla.tagging.tagger.load": "`load_any`, and no more",
     "psla.techniques.pretraining.load_imagenet": "`weights_file`, then in memory",
     "psla.training.session.build_network": "`load_imagenet`, then in memory",

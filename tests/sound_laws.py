@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from psla.synth.signals import RATE
 from sound_measures import (
+    RATE,
     dies_away,
     envelope,
     flatness,

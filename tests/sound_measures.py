@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from psla.synth.signals import RATE
+RATE = 16000
+"""Sampling rate in Hz of the waveforms that are measured."""
 
 
 def spectrum(wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -107,3 +108,25 @@ def pulses(wave: np.ndarray) -> bool:
     rate = np.fft.rfftfreq(len(env), 0.002)
     inside = power[(rate > 8) & (rate < 100)]
     return bool(inside.max() > 40 * np.median(inside))
+
+
+def difference(wave: np.ndarray, other: np.ndarray, rate: int) -> tuple[float, float]:
+    """How far the sound of `other`, at another rate, is from the wave's, between 100 Hz and 7 kHz.
+
+    Returns:
+        mean magnitude of the difference of the power in bands of 40 ms, in dB, where it is within 40 dB of the
+        strongest band's; and the difference of the levels, in dB, which does not count in the former.
+    """
+    first, second = (_bands(w, r) for w, r in ((wave, RATE), (other, rate)))
+    level = float(np.log10(second.sum() / first.sum()))
+    floor = 1e-4 * first.max()
+    off = np.log10(second / 10**level + floor) - np.log10(first + floor)
+    return 10 * float(np.abs(off).mean()), 10 * level
+
+
+def _bands(wave: np.ndarray, rate: int) -> np.ndarray:
+    """(frames of 40 ms, bands of a third of an octave from 100 Hz to 7 kHz) power."""
+    frame = round(0.04 * rate)
+    frames = wave[: len(wave) // frame * frame].reshape(-1, frame) * np.hanning(frame)
+    power = np.abs(np.fft.rfft(frames, axis=1)[:, :281] / rate) ** 2  # bins of 25 Hz
+    return np.add.reduceat(power, np.unique(np.geomspace(4, 280, 20).round().astype(int)), axis=1)[:, :-1]

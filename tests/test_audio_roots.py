@@ -13,8 +13,7 @@ import soundfile
 from audioset_tree import MUSIC, scan, sound
 from psla.audio.headers import Headers
 from psla.corpora import audioset
-from psla.corpora.audio_roots import find_files
-from psla.corpora.clip_files import choose_files
+from psla.corpora.audioset.files import choose_files, find_files
 from psla.data.clips import ClipsError
 from psla.data.source import open_source
 

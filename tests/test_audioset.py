@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 from audioset_tree import HEAD, MUSIC, SPEECH, scan, write_list
 from psla.cli import app
 from psla.corpora import audioset
-from psla.corpora.class_lists import read_class_list
-from psla.corpora.segments import read_segments
+from psla.corpora.audioset.lists import read_class_list, read_segments
 from psla.data.clips import Clips, ClipsError
 from psla.data.ontology import Ontology, OntologyError
 from psla.data.vocabulary import Vocabulary
@@ -192,13 +191,15 @@ def test_a_graph_that_is_none_is_refused_by_its_file(rows, sentence, tmp_path):
     ("text", "sentence"),
     [
         ("mid,display_name\n/m/a,A\n", "its head line must be index,mid,display_name"),
+        ("index,mid,display_name\n", "is no class list; .* and classes follow"),
+        (b"index,mid,display_name\n0,/m/a,caf\xe9\n", r"c\.csv is not UTF-8 text"),
         ("index,mid,display_name\n1,/m/a,A\n", r"line 2: index '1', .* \(here 0\)"),
         ("index,mid,display_name\n0,,A\n", "each with an id and a name"),
     ],
 )
 def test_class_list_refusals(text, sentence, tmp_path):
     """A class list that is none is one sentence."""
-    (tmp_path / "c.csv").write_text(text)
+    (tmp_path / "c.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ClipsError, match=sentence):
         read_class_list(tmp_path / "c.csv")
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import psla
 from psla import corpora
 from psla.corpora import audioset, esc50, folder, fsd50k
 from psla.data.clips import Clips, ClipsError
@@ -326,6 +327,13 @@ def test_decoding_finds_what_the_header_hides(tmp_path):
     kept, found = take_inventory(clips, decode=True)
     assert len(kept) == 0
     assert "NaN" in found.unreadable[0][2]
+
+
+def test_the_old_name_of_the_soundscapes():
+    """`psla.corpora.soundscape` is the scenes still, and says the new name."""
+    with pytest.warns(FutureWarning, match="psla.corpora.soundscape is called psla.synth now"):
+        assert corpora.soundscape is soundscape
+    assert psla.synth.synthesise is soundscape.synthesise
 
 
 def test_a_whole_corpus_warns_of_nothing(tmp_path):

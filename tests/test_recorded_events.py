@@ -4,6 +4,7 @@ import subprocess
 import sys
 import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,15 @@ from typer.testing import CliRunner
 from psla.audio.decode import AudioError
 from psla.cli import app
 from psla.corpora import esc50
-from psla.corpora.esc50_classes import AUDIOSET_CLASS, NO_CLASS
+from psla.corpora.esc50 import AUDIOSET_CLASS, NO_CLASS
 from psla.data.clips import Clips, ClipsError
 from psla.data.source import open_source
 from psla.data.vocabulary import Vocabulary
 from psla.synth import recordings
 from psla.synth import scene as soundscape
-from psla.synth.corpus import make_recorded
-from psla.synth.event_cutting import FRAME, audioset_class, cut_events, sounding_part
+from psla.synth.corpus import FRAME, audioset_class, cut_events, make_recorded, sounding_part
 from psla.synth.scene import SoundscapeConfig, ancestors, describe, from_uri
-from psla.synth.signals import RATE
-from sound_measures import lines
+from sound_measures import RATE, difference, lines
 
 ESC10 = Path(__file__).parents[2] / "shared/data/esc10"
 DOG, RAIN, SIREN = AUDIOSET_CLASS["dog"], AUDIOSET_CLASS["rain"], AUDIOSET_CLASS["siren"]
@@ -187,8 +186,27 @@ def test_an_excerpt_holds_the_loudest_moment(tmp_path):
     assert np.ptp([take.begin_s for take in takes]) > 0.5
     for take in takes:
         assert 2.0 <= take.seconds <= 3.0
-        peak = float(np.abs(events.render(rng, RAIN, take, take.seconds)).argmax()) / RATE
+        peak = float(np.abs(events.render(rng, RAIN, take, take.seconds, RATE)).argmax()) / RATE
         assert take.begin_s + peak == pytest.approx(4.51, abs=0.02)
+
+
+def test_a_recording_is_the_same_at_every_rate(tapes, tmp_path):
+    """A scene of recordings at another rate: the same excerpts at the same times; the checksum is still held to."""
+    made = make(tapes, tmp_path)
+    for path in made.frame["path"][:6]:
+        config, index = from_uri(path)
+        wave, other = (soundscape.synthesise(config, index, rate) for rate in (RATE, 32000))
+        assert other.shape == (64000,)
+        mean, level = difference(wave.astype(float), other.astype(float), 32000)
+        assert mean < 1.5
+        assert abs(level) < 4
+    tape = next(Path(row[0]) for row in recordings.open_events(config.events, "train")._rows)
+    soundfile.write(tape, np.full(60000, 0.1), 22050)
+    recordings._decoded.cache_clear()
+    events = recordings.open_events(config.events, "train")
+    take = events.draw(np.random.default_rng(0), events.class_ids[0], 2.0)
+    with pytest.raises(AudioError, match="is not the recording that it was"):
+        events.render(np.random.default_rng(0), events.class_ids[0], replace(take, row=0), 0.2, 32000)
 
 
 def test_same_bits_from_the_address_alone(tapes, tmp_path):

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 import psla
 from psla.cli import app
 from psla.corpora import esc50
-from psla.corpora.esc50_classes import AUDIOSET_CLASS
+from psla.corpora.esc50 import AUDIOSET_CLASS
 from psla.data.clips import ClipsError
 from psla.files import sha256_of
 from psla.model.file import ModelFileError, load_model

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from psla.data.vocabulary import Vocabulary
-from psla.synth.event import ENTERED
-from psla.synth.signals import RATE
-from psla.synth.sound_events import EVENTS, SynthesisedEvents, event
+from psla.synth.signals import ENTERED, event
+from psla.synth.sound_events import EVENTS, SynthesisedEvents
 from sound_laws import LAWS
-from sound_measures import envelope, lines, track
+from sound_measures import RATE, difference, envelope, lines, track
 
 SIREN, DIAL_TONE = "/m/03kmc9", "/m/015jpf"
 
@@ -26,7 +25,7 @@ def test_every_class_is_audiosets_and_has_its_rank():
 def test_event_is_sound(id):
     """Every event is finite float32 of the asked length with peak 1, repeats with its seed and differs with another."""
     for seconds in (0.05, 0.3, 1.3):
-        first, again, other = (EVENTS[id](np.random.default_rng(s), seconds) for s in (1, 1, 2))
+        first, again, other = (EVENTS[id](np.random.default_rng(s), seconds, RATE) for s in (1, 1, 2))
         assert first.dtype == np.float32
         assert first.shape == other.shape == (round(seconds * RATE),)
         assert np.isfinite(first).all()
@@ -35,16 +34,30 @@ def test_event_is_sound(id):
         assert np.abs(first - other).max() > 0.05
 
 
+@pytest.mark.parametrize("rate", [24000, 32000, 44100])
+@pytest.mark.parametrize("id", EVENTS)
+def test_event_is_the_same_at_every_rate(id, rate):
+    """The same instance at another rate: the length is exact, and bands of 40 ms below 7 kHz agree to 1 dB in mean."""
+    for seed in range(3):
+        first, faster = (EVENTS[id](np.random.default_rng(seed), 1.3, r) for r in (RATE, rate))
+        assert faster.shape == (round(1.3 * rate),)
+        assert faster.dtype == np.float32
+        assert np.abs(faster).max() == pytest.approx(1, abs=1e-5)
+        mean, level = difference(first, faster, rate)
+        assert mean < 1
+        assert abs(level) < 6  # both are scaled to the same peak, and what lies above 8 kHz has its part of the one
+
+
 @pytest.mark.parametrize("id", EVENTS)
 def test_what_defines_the_class_stays(id):
     """Ten instances of 2.5 s, and all keep the law of their class (`sound_laws`)."""
-    failed = [seed for seed in range(10) if not LAWS[id](EVENTS[id](np.random.default_rng(seed), 2.5))]
+    failed = [seed for seed in range(10) if not LAWS[id](EVENTS[id](np.random.default_rng(seed), 2.5, RATE))]
     assert not failed, f"{EVENTS[id].draw.__name__}: {LAWS[id].__doc__}"
 
 
 def test_the_laws_refuse_other_classes():
     """A law that anything keeps says nothing: each refuses most of the other classes, and most refuse nearly all."""
-    waves = {id: EVENTS[id](np.random.default_rng(0), 2.5) for id in EVENTS}
+    waves = {id: EVENTS[id](np.random.default_rng(0), 2.5, RATE) for id in EVENTS}
     share = {a: np.mean([bool(LAWS[a](waves[b])) for b in EVENTS if b != a]) for a in EVENTS}
     assert max(share.values()) < 0.5, max(share, key=share.__getitem__)
     assert np.mean(list(share.values())) < 0.1
@@ -53,7 +66,7 @@ def test_the_laws_refuse_other_classes():
 def test_classes_are_distinct():
     """A linear classifier of simple measures tells unheard instances apart: nine in ten, and half of any class."""
     measured = np.array(
-        [[_measures(draw(np.random.default_rng(s), 2.0)) for s in range(20)] for draw in EVENTS.values()]
+        [[_measures(draw(np.random.default_rng(s), 2.0, RATE)) for s in range(20)] for draw in EVENTS.values()]
     )
     known, new = measured[:, :14], measured[:, 14:]
     means = known.mean(axis=1)
@@ -89,7 +102,9 @@ def test_siren_glides_and_dial_tone_stands():
     moved = {
         id: [
             np.ptp(pitch) / np.median(pitch)
-            for pitch in (track(EVENTS[id](np.random.default_rng(seed), 2.0)[1600:30400], 100.0) for seed in range(10))
+            for pitch in (
+                track(EVENTS[id](np.random.default_rng(seed), 2.0, RATE)[1600:30400], 100.0) for seed in range(10)
+            )
         ]
         for id in (SIREN, DIAL_TONE)
     }
@@ -104,7 +119,7 @@ def test_a_mutation_breaks_the_law():
     digit = np.sin(2 * np.pi * 770 * 1.05 * k) + np.sin(2 * np.pi * 1336 * 1.05 * k)
     on = (k % 0.2 < 0.1).astype(float)
     hum = sum(np.sin(2 * np.pi * 55 * h * k) / h for h in range(1, 12))
-    assert not LAWS["/m/015jpf"](EVENTS[DIAL_TONE](rng, 2.5) * on)
+    assert not LAWS["/m/015jpf"](EVENTS[DIAL_TONE](rng, 2.5, RATE) * on)
     assert not LAWS["/m/0cj0r"](noise)
     assert not LAWS["/m/0chx_"](np.cumsum(noise))
     assert not LAWS["/m/02c8p"](digit * on)
@@ -116,6 +131,8 @@ def test_a_mutation_breaks_the_law():
 def test_event_refuses():
     """An event of no length and a second sound for a class are refused."""
     with pytest.raises(ValueError, match=r"at least 0\.05 s"):
-        EVENTS[SIREN](np.random.default_rng(0), 0.0)
+        EVENTS[SIREN](np.random.default_rng(0), 0.0, RATE)
+    with pytest.raises(ValueError, match="16000 Hz or more, not at 8000"):
+        EVENTS[SIREN](np.random.default_rng(0), 1.0, 8000)
     with pytest.raises(ValueError, match="two sounds"):
-        event(SIREN)(lambda rng, n: np.zeros(n))
+        event(SIREN)(lambda rng, s: np.zeros(s.n))

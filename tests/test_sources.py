@@ -53,7 +53,7 @@ def test_a_table_may_mix_files_and_soundscapes(wav):
     uri = "soundscape://7/3"
     mixed = clips_of((wav, {}), (uri, {}), (uri, {"clip_id": "part", "start_s": 1.0, "end_s": 2.0}))
     source = open_source(mixed)
-    expected = synthesise(*from_uri(uri))
+    expected = synthesise(*from_uri(uri), RATE)
     assert source.clip_ids == [wav, uri, "part"]
     assert np.array_equal(source.read(0), FileSource(clips_of((wav, {}))).read(0))
     assert np.array_equal(source.read(1), expected)

@@ -35,11 +35,13 @@ _MODULES = {
     "labeling": "psla.techniques.labeling",
     "metrics": "psla.metrics",
     "sampling": "psla.techniques.sampling",
+    "synth": "psla.synth",
 }
 
 if TYPE_CHECKING:
     from psla import corpora as corpora
     from psla import metrics as metrics
+    from psla import synth as synth
     from psla.audio.decode import AudioError as AudioError
     from psla.data.clips import Clips as Clips
     from psla.data.labels import Labels as Labels

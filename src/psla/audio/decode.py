@@ -233,3 +233,9 @@ def _convert(blocks: Iterable[np.ndarray], rate: float, name: str, to: int = SAM
             yield np.minimum(np.rint(np.clip(mono, -1, 1) * np.float32(32768)), 32767).astype(np.int16)
     if not samples:
         raise AudioError(name, f"too short for one sample at {SAMPLE_RATE} Hz")
+
+
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"}
+)
+"""What the names of sound files that can be decoded end in."""

@@ -62,7 +62,7 @@ def import_(
 
 
 def _vocabulary(given: str | None, count: int, file: Path) -> Vocabulary:
-    from psla.corpora.class_lists import read_class_list
+    from psla.corpora.audioset import read_class_list
     from psla.data.vocabulary import Vocabulary
 
     known = {"audioset": Vocabulary.audioset, "fsd50k": Vocabulary.fsd50k}

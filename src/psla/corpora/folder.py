@@ -8,8 +8,6 @@ may say which clips come from one recording (`source`), and those stay together 
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 import warnings
@@ -19,6 +17,8 @@ from typing import Any
 
 import polars as pl
 
+from psla.audio.decode import AUDIO_SUFFIXES
+from psla.corpora.csv_files import read_csv_file
 from psla.data.clips import SPLITS, Clips, ClipsError
 from psla.data.paths import is_text, printable
 from psla.data.vocabulary import Vocabulary, VocabularyError
@@ -29,9 +29,6 @@ FACTS = {
     "licence": "that of the files",
     "citation": "",
 }
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"}
-)
 
 
 def read_folders(
@@ -113,25 +110,14 @@ def read_csv(
         >>> clips = read_csv("clips.csv", audio_root="sounds", vocabulary="audioset")  # doctest: +SKIP
     """
     csv_path = Path(csv_path)
-    if not csv_path.is_file():
-        raise ClipsError(f"{csv_path} does not exist; give a CSV with the columns path and labels")
     base = csv_path.parent if audio_root is None else Path(audio_root)
-    try:
-        text = csv_path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ClipsError(f"{csv_path} is not UTF-8 text ({error}); save it as UTF-8") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    have = list(reader.fieldnames or [])
-    missing = [column for column in ("path", "labels") if column not in have]
-    if missing:
-        raise ClipsError(
-            f"{csv_path} has no column {' and '.join(missing)}; it has {', '.join(have) or 'no head line'}"
-        )
-    rows = [_row(line, base, f"{csv_path}, line {reader.line_num}") for line in reader]
+    give = "give a CSV with the columns path and labels"
+    file = read_csv_file(csv_path, ("path", "labels"), give, "save it as UTF-8 text with these columns")
+    rows = [_row(line, base, f"{csv_path}, line {number}") for number, line in file.rows]
     if not rows:
         raise ClipsError(f"{csv_path} lists no clips: there is no line below the head line")
     clips = _labelled(rows, vocabulary, csv_path.stem)
-    return clips if "split" in have else _hold_out_evaluation(clips, evaluation_share, seed)
+    return clips if "split" in file.columns else _hold_out_evaluation(clips, evaluation_share, seed)
 
 
 def open_vocabulary(name: str) -> Vocabulary:

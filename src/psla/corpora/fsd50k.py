@@ -11,13 +11,13 @@ used as published, with all ancestors. Nothing is downloaded here.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from psla.corpora.folder import AUDIO_SUFFIXES
+from psla.audio.decode import AUDIO_SUFFIXES
+from psla.corpora.csv_files import read_csv_file
 from psla.data.clips import Clips, ClipsError
 from psla.data.inventory import only_present
 from psla.data.vocabulary import Vocabulary
@@ -98,28 +98,18 @@ def listed(root: str | os.PathLike[str]) -> Clips:
 
 def _lines(path: Path, part: str) -> list[tuple[str, dict[str, str]]]:
     """Each line of a ground-truth CSV with its place, checked."""
-    if not path.is_file():
-        raise ClipsError(f"FSD50K: {path} does not exist; unpack FSD50K.ground_truth.zip there")
-    classes = Vocabulary.fsd50k()
+    columns, classes = _COLUMNS[part], Vocabulary.fsd50k()
+    unpack = "unpack FSD50K.ground_truth.zip there"
     lines = []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        try:
-            have = reader.fieldnames or []
-            missing = [column for column in _COLUMNS[part] if column not in have]
-            if missing:
-                raise ClipsError(f"FSD50K: {path} has no column {', '.join(missing)}; it has {', '.join(have)}")
-            for line in reader:
-                where = f"{path.name}, line {reader.line_num}"
-                if any(line[column] in (None, "") for column in _COLUMNS[part]):
-                    raise ClipsError(f"FSD50K: {where} has too few fields; it needs {','.join(_COLUMNS[part])}")
-                if part == "dev" and line["split"] not in _SPLITS:
-                    raise ClipsError(f"FSD50K: {where} has the split {line['split']!r}; it must be train or val")
-                if unknown := [id for id in line["mids"].split(",") if id not in classes]:
-                    raise ClipsError(f"FSD50K: {where} has the class id {unknown[0]!r}, which is none of the 200")
-                lines.append((where, line))
-        except UnicodeDecodeError as error:
-            raise ClipsError(f"FSD50K: {path} is not UTF-8 text ({error}); unpack the ground truth again") from error
+    for number, line in read_csv_file(path, columns, unpack, "unpack the ground truth again", "FSD50K").rows:
+        where = f"{path.name}, line {number}"
+        if not all(line[column] for column in columns):
+            raise ClipsError(f"FSD50K: {where} has too few fields; it needs {','.join(columns)}")
+        if part == "dev" and line["split"] not in _SPLITS:
+            raise ClipsError(f"FSD50K: {where} has the split {line['split']!r}; it must be train or val")
+        if unknown := [id for id in line["mids"].split(",") if id not in classes]:
+            raise ClipsError(f"FSD50K: {where} has the class id {unknown[0]!r}, which is none of the 200")
+        lines.append((where, line))
     return lines
 
 

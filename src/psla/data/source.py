@@ -242,7 +242,7 @@ def read_soundscape(uri: str, start_s: float | None = None, end_s: float | None 
         config, index = soundscape.from_uri(uri)
     except ValueError as error:
         raise AudioError(uri, str(error)) from error
-    waveform = soundscape.synthesise(config, index)
+    waveform = soundscape.synthesise(config, index, audio.SAMPLE_RATE)
     start = round((start_s or 0.0) * audio.SAMPLE_RATE)
     return waveform[start : None if end_s is None else round(end_s * audio.SAMPLE_RATE)]
 

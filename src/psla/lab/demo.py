@@ -20,14 +20,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from psla.corpora.esc50_classes import AUDIOSET_CLASS
+from psla.corpora.esc50 import AUDIOSET_CLASS
 from psla.data.clips import Clips
 from psla.files import write_json_atomic
 from psla.model.file import load_model
 from psla.model.inference import tag_waveforms
 from psla.report.figures import comparison
 from psla.synth import scene as soundscape
-from psla.synth.signals import RATE
 from psla.synth.sound_events import EVENTS
 from psla.tagging.tagger import load
 from psla.training.recipe import Recipe
@@ -164,7 +163,8 @@ def _tag_fresh(run: Run, console: Console) -> None:
     config = soundscape.SoundscapeConfig(seed=3, seconds=SECONDS, clips=1, classes=CLASSES)
     model = load_model(run.model_file)
     truth = set(soundscape.describe(config, 0).true_labels)
-    tagging = tag_waveforms(model.network, [soundscape.synthesise(config, 0)], model.network.sample_rate)
+    rate = model.network.sample_rate
+    tagging = tag_waveforms(model.network, [soundscape.synthesise(config, 0, rate)], rate)
     probabilities = tagging.clip_probabilities[0].clamp(0.0, 1.0)
     table = Table(title="A freshly made clip, tagged")
     table.add_column("class")
@@ -180,6 +180,7 @@ def _tag_fresh(run: Run, console: Console) -> None:
 def _tag_with_shipped(console: Console) -> None:
     """One synthesised sound of every class that the shipped model knows and the corpus can make, right or wrong."""
     tagger = load(DEFAULT)
+    rate = tagger.model.network.config.front_end.sample_rate
     table = Table(title=f"{DEFAULT} hears synthesised sounds")
     table.add_column("synthesised")
     table.add_column("answer")
@@ -189,7 +190,7 @@ def _tag_with_shipped(console: Console) -> None:
         event = EVENTS.get(AUDIOSET_CLASS[sound.id])
         if event is None:
             continue
-        result = tagger.tag(event(np.random.default_rng(0), SHIPPED_SECONDS), RATE)
+        result = tagger.tag(event(np.random.default_rng(0), SHIPPED_SECONDS, rate), rate)
         ((answer, probability),) = result.top(1)
         own = float(result.clip_probabilities[sound.index])
         table.add_row(sound.name, answer.name, f"{probability:.3f}", f"{own:.3f}")

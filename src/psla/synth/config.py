@@ -13,7 +13,6 @@ from urllib.parse import parse_qsl, urlencode
 
 from psla.data.clip_rules import SPLITS
 from psla.data.vocabulary import Vocabulary
-from psla.synth.signals import RATE
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class SoundscapeConfig:
         ValueError: a value outside its range.
 
     Example:
-        >>> SoundscapeConfig(seconds=1.0).samples
-        16000
+        >>> SoundscapeConfig(seconds=1.0).max_events
+        4
     """
 
     seed: int = 0
@@ -70,11 +69,6 @@ class SoundscapeConfig:
         if self.events_split not in allowed:
             choice = f"one of {', '.join(SPLITS)}" if self.events else "left out where no events are given"
             raise ValueError(f"events_split must be {choice}; got {self.events_split!r}")
-
-    @property
-    def samples(self) -> int:
-        """Length of a clip in samples at 16 kHz."""
-        return round(self.seconds * RATE)
 
 
 def within(name: str, value: float, low: float, high: float, whole: bool = False) -> None:

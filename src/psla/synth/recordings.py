@@ -1,11 +1,11 @@
 """Recorded events: soundscapes whose events are cut from the recordings of another corpus.
 
 The table of recordings is an ordinary table of clips (`psla stats`, `psla pack` and `Clips.read` take it), made by
-`event_cutting`: a row is the sounding part of one recording, with one label; its vocabulary has the classes of the
+`corpus.cut_events`: a row is the sounding part of one recording, with one label; its vocabulary has the classes of the
 events, the most frequent first. Two columns are its own: `loudest_s`, the moment at which a row is loudest, in seconds
-from its start; `crc32` of its decoded int16 samples. Its file name ends in a hash of its rows, so that the address of a
-soundscape, which names the file, never comes to mean another clip; that the sound files are still the same is checked
-as they are decoded. `psla pack` of the soundscapes makes them independent of both.
+from its start; `crc32` of its int16 samples, decoded at `CUT_RATE`. Its file name ends in a hash of its rows, so that
+the address of a soundscape, which names the file, never comes to mean another clip; that the sound files are still the
+same is checked as they are decoded. `psla pack` of the soundscapes makes them independent of both.
 
 Not covered: recordings altered in pitch, speed or colour; sounds that the recordings hold besides their label.
 """
@@ -20,24 +20,28 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import soxr
 
 from psla.audio.decode import AudioError
 from psla.audio.worker import decode
 from psla.data.clips import Clips, ClipsError
-from psla.synth.event import Take
-from psla.synth.signals import RATE, Generator
+from psla.synth.signals import GRID, Generator
+from psla.synth.sound_events import Take
+
+CUT_RATE = round(GRID)
+"""The rate in Hz at which recordings are decoded to be cut and summed, whatever the rate at which they are heard."""
 
 SHORT_S = 2.0
 """A sounding part up to this long is one event and taken whole; of a longer one, an excerpt of this length or more."""
 
 _COLUMNS = ("loudest_s", "crc32")
 _INSIDE_S = 0.064  # of the loudest moment that an excerpt holds at least: the window in which its level is measured
-_EDGE, _CUT = 80, 800  # samples (5 and 50 ms) of the fades: of an event taken whole, and of an excerpt
-_KEPT = 128  # recordings that a process keeps decoded; 10 s of each at most: 40 MB
+_EDGE_S, _CUT_S = 0.005, 0.05  # the fades: of an event taken whole, and of an excerpt
+_KEPT = 128  # recordings that a process keeps decoded; 10 s of each at most: 40 MB at 16 kHz
 
 
 class RecordedEvents:
-    """The recordings of one split as an `EventSource` (`psla.synth.event`).
+    """The recordings of one split as an `EventSource` (`psla.synth.sound_events`).
 
     Args:
         table: a table of recordings, of one split.
@@ -70,14 +74,14 @@ class RecordedEvents:
         first = min(max(loudest + _INSIDE_S / 2 - seconds, 0.0), last)
         return Take(seconds, seconds, length > SHORT_S, row, rng.uniform(first, last), source)
 
-    def render(self, rng: Generator, class_id: str, take: Take, seconds: float) -> np.ndarray:
+    def render(self, rng: Generator, class_id: str, take: Take, seconds: float, rate: int) -> np.ndarray:
         """See `EventSource.render`; faded in and out over 5 ms, or 50 ms if it may be an excerpt."""
         path, start_s, end_s, crc32, _, _ = self._rows[take.row]
-        n, first = round(seconds * RATE), round(take.begin_s * RATE)
-        part = _decoded(path, start_s, end_s, crc32)[first : first + n]
+        n, first = round(seconds * rate), round(take.begin_s * rate)
+        part = _decoded(path, start_s, end_s, crc32, rate)[first : first + n]
         wave = np.zeros(n, dtype=np.float32)
         wave[: len(part)] = part
-        fade = min(_CUT if take.background else _EDGE, len(part) // 2)
+        fade = min(round((_CUT_S if take.background else _EDGE_S) * rate), len(part) // 2)
         slope = np.linspace(0, 1, fade, dtype=np.float32)
         wave[:fade] *= slope
         wave[len(part) - fade : len(part)] *= slope[::-1]
@@ -118,10 +122,16 @@ def write_events(table: Clips, beside: str | os.PathLike[str]) -> Path:
 
 
 @lru_cache(maxsize=_KEPT)
-def _decoded(path: str, start_s: float, end_s: float, crc32: int) -> np.ndarray:
-    """(samples,) int16 of a row. Raises: AudioError: it cannot be read, or is not what it was."""
+def _decoded(path: str, start_s: float, end_s: float, crc32: int, rate: int) -> np.ndarray:
+    """(samples,) int16 of a row at a rate; at another than `CUT_RATE` it is decoded twice, once to be checked.
+
+    Raises:
+        AudioError: it cannot be read, or is not what it was.
+    """
     samples = np.concatenate(list(decode(path, start_s, end_s)))
     if zlib.crc32(samples.tobytes()) != crc32:
         raise AudioError(path, "is not the recording that it was when the events were cut; make the corpus again")
+    if rate != CUT_RATE:
+        samples = soxr.resample(samples, CUT_RATE, rate)
     samples.flags.writeable = False
     return samples

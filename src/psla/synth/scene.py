@@ -6,7 +6,7 @@ truth is known, labels can be left out on purpose in the paper's two ways (secti
 with the parent's label but not the child's; type II, with the child's label but not the parent's.
 
 The events are the models of `sound_events`, or recordings (`recordings`); all else is the same for both. What a clip is
-drawn from, and its address: `soundscape_config`. A whole corpus with its splits: `soundscape_corpus`.
+drawn from, and its address: `config`. A whole corpus with its splits: `corpus`.
 
 Bits repeat on one machine; another processor or numpy version may round a sample differently by one.
 """
@@ -27,9 +27,8 @@ from psla.synth.config import SoundscapeConfig as SoundscapeConfig
 from psla.synth.config import from_uri as from_uri
 from psla.synth.config import uri as uri
 from psla.synth.config import within
-from psla.synth.event import EventSource, Take
-from psla.synth.signals import RATE, band, colour, fast_length, frequencies, noise
-from psla.synth.sound_events import EVENTS, SynthesisedEvents
+from psla.synth.signals import Signals, band, colour, fast_length, frequencies
+from psla.synth.sound_events import EVENTS, EventSource, SynthesisedEvents, Take
 
 FACTS: Mapping[str, str] = {
     "name": "soundscape",
@@ -173,52 +172,59 @@ def describe(config: SoundscapeConfig, index: int) -> Scene:
     return Scene(events, tuple(c for c in names if c in kept), tuple(c for c in names if c in true), takes)
 
 
-def synthesise(config: SoundscapeConfig, index: int) -> np.ndarray:
-    """Renders one clip: (config.samples,) int16 at 16 kHz, its peak -18 .. -1 dB below full scale.
+def synthesise(config: SoundscapeConfig, index: int, rate: int) -> np.ndarray:
+    """Renders one clip: (round(config.seconds * rate),) int16, its peak -18 .. -1 dB below full scale.
+
+    The scene sounds the same at every rate: what a faster one adds lies above 8 kHz (see `signals`).
+
+    Args:
+        config, index: which clip.
+        rate: samples a second, 16 kHz or more.
 
     Raises:
-        ValueError: an index outside 0 .. 2**32 - 1, or as `class_ids`.
+        ValueError: an index outside 0 .. 2**32 - 1, a rate that is too low, or as `class_ids`.
         AudioError: as `event_source`, or a recording that cannot be read.
 
     Example:
-        >>> synthesise(SoundscapeConfig(seconds=0.5), 7).shape
-        (8000,)
+        >>> synthesise(SoundscapeConfig(seconds=0.5), 7, rate=32000).shape
+        (16000,)
     """
     scene, source = describe(config, index), event_source(config)
     rng = np.random.default_rng([config.seed, index, 1])
-    n = config.samples
-    background = noise(rng, n, colour(rng.uniform(0, 1.2), rng.uniform(50, 300)))  # the level that snr refers to
-    foreground = np.zeros(n, dtype=np.float32)
+    signals = Signals.lasting(config.seconds, int(rate))
+    background = signals.noise(rng, colour(rng.uniform(0, 1.2), rng.uniform(50, 300)))  # the level that snr refers to
+    foreground = np.zeros(signals.n, dtype=np.float32)
     for (class_id, onset, offset), take in zip(scene.events, scene.takes, strict=True):
-        wave = source.render(rng, class_id, take, offset - onset)
-        level = 10 ** (rng.uniform(*config.snr) / 20) / _loudest(wave)
-        start = min(round(onset * RATE), n - 1)
-        foreground[start : start + len(wave)] += wave[: n - start] * np.float32(level)
+        wave = source.render(rng, class_id, take, offset - onset, signals.rate)
+        level = 10 ** (rng.uniform(*config.snr) / 20) / _loudest(wave, signals.rate)
+        start = min(round(onset * signals.rate), signals.n - 1)
+        foreground[start : start + len(wave)] += wave[: signals.n - start] * np.float32(level)
     if config.room > 0 and rng.uniform() < 0.5:  # else out of doors
-        foreground = _reverberate(rng, foreground, config.room)
+        foreground = _reverberate(rng, foreground, config.room, signals.rate)
     mixture = foreground + background
     peak = 10 ** (rng.uniform(-18, -1) / 20)
     mixture *= 32767 * peak / max(float(mixture.max()), -float(mixture.min()))
     return np.rint(mixture, out=mixture).astype(np.int16)
 
 
-def _loudest(wave: np.ndarray) -> float:
+def _loudest(wave: np.ndarray, rate: int) -> float:
     """Root mean square of the loudest 64 ms."""
-    frames = wave[: len(wave) // 1024 * 1024].reshape(-1, 1024) if len(wave) >= 1024 else wave[None]
+    frame = min(round(0.064 * rate), len(wave))
+    frames = wave[: len(wave) // frame * frame].reshape(-1, frame)
     return max(float(np.sqrt(np.mean(frames * frames, axis=1).max())), 1e-6)
 
 
-def _reverberate(rng: np.random.Generator, wave: np.ndarray, longest: float) -> np.ndarray:
+def _reverberate(rng: np.random.Generator, wave: np.ndarray, longest: float, rate: int) -> np.ndarray:
     """Adds the sound of a room: convolution with decaying noise, 60 dB down after up to `longest` seconds."""
     seconds, level = longest * rng.uniform(0.1, 1), 10 ** (rng.uniform(-24, -6) / 20)
-    tail = max(1, round(seconds * RATE * 0.75))  # the last quarter lies below -45 dB
-    decay = np.exp(np.arange(tail, dtype=np.float32) * np.float32(-math.log(1000) / (seconds * RATE)))
-    response = rng.standard_normal(tail, dtype=np.float32) * decay
+    tail = Signals.lasting(seconds * 0.75, rate)  # the last quarter lies below -45 dB
+    decay = np.exp(np.arange(tail.n, dtype=np.float32) * np.float32(-math.log(1000) / (seconds * rate)))
+    response = tail.white(rng) * decay
     response *= level / float(np.sqrt(np.sum(response * response)))
-    length = fast_length(len(wave) + tail)
+    length = fast_length(len(wave) + tail.n)
     spectrum = np.fft.rfft(wave, length)
     spectrum *= np.fft.rfft(response, length)
-    spectrum *= band(80, rng.uniform(2000, 7000))(frequencies(length))
+    spectrum *= band(80, rng.uniform(2000, 7000))(frequencies(length, rate))
     return wave + np.fft.irfft(spectrum, length)[: len(wave)]
 
 

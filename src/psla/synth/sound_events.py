@@ -1,25 +1,70 @@
-"""The sounds of the embedded corpus by rank: which AudioSet classes it has, the most frequent first.
+"""Where the events of soundscapes come from, and the sounds of the embedded corpus by rank, the most frequent first.
 
 Every call draws the physics anew (pitch, rate, decay, partials, modulation, colour), so that two instances differ as
 two recordings do, while what defines the class stays: a bell has the partials of a bell, an alarm its pattern. To add a
-class, write a function `(rng, n) -> (n,) waveform` under `@event(class id)` in one of the modules below, and give it
-its rank here. A new rank at the end leaves the smaller corpora (`SoundscapeConfig.classes`) as they are.
+class, write a function `(rng, s) -> waveform of s.n samples` under `@event(class id)` in one of the modules of
+`psla.synth.events` (`signals` says what `s` can do), and give it its rank here. A new rank at the end leaves the
+smaller corpora (`SoundscapeConfig.classes`) as they are.
 
-Not covered: spatial position, speech and anything else that needs recordings; those: `psla.synth.recordings`.
+Whatever keeps to `EventSource` may take the place of these sounds: `recordings` gives recorded events.
+Not covered: spatial position, speech and anything else that needs recordings.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import numpy as np
 
-from psla.synth.event import Event as Event
-from psla.synth.event import Take
-from psla.synth.event import event as event
 from psla.synth.events import animal as animals
 from psla.synth.events import noise as noises
 from psla.synth.events import struck as struck
 from psla.synth.events import tonal as tones
-from psla.synth.signals import Generator
+from psla.synth.signals import Event, Generator
+
+
+@dataclass(frozen=True)
+class Take:
+    """One instance of an event as it was drawn, before it is heard.
+
+    Attributes:
+        seconds: how long it lasts.
+        inside: how many of these seconds must lie in the clip, 0 .. seconds.
+        background: whether it may have begun before the clip.
+        row: the recording in its table, and -1 for a synthesised sound.
+        begin_s: where in the recording it begins, in seconds.
+        source: the source of the recording; "" for a synthesised sound.
+    """
+
+    seconds: float
+    inside: float
+    background: bool
+    row: int = -1
+    begin_s: float = 0.0
+    source: str = ""
+
+
+class EventSource(Protocol):
+    """What soundscapes take their events from: draw, then render."""
+
+    @property
+    def class_ids(self) -> tuple[str, ...]:
+        """The AudioSet classes, the most frequent first."""
+        ...
+
+    def draw(self, rng: Generator, class_id: str, longest: float) -> Take:
+        """An instance of a class for a clip of `longest` seconds."""
+        ...
+
+    def render(self, rng: Generator, class_id: str, take: Take, seconds: float, rate: int) -> np.ndarray:
+        """The first `seconds` of a take: (round(seconds * rate),) float32 at `rate` Hz, highest magnitude 1.
+
+        Raises:
+            AudioError: a recording that cannot be read.
+        """
+        ...
+
 
 _RANKS = (
     *(noises.rain, noises.engine, struck.bass_drum, noises.wind, tones.siren, struck.snare_drum, noises.waves),
@@ -41,8 +86,8 @@ class SynthesisedEvents:
     Example:
         >>> rng, sounds = np.random.default_rng(0), SynthesisedEvents()
         >>> take = sounds.draw(rng, sounds.class_ids[2], longest=2.56)
-        >>> sounds.render(rng, sounds.class_ids[2], take, 0.5).shape
-        (8000,)
+        >>> sounds.render(rng, sounds.class_ids[2], take, 0.5, rate=32000).shape
+        (16000,)
     """
 
     class_ids: tuple[str, ...] = tuple(EVENTS)
@@ -52,6 +97,6 @@ class SynthesisedEvents:
         seconds = rng.uniform(*EVENTS[class_id].seconds)
         return Take(seconds, min(seconds, 0.3), EVENTS[class_id].background)
 
-    def render(self, rng: Generator, class_id: str, take: Take, seconds: float) -> np.ndarray:
+    def render(self, rng: Generator, class_id: str, take: Take, seconds: float, rate: int) -> np.ndarray:
         """See `EventSource.render`."""
-        return EVENTS[class_id](rng, seconds)
+        return EVENTS[class_id](rng, seconds, rate)

@@ -98,6 +98,6 @@ def _files_below(folder: str) -> list[str]:
 
 
 def _suffixes() -> frozenset[str]:
-    from psla.corpora.folder import AUDIO_SUFFIXES  # brings polars, which a list of files does not need
+    from psla.audio.decode import AUDIO_SUFFIXES
 
     return AUDIO_SUFFIXES
