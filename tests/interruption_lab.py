@@ -24,17 +24,18 @@ from psla.audio.watch import DecodePool
 from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
 from psla.files import Journal
-from psla.lab import demo, teaching
+from psla.lab import demo, sweep, teaching
+from psla.lab.experiment import soundscapes
 from psla.lab.folds import cross_validation, selection
 from psla.lab.folds.candidates import Candidate
 from psla.lab.sweep import start_sweep
-from psla.lab.tables import estimate, runner, sweeps
+from psla.lab.tables import plan as planning
+from psla.lab.tables import runner
 from psla.lab.tables.folder import Lab
 from psla.lab.tables.measured import Measured
 from psla.lab.tables.report import write_report as write_lab_report
-from psla.lab.tables.soundscapes import soundscapes
-from psla.lab.tables.training_data import Predicting, teach_labels, teach_probabilities, teacher_predictions
 from psla.lab.tables.verdicts import Scoring
+from psla.lab.teaching import Predicting, teach_labels, teach_probabilities, teacher_predictions
 from psla.model.file import Model, ModelCard, save_model
 from psla.model.inference import predict
 from psla.tagging import batch, output
@@ -120,7 +121,7 @@ def _csv_lines(setting: Setting, out: Path, tell: Tell) -> Any:
 
 def taught(setting: Setting) -> tuple[Clips, list[Run]]:
     """Clips to predict, and two runs as far as a teacher needs them."""
-    setting.patch.setattr("psla.lab.tables.training_data.predict", partial(predict, batch_size=4))
+    setting.patch.setattr("psla.lab.teaching.predict", partial(predict, batch_size=4))
     clips = soundscapes(10, 3, 0.3)
     path = str(sound(setting.folder / "noise.wav", seconds=0.3))  # faster to read than to synthesise
     clips = Clips(clips.frame.with_columns(pl.lit(path).alias("path")), clips.vocabulary)
@@ -131,17 +132,17 @@ def taught(setting: Setting) -> tuple[Clips, list[Run]]:
     return clips, runs
 
 
-@scenario("psla.lab.tables.training_data.teacher_predictions", taught)
+@scenario("psla.lab.teaching.teacher_predictions", taught)
 def _teacher_predictions(given: tuple[Clips, list[Run]], out: Path, tell: Tell) -> Any:
     return teacher_predictions(given[1][0], out, Predicting(given[0], progress=tell))
 
 
-@scenario("psla.lab.tables.training_data.teach_labels", taught)
+@scenario("psla.lab.teaching.teach_labels", taught)
 def _teach_labels(given: tuple[Clips, list[Run]], out: Path, tell: Tell) -> Any:
     return teach_labels(given[0], given[1][0], "I+II", out / "run", Predicting(given[0], progress=tell))
 
 
-@scenario("psla.lab.tables.training_data.teach_probabilities", taught)
+@scenario("psla.lab.teaching.teach_probabilities", taught)
 def _teach_probabilities(given: tuple[Clips, list[Run]], out: Path, tell: Tell) -> Any:
     return teach_probabilities(given[1], out / "run", Predicting(given[0], progress=tell))
 
@@ -236,13 +237,13 @@ def one_run(setting: Setting) -> tuple[Setting, Clips]:
     return setting, clips
 
 
-@scenario("psla.lab.tables.sweeps.sweep", one_run)
+@scenario("psla.lab.sweep.sweep", one_run)
 def _sweep(given: tuple[Setting, Clips], out: Path, tell: Tell) -> Any:
     setting, clips = given
     shutil.copytree(setting.folder / "lab", out, dirs_exist_ok=True)
-    setting.patch.setattr(sweeps, "start_sweep", partial(start_sweep, progress=tell))
+    setting.patch.setattr(sweep, "start_sweep", partial(start_sweep, progress=tell))
     (run,) = (out / "runs").iterdir()
-    return sweeps.sweep(Lab(out, clips, Recipe.load("demo", LAB | THREE_EPOCHS)), Run(run))
+    return sweep.sweep(Lab(out, clips, Recipe.load("demo", LAB | THREE_EPOCHS)), Run(run))
 
 
 def small_lab(setting: Setting) -> Path:
@@ -273,14 +274,14 @@ def _scoring(subject: Rows, out: Path, tell: Tell) -> Any:
 def planned(setting: Setting) -> list[Any]:
     """Jobs of three sizes. What they take is a matter of clocks, so it is made up."""
     lab = Lab(setting.folder / "lab", corpus(8, 4, broken=False), Recipe.load("demo", LAB))
-    setting.patch.setattr(estimate, "measure", lambda recipe, classes, runtime: (recipe.pooling.heads + 1.0, 2.0))
+    setting.patch.setattr(planning, "measure", lambda recipe, classes, runtime: (recipe.pooling.heads + 1.0, 2.0))
     plan, _ = runner.prepare(lab, ["pooling_1", "pooling_4", "pooling_mean", "mixup"], (0, 1))
     return list(plan.jobs.values())
 
 
-@scenario("psla.lab.tables.estimate.seconds_of", planned)
+@scenario("psla.lab.tables.plan.seconds_of", planned)
 def _seconds_of(jobs: list[Any], out: Path, tell: Tell) -> Any:
-    return estimate.seconds_of(jobs, 28, 4, CPU, tell)
+    return planning.seconds_of(jobs, 28, 4, CPU, tell)
 
 
 class TellingConsole(Console):

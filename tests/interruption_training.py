@@ -21,10 +21,10 @@ from psla.data.labels import Labels
 from psla.data.ontology import Ontology
 from psla.data.source import ArraySource, open_source
 from psla.data.vocabulary import Vocabulary
+from psla.lab.experiment import soundscapes
 from psla.lab.moments import measure
 from psla.lab.statistics import coverage
 from psla.lab.sweep import start_sweep
-from psla.lab.tables.soundscapes import soundscapes
 from psla.metrics.compare import compare
 from psla.metrics.predictions import Predictions
 from psla.metrics.resampling import Draws

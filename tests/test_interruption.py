@@ -37,7 +37,7 @@ import psla
 from interruption_law import SCENARIOS, Interruption, Scenario, Setting, Tell, contents, exact, torn
 from interruption_scenarios import EXEMPT
 from psla.lab.tables.runner import Watcher
-from psla.lab.tables.training_data import Predicting
+from psla.lab.teaching import Predicting
 from psla.model.backbones.efficientnet import VARIANTS, Variant
 from psla.training.run import Run
 from psla.weights.readers import psla as released

@@ -11,7 +11,8 @@ from rich.console import Console
 from pictures import check_drawn
 from psla.data.vocabulary import Vocabulary
 from psla.lab import demo
-from psla.lab.folds import cross_validation, fold_accuracy
+from psla.lab.folds import cross_validation, fold_report
+from psla.lab.folds.answers import Answers
 from psla.metrics.predictions import Predictions
 from psla.training.recipe import Recipe
 
@@ -102,7 +103,7 @@ def test_finished_folds_are_read_not_run_again(tmp_path: Path) -> None:
     seen.clear()
     again = run()
     assert not seen
-    assert fold_accuracy.to_dict(again.answers) == fold_accuracy.to_dict(first.answers)
+    assert fold_report.answers_data(again.answers) == fold_report.answers_data(first.answers)
     assert len(first.answers["single", "averaged"].clip_ids) == 2
     assert first.answers["single", "averaged"].guesses.shape == (2, 2)
     assert first.answers["ensemble", "averaged"].guesses.shape == (2, 1)
@@ -112,18 +113,18 @@ def test_finished_folds_are_read_not_run_again(tmp_path: Path) -> None:
     assert set(teacher.clip_ids) == set(first.runs[-1].clips.split("train").clip_ids)
 
 
-def answers(clips: int, wrong: int, first: int = 0) -> fold_accuracy.Answers:
+def answers(clips: int, wrong: int, first: int = 0) -> Answers:
     """`clips` clips of one fold, two to a source, the first `wrong` of them wrong."""
     ids = [f"c{i}" for i in range(first, first + clips)]
     truth = np.arange(clips) % 2
     guesses = np.where(np.arange(clips) < wrong, 1 - truth, truth)[:, None]
     sources = [f"s{i // 2}" for i in range(first, first + clips)]
-    return fold_accuracy.Answers(ids, sources, np.ones(clips, int), truth, guesses, Vocabulary(["dog", "rain"]))
+    return Answers(ids, sources, np.ones(clips, int), truth, guesses, Vocabulary(["dog", "rain"]))
 
 
 def test_accuracy_over_folds_is_that_of_the_clips() -> None:
     """Law: accuracy, confusion and misclassified clips are counts; a system beside itself differs by exactly zero."""
-    found = fold_accuracy.join([answers(40, 4), answers(40, 0, first=40)])
+    found = Answers.join([answers(40, 4), answers(40, 0, first=40)])
     assert found.accuracy == 0.95
     assert found.confusion().sum() == 80
     assert found.confusion().trace() == 76
@@ -131,7 +132,7 @@ def test_accuracy_over_folds_is_that_of_the_clips() -> None:
     low, high = found.interval()
     assert 0.85 < low < 0.95 < high <= 1.0
     assert found.interval(found) == (0.0, 0.0)
-    better = fold_accuracy.join([answers(40, 0), answers(40, 0, first=40)])
+    better = Answers.join([answers(40, 0), answers(40, 0, first=40)])
     assert better.interval(found)[1] > 0 >= -better.interval(found)[0]
     with pytest.raises(ValueError, match="different clips"):
         found.interval(answers(40, 0))

@@ -14,12 +14,12 @@ from lab_fixture import ROWS, make_clips, write_lab
 from psla.cli import app
 from psla.data.clips import Clips
 from psla.files import write_json_atomic
+from psla.lab.experiment import LabError
 from psla.lab.run_page import write_run_report
-from psla.lab.tables.class_scores import correlation
-from psla.lab.tables.measured import LabError, Measured
-from psla.lab.tables.paper import paper_tables
-from psla.lab.tables.quality import QualityError, read_quality
+from psla.lab.tables.claims import QualityError, paper_tables, read_quality
+from psla.lab.tables.measured import Measured
 from psla.lab.tables.report import write_report
+from psla.lab.tables.report_tables import correlation
 from psla.metrics.predictions import Predictions
 from psla.metrics.scores import score
 from psla.training.recipe import Recipe
@@ -256,7 +256,7 @@ def test_the_title_names_the_corpus_or_is_given(tmp_path: Path) -> None:
     """The page and the Markdown are headed by the corpus, or by what the user calls it."""
     folder = write_lab(tmp_path / "lab", held_out=40, files=1)
     write_report(folder, resamples=10)
-    assert (folder / "report.md").read_text().startswith(f"# PSLA on {Measured(folder).info['clips']['name']}\n")
+    assert (folder / "report.md").read_text().startswith(f"# PSLA on {Measured(folder).info.clips.name}\n")
     call = ("lab", "report", str(folder), "--resamples", "10", "--title", "Sounds of <our> garden")
     assert CliRunner().invoke(app, call).exit_code == 0
     assert (folder / "report.md").read_text().startswith("# Sounds of <our> garden\n")

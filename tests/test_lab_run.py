@@ -17,11 +17,12 @@ from typer.testing import CliRunner
 
 from psla.cli import app
 from psla.data.clips import Clips
+from psla.lab.experiment import LabError, soundscapes
 from psla.lab.tables import runner
-from psla.lab.tables.folder import Lab, LabError
+from psla.lab.tables.folder import Lab
+from psla.lab.tables.plan import take_share
 from psla.lab.tables.runner import LabInterrupted, carry_out, prepare
-from psla.lab.tables.soundscapes import soundscapes
-from psla.lab.tables.training_data import Predicting, take_share, teach_labels
+from psla.lab.teaching import Predicting, teach_labels
 from psla.metrics.predictions import Predictions, average
 from psla.metrics.scores import score
 from psla.training.devices import Runtime
@@ -146,9 +147,9 @@ def test_a_result_is_what_its_files_say(undisturbed: Path) -> None:
         values = [each["scores"]["mean_average_precision"] for each in result["seeds"]]
         assert result["mean"]["mean_average_precision"] == pytest.approx(np.mean(values))
         if len(values) > 1:
-            assert result["deviation"]["mean_average_precision"] == pytest.approx(np.std(values, ddof=1))
+            assert result["std"]["mean_average_precision"] == pytest.approx(np.std(values, ddof=1))
         else:
-            assert result["deviation"]["mean_average_precision"] is None
+            assert result["std"]["mean_average_precision"] is None
     assert [each["seed"] for each in found["mixup"]["seeds"]] == [0, 1]
     assert [each["seed"] for each in found["ensemble_seeds"]["seeds"]] == [None]
     assert found["averaged"]["seeds"][0]["predictions"][0].endswith("averaged.safetensors")
@@ -189,7 +190,7 @@ def test_details_are_the_tables_columns(undisturbed: Path) -> None:
     taught_by = json.loads((undisturbed / "results/mixup.json").read_text())
     before = found["details"]["map_before"]
     assert before["mean"] == pytest.approx(taught_by["mean"]["mean_average_precision"])
-    assert before["deviation"] == pytest.approx(taught_by["deviation"]["mean_average_precision"])
+    assert before["std"] == pytest.approx(taught_by["std"]["mean_average_precision"])
     ensemble = json.loads((undisturbed / "results/ensemble_seeds.json").read_text())
     details, truth = ensemble["details"], clips().split("evaluation").labels("true_labels")
     read = [Predictions.read(undisturbed / path) for path in ensemble["seeds"][0]["predictions"]]

@@ -23,12 +23,10 @@ from psla.cli import app
 from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
 from psla.files import JournalError
+from psla.lab.experiment import LabError, working
 from psla.lab.folds import cross_validation, fold_report, selection
+from psla.lab.folds.answers import FOLDS, PAIRS, Answers, Judged, choose, judges_of, pairs_of, run_name
 from psla.lab.folds.candidates import Candidate, SelectionError, load_candidates, packaged
-from psla.lab.folds.fold_accuracy import Answers
-from psla.lab.folds.judging import FOLDS, PAIRS, Judged, choose, judges_of, pairs_of, run_name
-from psla.lab.shards import working
-from psla.lab.tables.folder import LabError
 from psla.metrics.predictions import Predictions
 from psla.model.backbones.efficientnet import VARIANTS, Variant
 from psla.training.recipe import Recipe, RecipeError
@@ -394,7 +392,7 @@ def test_runs_of_something_else_are_refused(folder: Path, monkeypatch: pytest.Mo
     def taken(path: Path) -> None:
         raise JournalError("taken")
 
-    monkeypatch.setattr("psla.lab.shards.Journal", taken)
+    monkeypatch.setattr("psla.lab.experiment.Journal", taken)
     with pytest.raises(LabError, match="another process works on"), working(out, None):
         pass
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from psla.data.clips import Clips
-from psla.lab import teaching, trained
+from psla.lab import experiment, teaching
 from psla.lab.teaching import Teaching, teach
 from psla.metrics.predictions import Predictions
 from psla.metrics.scores import score
@@ -64,7 +64,7 @@ def test_the_table_is_what_the_files_say(taught: tuple[Path, dict]) -> None:
             assert row[key] == score(predictions, held_out).mean_average_precision
     values = [row["map_after"] for row in found["seeds"]]
     assert found["summary"]["map_after"]["mean"] == pytest.approx(np.mean(values))
-    assert found["summary"]["map_after"]["deviation"] == pytest.approx(np.std(values, ddof=1))
+    assert found["summary"]["map_after"]["std"] == pytest.approx(np.std(values, ddof=1))
 
 
 def test_evaluation_labels_stay(taught: tuple[Path, dict]) -> None:
@@ -78,7 +78,7 @@ def test_what_is_finished_is_not_done_again(taught: tuple[Path, dict], monkeypat
     out, found = taught
     for name in ("train", "resume", "predict"):
         monkeypatch.setattr(
-            trained if name in ("train", "resume") else teaching,
+            experiment if name in ("train", "resume") else teaching,
             name,
             lambda *a, **k: pytest.fail("nothing is left to do"),
         )
@@ -109,4 +109,4 @@ def test_refusals(taught: tuple[Path, dict], tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match="on other clips"):
             teach(recipe(), others, taught[0], runtime=CPU)
     moved = Clips(clips().frame.with_columns(path="elsewhere/" + pl.col("clip_id")), vocabulary())
-    assert trained.material(moved) == trained.material(clips())
+    assert experiment.material(moved) == experiment.material(clips())

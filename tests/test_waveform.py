@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from psla.data.source import ArraySource
-from psla.lab.tables.estimate import _size
+from psla.lab.tables.plan import _size
 from psla.techniques.sampling import EpochPlan
 from psla.training.loader import GRID, Cut, Loader, gains
 from psla.training.recipe import Recipe, RecipeError

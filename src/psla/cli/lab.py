@@ -90,10 +90,10 @@ def cross_validate(
 
     part = parse_part(shard) if shard is not None else None
     numbers = whole_numbers(seeds, "a seed")
-    from psla.lab.folds import cross_validation, fold_accuracy, fold_report
+    from psla.lab.experiment import share_of
+    from psla.lab.folds import cross_validation, fold_report
     from psla.lab.folds.candidates import load_candidates
     from psla.lab.folds.selection import read_choices
-    from psla.lab.shards import share_of
     from psla.training.recipe import Recipe, parse_override
 
     folds = sorted(set(fold or cross_validation.FOLDS))
@@ -117,8 +117,8 @@ def cross_validate(
         return
     found = cross_validation.cross_validate(asked, told)
     fold_report.write_report(found, out, names, _command())
-    _print(fold_accuracy.accuracies(found.answers))
-    _print(fold_accuracy.differences(found.answers))
+    _print(fold_report.accuracies(found.answers))
+    _print(fold_report.differences(found.answers))
     typer.echo(f"{len(found.runs)} runs, {found.hours:.2f} h; details in {out / 'cross_validation.md'} and .json")
 
 

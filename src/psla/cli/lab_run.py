@@ -55,7 +55,7 @@ def run(
     overrides = dict(map(parse_override, set_ or []))
     resolved = Recipe.load(recipe, overrides)
     if clips == SOUNDSCAPE:
-        from psla.lab.tables.soundscapes import soundscapes
+        from psla.lab.experiment import soundscapes
 
         corpus = soundscapes(training_clips, evaluation_clips, seconds, missing_children, missing_parents, classes)
     else:
@@ -116,7 +116,7 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
 
 
 def _print_plan(lab: Lab, plan: Plan, asked: Sequence[str], runtime: Runtime) -> None:
-    from psla.lab.tables.estimate import seconds_of
+    from psla.lab.tables.plan import seconds_of
     from psla.lab.tables.runner import jobs_of
 
     jobs = jobs_of(plan, [name for name in asked if plan.reason(name) is None])
@@ -129,7 +129,7 @@ def _print_plan(lab: Lab, plan: Plan, asked: Sequence[str], runtime: Runtime) ->
         row = plan.rows[name]
         if (reason := plan.reason(name)) is not None:
             state = f"cannot be run: {reason}"
-        elif (lab.result(name) or {}).get("status") == "done":
+        elif (result := lab.result(name)) is not None and result.status == "done":
             state = "done"
         else:
             state = "to do" if row.is_trained else f"from the runs of {', '.join(plan.members(name))}"
@@ -160,9 +160,9 @@ def _print_outcome(lab: Lab, found: Outcome, shard: tuple[int, int] | None) -> N
     elif found.done:
         lines = []
         for name in found.done:
-            result = lab.result(name) or {}
-            mean, spread = (result[key]["mean_average_precision"] for key in ("mean", "deviation"))
-            lines.append([name, result["table"], result["take"].replace("_", " "), number(mean), number(spread)])
+            if (result := lab.result(name)) is not None:
+                mean, spread = (each["mean_average_precision"] for each in (result.mean, result.std))
+                lines.append([name, result.table, (result.take or "").replace("_", " "), number(mean), number(spread)])
         typer.echo(table(["row", "table", "scored", "mAP", "deviation"], lines))
     for name, reason in found.not_run.items():
         typer.echo(f"{name}: not run: {reason}", err=True)

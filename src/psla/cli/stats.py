@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,8 +76,8 @@ def stats(
         "source": str(clips),
         "split": split,
         **counts.to_dict(),
-        "label_errors": [each.to_dict() for each in audits],
-        "coverage": [each.to_dict() for each in curves],
+        "label_errors": [asdict(each) for each in audits],
+        "coverage": [asdict(each) for each in curves],
         "log_mel": None if moments is None else moments.to_dict(),
     }
     title = (

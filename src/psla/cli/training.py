@@ -154,6 +154,6 @@ def teach(
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
         return
-    rows = [[name.replace("_", " "), number(x["mean"]), number(x["deviation"])] for name, x in found["summary"].items()]
+    rows = [[name.replace("_", " "), number(x["mean"]), number(x["std"])] for name, x in found["summary"].items()]
     typer.echo(table([f"{len(seeds)} seeds", "mean", "deviation"], rows))
     typer.echo(f"table: {out / 'teaching.json'}")

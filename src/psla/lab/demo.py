@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from rich.table import Table
 from psla.corpora.esc50 import AUDIOSET_CLASS
 from psla.data.clips import Clips
 from psla.files import write_json_atomic
+from psla.lab.experiment import soundscapes
 from psla.model.file import load_model
 from psla.model.inference import tag_waveforms
 from psla.report.figures import comparison
@@ -51,11 +52,7 @@ METRICS = ("mean_average_precision", "mean_auc", "d_prime")
 
 def corpus(training: int = TRAINING_CLIPS, evaluation: int = EVALUATION_CLIPS) -> Clips:
     """The demo's clips: a long-tailed training split, and an evaluation split from another seed, equally tailed."""
-    rows = []
-    for split, seed, clips in (("train", 1, training), ("evaluation", 2, evaluation)):
-        config = soundscape.SoundscapeConfig(seed=seed, seconds=SECONDS, clips=clips, classes=CLASSES)
-        rows += soundscape.table(config, split=split)
-    return Clips.from_rows(rows, soundscape.vocabulary(config), name="soundscape")
+    return soundscapes(training, evaluation, SECONDS, 0.0, 0.0, CLASSES, seeds=(1, 2))
 
 
 def run(
@@ -89,10 +86,15 @@ def run(
         "psla": ("PSLA recipe", Recipe.load("demo", overrides)),
     }
     runs = {name: _train(name, title, recipe, clips, out, console) for name, (title, recipe) in variants.items()}
-    scores = _scores(runs)
+    ours, baseline = (runs[name].scores["evaluation"] for name in ("psla", "baseline"))
+    found = {"baseline": baseline["final"], **{n: ours[n] for n in ("final", "averaged", "checkpoint_ensemble")}}
+    scores = {name: {metric: values[metric] for metric in METRICS} for name, values in found.items()}
     write_json_atomic(out / "scores.json", scores)
-    _figures(out, runs)
-    console.print(_table(scores))
+    (out / "figures").mkdir(exist_ok=True)
+    runs["psla"].draw(out / "figures")
+    comparison(found, out / "figures" / "comparison.png")
+    rows = [[name, *(f"{values[metric]:.3f}" for metric in METRICS)] for name, values in scores.items()]
+    _print(console, "Evaluation clips, by variant", ["variant", "mAP", "AUC", "d-prime"], rows, numbers=(1, 2, 3))
     _tag_fresh(runs["psla"], console)
     _tag_with_shipped(console)
     console.print(f"Scores: {out / 'scores.json'}; figures: {out / 'figures'}; model: {runs['psla'].model_file}")
@@ -132,31 +134,16 @@ def _reporter(title: str, epoch: int, bar: Progress, task: Any, console: Console
     return report
 
 
-def _scores(runs: dict[str, Run]) -> dict[str, Any]:
-    ours, baseline = (runs[name].scores["evaluation"] for name in ("psla", "baseline"))
-    variants = {"baseline": baseline["final"], **{n: ours[n] for n in ("final", "averaged", "checkpoint_ensemble")}}
-    return {name: {metric: scores[metric] for metric in METRICS} for name, scores in variants.items()}
-
-
-def _figures(out: Path, runs: dict[str, Run]) -> None:
-    figures = out / "figures"
-    figures.mkdir(exist_ok=True)
-    ours, baseline = (runs[name].scores["evaluation"] for name in ("psla", "baseline"))
-    runs["psla"].draw(figures)
-    comparison(
-        {"baseline": baseline["final"], **{n: ours[n] for n in ("final", "averaged", "checkpoint_ensemble")}},
-        figures / "comparison.png",
-    )
-
-
-def _table(scores: dict[str, Any]) -> Table:
-    table = Table(title="Evaluation clips, by variant")
-    table.add_column("variant")
-    for column in ("mAP", "AUC", "d-prime"):
-        table.add_column(column, justify="right")
-    for name, values in scores.items():
-        table.add_row(name, *(f"{values[metric]:.3f}" for metric in METRICS))
-    return table
+def _print(
+    console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[int]
+) -> None:
+    """A table whose columns in `numbers` stand to the right."""
+    table = Table(title=title)
+    for place, name in enumerate(head):
+        table.add_column(name, justify="right" if place in numbers else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def _tag_fresh(run: Run, console: Console) -> None:
@@ -166,26 +153,18 @@ def _tag_fresh(run: Run, console: Console) -> None:
     rate = model.network.sample_rate
     tagging = tag_waveforms(model.network, [soundscape.synthesise(config, 0, rate)], rate)
     probabilities = tagging.clip_probabilities[0].clamp(0.0, 1.0)
-    table = Table(title="A freshly made clip, tagged")
-    table.add_column("class")
-    table.add_column("probability", justify="right")
-    table.add_column("true label")
+    rows = []
     for index in probabilities.argsort(descending=True)[:8].tolist():
         sound = model.vocabulary[index]
-        table.add_row(sound.name, f"{probabilities[index]:.3f}", "yes" if sound.id in truth else "")
-    console.print(table)
+        rows.append([sound.name, f"{probabilities[index]:.3f}", "yes" if sound.id in truth else ""])
+    _print(console, "A freshly made clip, tagged", ["class", "probability", "true label"], rows, numbers=(1,))
     console.print("True labels: " + ", ".join(c.name for c in model.vocabulary if c.id in truth))
 
 
 def _tag_with_shipped(console: Console) -> None:
     """One synthesised sound of every class that the shipped model knows and the corpus can make, right or wrong."""
     tagger = load(DEFAULT)
-    rate = tagger.model.network.config.front_end.sample_rate
-    table = Table(title=f"{DEFAULT} hears synthesised sounds")
-    table.add_column("synthesised")
-    table.add_column("answer")
-    table.add_column("probability", justify="right")
-    table.add_column("its own class", justify="right")
+    rate, rows = tagger.sample_rate, []
     for sound in tagger.model.vocabulary:
         event = EVENTS.get(AUDIOSET_CLASS[sound.id])
         if event is None:
@@ -193,8 +172,9 @@ def _tag_with_shipped(console: Console) -> None:
         result = tagger.tag(event(np.random.default_rng(0), SHIPPED_SECONDS, rate), rate)
         ((answer, probability),) = result.top(1)
         own = float(result.clip_probabilities[sound.index])
-        table.add_row(sound.name, answer.name, f"{probability:.3f}", f"{own:.3f}")
-    console.print(table)
+        rows.append([sound.name, answer.name, f"{probability:.3f}", f"{own:.3f}"])
+    head = ["synthesised", "answer", "probability", "its own class"]
+    _print(console, f"{DEFAULT} hears synthesised sounds", head, rows, numbers=(2, 3))
     console.print(
         f"{DEFAULT} was trained on recordings of {len(tagger.model.vocabulary)} classes; these are none, so its "
         "answers say little of it. On a recording of yours: psla tag YOUR.wav"

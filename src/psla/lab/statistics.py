@@ -161,10 +161,6 @@ class Audit:
     parent_without_child: int
     child_without_parent: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
-
 
 def child_classes(ontology: Ontology, vocabulary: Vocabulary, parent: str) -> list[str]:
     """The nearest classes below a class that the vocabulary has, in its order.
@@ -252,10 +248,6 @@ class Coverage:
     expected: tuple[float, ...]
     simulated: tuple[float, ...] | None
     seed: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
 
 
 def coverage(

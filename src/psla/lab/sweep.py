@@ -1,21 +1,32 @@
 """Where to start averaging (paper, Figure 7): the score against the first epoch of the average.
 
 For each first epoch all checkpoints from it to the last are averaged, once their weights and once their predictions.
+The averages of weights cost a pass over the held-out clips for each epoch; for a lab's run they are kept.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from psla.data.labels import Labels
+from psla.data.source import open_source
+from psla.files import write_json_atomic
+from psla.lab.tables.folder import Lab
 from psla.metrics.predictions import Predictions
 from psla.metrics.scores import average_precisions
+from psla.model.file import load_model
+from psla.model.inference import predict
 from psla.techniques.aggregation import average_weights
+from psla.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -74,3 +85,37 @@ def start_sweep(
 def _score(predictions: Predictions, labels: Labels) -> float:
     values = average_precisions(predictions.probabilities, labels.select(predictions.clip_ids))
     return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
+
+
+def sweep(lab: Lab, run: Run, device: torch.device | str = "cpu") -> dict[str, list[Any]]:
+    """The sweep of a lab's run against the lab's truth; computed once and kept in `sweeps/`.
+
+    Returns:
+        `first_epoch` (counted from 1), and the mAP of the averaged `weights`, the averaged `predictions` and the epoch
+        `alone`.
+    """
+    path = lab.folder / "sweeps" / f"{run.folder.name}.json"
+    if not path.is_file():
+        write_json_atomic(path, _sweep(lab, run, device))
+    found: dict[str, list[Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _sweep(lab: Lab, run: Run, device: torch.device | str) -> dict[str, list[Any]]:
+    files = run.epoch_files(lab.split)
+    checkpoints = [run.checkpoints / path.name for path in files]
+    model = load_model(run.model_file)
+    network = model.network.to(device)
+    source = open_source(lab.clips.split(lab.split))
+
+    def predicted(weights: Mapping[str, Tensor]) -> Predictions:
+        network.load_state_dict(weights)
+        return predict(network, source, model.vocabulary, split=lab.split, device=device).predictions
+
+    stored = {path.stem: path for path in files}
+    points = start_sweep(checkpoints, predicted, lab.true_labels.part(model.vocabulary), stored)
+    found: dict[str, list[Any]] = {"first_epoch": list(range(1, len(points) + 1))}
+    for key in ("weights", "predictions", "alone"):
+        values = [getattr(point, key) for point in points]
+        found[key] = [None if math.isnan(value) else value for value in values]
+    return found

@@ -1,33 +1,44 @@
-"""The teacher loop: train, predict the training clips, enhance their labels, train again; Table VIII's columns.
+"""Teaching: what models say of the training clips, and what others are then trained on: more labels, or probabilities.
 
-Every step leaves a file and is not done again when it is there: a training that was interrupted goes on from its state.
+A teacher's predictions are made once and kept, and so is what is made of them. `teach` is the teacher loop: train,
+predict the training clips, enhance their labels, train again; Table VIII's columns. Every step leaves a file and is not
+done again when it is there: a training that was interrupted goes on from its state.
 
     OUT/seed_0/first/         a run on the labels as they are
     OUT/seed_0/teacher.safetensors, enhanced.parquet
     OUT/seed_0/second/        a run on the enhanced labels
     OUT/teaching.json         the table
 
+The rows of a lab are taught by its runs:
+
+    LAB/labels/teacher-RUN.safetensors        what a run says of the training clips
+    LAB/labels/RUN/clips.parquet              the enhanced clips that RUN is trained on
+    LAB/labels/RUN/enhancement.json           what was added to them: Table VIII's first columns
+    LAB/labels/RUN/teacher.safetensors        the mean of several teachers, for a distillation
+
 Paper: section V-B, Table VIII; there the balanced set's teacher was trained on the full set (`teacher`).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+import torch
 
 from psla.data.clips import Clips
 from psla.data.ontology import Ontology
 from psla.data.source import open_source
 from psla.files import write_json_atomic
-from psla.lab.trained import trained
-from psla.metrics.predictions import Predictions, is_predictions
+from psla.lab.experiment import changed, spread, trained, whole_mean
+from psla.metrics.predictions import Predictions, average, is_predictions
 from psla.metrics.scores import Scores, score
+from psla.model.file import load_model
 from psla.model.inference import predict
 from psla.report.enhancement import against_truth
 from psla.techniques.enhancement import EnhancedClips, enhance_clips
@@ -89,7 +100,7 @@ def teach(
     rows = []
     for seed in seeds:
         folder = Path(out) / f"seed_{seed}"
-        seeded = Recipe.from_dict({**recipe.model_dump(), "seed": seed})
+        seeded = changed(recipe, {"seed": seed})
         first = trained(seeded, clips, folder / "first", runtime, partial(progress, "first"))
         enhanced = _enhanced(clips, first, folder, teaching)
         second = trained(seeded, enhanced.clips, folder / "second", runtime, partial(progress, "second"))
@@ -123,11 +134,14 @@ def _row(
 ) -> dict[str, Any]:
     """Table VIII's columns for one seed; against the true labels, too, where the clips have them."""
     row = additions_row(clips, enhanced, ontology)
-    ids = enhanced.enhancement.labels.vocabulary.ids
-    impacted = np.isin(ids, row.pop("classes_added_to"))
-    row |= _improvement(clips.split(split), split, first, second, impacted, "labels")
-    if "true_labels" in clips.frame.columns:
-        row["true_labels"] = _improvement(clips.split(split), split, first, second, impacted, "true_labels")
+    impacted = np.isin(enhanced.enhancement.labels.vocabulary.ids, row.pop("classes_added_to"))
+    predictions = [Predictions.read(path) for run in (first, second) for path in run.prediction_files(VARIANT, split)]
+    for column in ("labels", "true_labels"):
+        if column in clips.frame.columns:
+            truth = clips.split(split).labels(column).part(predictions[0].vocabulary)
+            before, after = ([score(each, truth)] for each in predictions)
+            found = improvements(before, after, impacted)
+            row |= found if column == "labels" else {column: found}
     return row
 
 
@@ -151,14 +165,22 @@ def additions_row(clips: Clips, enhanced: EnhancedClips, ontology: Ontology) -> 
     return row
 
 
-def _improvement(
-    held_out: Clips, split: str, first: Run, second: Run, impacted: np.ndarray, column: str
-) -> dict[str, Any]:
-    before, after = (_scores(run, held_out, split, column) for run in (first, second))
-    old = np.array([each.average_precision for each in before.per_class])
-    new = np.array([each.average_precision for each in after.per_class])
-    scores = {"map_before": before.mean_average_precision, "map_after": after.mean_average_precision}
-    return {**relative_improvements(old, new, impacted), **scores}
+def improvements(before: Sequence[Scores], after: Sequence[Scores], impacted: np.ndarray) -> dict[str, float | None]:
+    """Table VIII's columns on two rounds: `relative_improvements`, `map_before` and `map_after`.
+
+    Args:
+        before, after: of one prediction file or several of a round, whose mean counts; the classes in the same order.
+        impacted: (classes,) bool, got a label.
+    """
+    old, new = (
+        np.mean([[each.average_precision for each in found.per_class] for found in round], axis=0)
+        for round in (before, after)
+    )
+    maps = (whole_mean([found.mean_average_precision for found in round]) for round in (before, after))
+    return {
+        **relative_improvements(old, new, impacted),
+        **dict(zip(("map_before", "map_after"), maps, strict=True)),
+    }
 
 
 def relative_improvements(before: np.ndarray, after: np.ndarray, impacted: np.ndarray) -> dict[str, float | None]:
@@ -190,18 +212,68 @@ def relative_improvements(before: np.ndarray, after: np.ndarray, impacted: np.nd
     }
 
 
-def _scores(run: Run, held_out: Clips, split: str, column: str) -> Scores:
-    predictions = Predictions.read(run.predictions / split / f"{VARIANT}.safetensors")
-    return score(predictions, held_out.labels(column).part(predictions.vocabulary))
-
-
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
     """Mean and standard deviation over the seeds of each column; no deviation from a single seed."""
     summary: dict[str, dict[str, float | None]] = {}
     for prefix, each in (("", rows), ("true_labels.", [row["true_labels"] for row in rows if "true_labels" in row])):
-        for column in COLUMNS:
-            values = [row[column] for row in each if row.get(column) is not None]
-            if values:
-                spread = stdev(values) if len(values) > 1 else None
-                summary[prefix + column] = {"mean": mean(values), "deviation": spread}
+        columns = {column: spread(row.get(column) for row in each) for column in COLUMNS}
+        summary |= {prefix + column: found for column, found in columns.items() if found["mean"] is not None}
     return summary
+
+
+@dataclass(frozen=True)
+class Predicting:
+    """How a teacher predicts: which clips (all that there are to train on, since the file is kept for every row),
+    where, and who is told the clips done."""
+
+    clips: Clips
+    device: torch.device | str = "cpu"
+    progress: Callable[[int], None] = lambda clips: None
+
+
+def teach_labels(clips: Clips, teacher: Run, types: str, folder: Path, predicting: Predicting) -> Clips:
+    """The clips with labels that a run has enhanced (`types`: I, II or I+II); made once, into `folder`."""
+    path = folder / "clips.parquet"
+    if not path.is_file():
+        predictions = teacher_predictions(teacher, folder.parent, predicting)
+        if len(clips) < len(predicting.clips):
+            known = set(predictions.clip_ids)
+            predictions = predictions.select([id for id in clips.split("train").clip_ids if id in known])
+        ontology = Ontology.audioset()
+        enhanced = enhance_clips(clips, predictions, ontology, set(types.split("+")))
+        write_json_atomic(folder / "enhancement.json", additions_row(clips, enhanced, ontology))
+        enhanced.clips.write(path)  # last: with it all is there
+    return Clips.read(path)
+
+
+def read_additions(folder: Path) -> dict[str, Any]:
+    """What `teach_labels` added: `additions_row`."""
+    found: dict[str, Any] = json.loads((folder / "enhancement.json").read_text(encoding="utf-8"))
+    return found
+
+
+def teach_probabilities(
+    teachers: Sequence[Run], folder: Path, predicting: Predicting, kept: Path | None = None
+) -> Path:
+    """A file of the mean of the teachers' probabilities of the training clips; made once, into `folder`.
+
+    Args:
+        kept: where what each of them says is kept; by default in the folder above.
+    """
+    path = folder / "teacher.safetensors"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        average(teacher_predictions(run, kept or folder.parent, predicting) for run in teachers).save(path)
+    return path
+
+
+def teacher_predictions(teacher: Run, folder: Path, predicting: Predicting) -> Predictions:
+    """What the averaged model of a run says of the training clips; made once."""
+    path = folder / f"teacher-{teacher.folder.name}.safetensors"
+    if not path.is_file():
+        model, source = load_model(teacher.model_file), open_source(predicting.clips.split("train"))
+        network, device = model.network.to(predicting.device), predicting.device
+        found = predict(network, source, model.vocabulary, split="train", device=device, progress=predicting.progress)
+        folder.mkdir(parents=True, exist_ok=True)
+        found.predictions.save(path)
+    return Predictions.read(path)

@@ -283,6 +283,18 @@ class Run:
             writer.writeheader()
             writer.writerows(rows)
 
+    def epoch_files(self, split: str) -> list[Path]:
+        """The predictions of a split after each epoch, in their order."""
+        folder, epochs = self.predictions / split, range(self.recipe.optimizer.epochs)
+        return [folder / self.checkpoint(epoch).name for epoch in epochs]
+
+    def prediction_files(self, variant: str, split: str) -> list[Path]:
+        """The predictions that a variant is scored on: `final`, `last_five`, `averaged`, or, as a mean, all epochs'."""
+        if variant == "averaged":
+            return [self.predictions / split / "averaged.safetensors"]
+        files = self.epoch_files(split)
+        return {"final": files[-1:], "last_five": files[-5:], "checkpoint_ensemble": files}[variant]
+
 
 def mean_scores(scores: list[Scores]) -> dict[str, float | None]:
     """Means over several epochs of the summary metrics: the paper reports the mean of the last five (section II-B)."""

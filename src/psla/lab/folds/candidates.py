@@ -16,8 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from psla.lab.experiment import parse_yaml
 from psla.training.recipe import Recipe, RecipeError
 
 ALL = "all"
@@ -108,12 +107,7 @@ def _texts(given: str) -> list[tuple[str, str]]:
 
 
 def _parse(name: str, text: str, base: str | None) -> Candidate:
-    try:
-        data = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise SelectionError(f"candidate {name} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise SelectionError(f"candidate {name} must hold keys and values; got {type(data).__name__}")
+    data = parse_yaml(text, f"candidate {name}", SelectionError)
     extends = str(data.pop("extends", BASE))
     try:
         return Candidate(name, Recipe.load(base or extends, data))

@@ -23,11 +23,10 @@ import polars as pl
 
 from psla.corpora import esc50
 from psla.data.clips import Clips
+from psla.lab.experiment import Shard, changed, share_of, trained, working
+from psla.lab.folds.answers import Answers
 from psla.lab.folds.candidates import Candidate, SelectionError
-from psla.lab.folds.fold_accuracy import Answers, join
-from psla.lab.shards import share_of, working
-from psla.lab.tables.training_data import Predicting, teacher_predictions
-from psla.lab.trained import trained
+from psla.lab.teaching import Predicting, teach_probabilities
 from psla.metrics.predictions import Predictions, average
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
@@ -136,7 +135,7 @@ def fold_clips(root: str | Path, fold: int, inner: bool = False) -> Clips:
 
 def train_singles(
     experiment: Experiment,
-    shard: tuple[int, int] | None = None,
+    shard: Shard | None = None,
     progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
 ) -> list[Run]:
     """The trainings of single models, what `cross_validate` begins with.
@@ -144,15 +143,19 @@ def train_singles(
     Returns: by fold, those of its seeds; after all folds', again by fold, those of the further settings.
 
     Args:
-        shard: (i, n), 1 <= i <= n: only every n-th of them; see `psla.lab.shards`.
+        shard: (i, n), 1 <= i <= n: only every n-th of them; see `psla.lab.experiment`.
         progress: told (run as `fold_1/seed_0`, stage, clips done).
 
     Raises:
         ClipsError, RecipeError, LabError: see `cross_validate`.
     """
     folds, seeds, settings = experiment.folds, experiment.seeds, experiment.settings
-    jobs = [(fold, f"seed_{seed}", _reseeded(experiment.recipe_of(fold), seed)) for fold in folds for seed in seeds]
-    jobs += [(fold, f"settings/{each.name}", _reseeded(each.recipe, seeds[0])) for fold in folds for each in settings]
+    jobs = [
+        (fold, f"seed_{seed}", changed(experiment.recipe_of(fold), {"seed": seed})) for fold in folds for seed in seeds
+    ]
+    jobs += [
+        (fold, f"settings/{each.name}", changed(each.recipe, {"seed": seeds[0]})) for fold in folds for each in settings
+    ]
     with working(Path(experiment.out), shard):
         runs = []
         for fold, place, recipe in share_of(jobs, shard):
@@ -163,7 +166,7 @@ def train_singles(
 
 def train_students(
     experiment: Experiment,
-    shard: tuple[int, int] | None = None,
+    shard: Shard | None = None,
     progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
 ) -> dict[int, list[Run]]:
     """The students, if any are asked for, of each fold whose single models are all finished, by fold.
@@ -184,12 +187,14 @@ def train_students(
             places = {seed: folder / f"seed_{seed}" for seed in experiment.seeds}
             if not all(Run(place).is_finished for place in places.values()):
                 continue
-            singles = [trained(_reseeded(recipe, seed), clips, place) for seed, place in places.items()]
+            singles = [trained(changed(recipe, {"seed": seed}), clips, place) for seed, place in places.items()]
+            teacher = teach_probabilities(singles, folder, Predicting(clips), kept=folder)
+            taught = {"distillation.predictions": str(teacher), "distillation.weight": experiment.student.weight}
             found[fold] = []
-            for each in _distilled(recipe, experiment.student, _teacher(singles, clips, folder)):
-                name = f"student_{each.seed}"
+            for seed in experiment.student.seeds:
+                name, own = f"student_{seed}", changed(recipe, {**taught, "seed": seed})
                 told = partial(progress, f"{folder.name}/{name}")
-                found[fold].append(trained(each, clips, folder / name, progress=told))
+                found[fold].append(trained(own, clips, folder / name, progress=told))
     return found
 
 
@@ -220,7 +225,7 @@ def cross_validate(
             members.setdefault(system, {})[fold] = [run for model in models for run in model]
             for variant in VARIANTS:
                 parts.setdefault((system, variant), []).append(_answers(models, variant, evaluation, fold))
-    return CrossValidation(experiment, {key: join(each) for key, each in parts.items()}, members)
+    return CrossValidation(experiment, {key: Answers.join(each) for key, each in parts.items()}, members)
 
 
 def _systems(singles: list[Run], students: list[Run], others: Mapping[str, Run]) -> dict[str, list[list[Run]]]:
@@ -237,41 +242,19 @@ def _systems(singles: list[Run], students: list[Run], others: Mapping[str, Run])
     return {system: models for system, models in systems.items() if models}
 
 
-def _reseeded(recipe: Recipe, seed: int) -> Recipe:
-    return Recipe.from_dict({**recipe.model_dump(), "seed": seed})
-
-
-def _distilled(recipe: Recipe, student: Student, teacher: Path) -> list[Recipe]:
-    values = recipe.model_dump()
-    values["distillation"] = {"predictions": str(teacher), "weight": student.weight}
-    return [Recipe.from_dict({**values, "seed": seed}) for seed in student.seeds]
-
-
-def _teacher(singles: Sequence[Run], clips: Clips, folder: Path) -> Path:
-    """The training clips as the seeds' averaged models hear them: the mean of their probabilities, made once."""
-    path = folder / "teacher.safetensors"
-    if not path.is_file():
-        average(teacher_predictions(single, folder, Predicting(clips)) for single in singles).save(path)
-    return path
-
-
 def _answers(members: Sequence[Sequence[Run]], variant: str, clips: Clips, fold: int) -> Answers:
     """How a system answered on one fold: `members` has a list of runs for each of its models, an ensemble's several."""
     files = []
     for runs in members:
         # Members of several settings may have fewer epochs: the shortest run's number of files counts.
-        for names in zip(*(_prediction_names(run, variant) for run in runs), strict=False):
-            each = [
-                Predictions.read(run.predictions / "evaluation" / f"{name}.safetensors")
-                for run, name in zip(runs, names, strict=True)
-            ]
+        for paths in zip(*(_prediction_files(run, variant) for run in runs), strict=False):
+            each = [Predictions.read(path) for path in paths]
             files.append(each[0] if len(each) == 1 else average(each))
     return Answers.of(files, clips, fold)
 
 
-def _prediction_names(run: Run, variant: str) -> list[str]:
-    """Of the files that a variant is scored by, the last epoch first, for runs of an ensemble may differ in length."""
-    if variant not in ("final", "last_five"):
-        return [variant]
-    last = run.recipe.optimizer.epochs
-    return [f"epoch_{epoch:03d}" for epoch in range(last, max(0, last - (1 if variant == "final" else 5)), -1)]
+def _prediction_files(run: Run, variant: str) -> list[Path]:
+    """The files that a variant is scored by, the last epoch first, for runs of an ensemble may differ in length."""
+    if variant == "checkpoint_ensemble":  # the mean, which the run has kept
+        return [run.predictions / "evaluation" / f"{variant}.safetensors"]
+    return run.prediction_files(variant, "evaluation")[::-1]

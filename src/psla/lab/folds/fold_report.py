@@ -1,7 +1,7 @@
 """What a cross-validation found, as cross_validation.json for machines and cross_validation.md for readers.
 
 Costs are of a system's own runs: a student needs those of its teachers, too. An ensemble predicts with all its members,
-so its speed is that of all of them together divided by their number; see `costs.py` for what is measured.
+so its speed is that of all of them together divided by their number; see `Costs` for what is measured.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from psla.files import write_json_atomic, write_text_atomic
-from psla.lab.costs import Costs, costs
+from psla.lab.experiment import Costs, costs, machine
+from psla.lab.folds.answers import Answers
 from psla.lab.folds.cross_validation import ENSEMBLES, CrossValidation
-from psla.lab.folds.fold_accuracy import Answers, accuracies, differences, to_dict
-from psla.lab.tables.folder import machine
 from psla.lab.tables.results import parameters
 from psla.report.html import Heading, Numbers, Part, Table, Text
 from psla.report.markdown import markdown
@@ -30,6 +31,16 @@ HEADLINES = {
     "distilled": ("student", "averaged"),
 }
 SHOWN = ("ensemble", "averaged")
+# The differences that are shown, where there are both.
+PAIRED = (
+    ("ensemble", "single"),
+    ("student", "single"),
+    ("student", "ensemble"),
+    ("settings", "single"),
+    ("settings", "ensemble"),
+    ("all", "single"),
+    ("all", "ensemble"),
+)
 
 
 def report_data(found: CrossValidation, names: Mapping[int, str], command: str = "") -> dict[str, Any]:
@@ -53,7 +64,7 @@ def report_data(found: CrossValidation, names: Mapping[int, str], command: str =
             system: {"parameters": _parameters(found, system), **_costs(found, system).to_dict()}
             for system in found.members
         },
-        **to_dict(found.answers),
+        **answers_data(found.answers),
     }
 
 
@@ -110,6 +121,47 @@ def write_report(found: CrossValidation, out: str | Path, names: Mapping[int, st
     write_json_atomic(Path(out) / "cross_validation.json", report_data(found, names, command))
     text = markdown("Cross-validation", report_parts(found, names, command))
     write_text_atomic(Path(out) / "cross_validation.md", text)
+
+
+def answers_data(answers: Mapping[tuple[str, str], Answers]) -> dict[str, Any]:
+    """Plain data for JSON: by system and variant the accuracy, its interval, the folds', confusions and mistakes."""
+    data: dict[str, Any] = {}
+    for (system, variant), each in answers.items():
+        folds = {str(fold): each.accuracy_of_fold(fold) for fold in np.unique(each.folds)}
+        data.setdefault(system, {})[variant] = {
+            "accuracy": each.accuracy,
+            "interval": each.interval(),
+            "folds": folds,
+            "clips": len(each.clip_ids),
+            "models": each.guesses.shape[1],
+            "confusion": np.round(each.confusion(), 4).tolist(),
+            "misclassified": each.misclassified(),
+        }
+    return {"classes": next(iter(answers.values())).vocabulary.names, "systems": data}
+
+
+def accuracies(answers: Mapping[tuple[str, str], Answers]) -> Table:
+    """Accuracy by system, variant and fold, over all clips, and its interval."""
+    folds = [int(fold) for fold in np.unique(next(iter(answers.values())).folds)]
+    rows = []
+    for (system, variant), each in answers.items():
+        low, high = each.interval()
+        cells = [f"{each.accuracy_of_fold(fold):.4f}" for fold in folds]
+        rows.append([system, variant, *cells, f"{each.accuracy:.4f}", f"{low:.4f} .. {high:.4f}"])
+    return Table(["system", "variant", *(f"fold {fold}" for fold in folds), "all", "95 %"], rows, text=(0, 1))
+
+
+def differences(answers: Mapping[tuple[str, str], Answers]) -> Table:
+    """Differences between systems, paired; no row where there is one system."""
+    rows = []
+    for one, other in PAIRED:
+        for variant in dict.fromkeys(variant for _, variant in answers):
+            if (one, variant) in answers and (other, variant) in answers:
+                ours, theirs = answers[one, variant], answers[other, variant]
+                low, high = ours.interval(theirs)
+                gap = ours.accuracy - theirs.accuracy
+                rows.append([f"{one} - {other}", variant, f"{gap:+.4f}", f"{low:+.4f} .. {high:+.4f}"])
+    return Table(["difference", "variant", "all", "95 %"], rows, text=(0, 1))
 
 
 def _headlines(answers: Mapping[tuple[str, str], Answers]) -> Table:

@@ -1,6 +1,6 @@
 """Selection: settings chosen on ESC-50's folds without a look at the fold that is reported (nested cross-validation).
 
-For each candidate and each pair of neighbouring folds there is one training on the other three folds; `judging.py` says
+For each candidate and each pair of neighbouring folds there is one training on the other three folds; `answers.py` says
 which of their answers decide.
 
     OUT/CANDIDATE/without_2_3/   a run; its checkpoints are removed when it is finished (`model.safetensors` is kept)
@@ -25,13 +25,10 @@ import polars as pl
 from psla.corpora import esc50
 from psla.data.clips import Clips
 from psla.files import sha256_of, write_json_atomic, write_text_atomic
-from psla.lab.costs import Costs, costs
+from psla.lab.experiment import Costs, Shard, check_run, costs, machine, share_of, trained, working
+from psla.lab.folds.answers import FOLDS, RULE, VARIANTS, Judged, Pair, choose, judges_of, pairs_of, run_name
 from psla.lab.folds.candidates import Candidate, SelectionError
-from psla.lab.folds.judging import FOLDS, RULE, Judged, Pair, choose, join, judges_of, pairs_of, run_name
-from psla.lab.shards import share_of, working
-from psla.lab.tables.folder import machine
 from psla.lab.tables.results import parameters
-from psla.lab.trained import material, trained
 from psla.metrics.predictions import Predictions
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
@@ -58,11 +55,11 @@ class Selection:
 
     def score(self, name: str, fold: int) -> Judged:
         """How a candidate stands for a fold: on the fold's judges."""
-        return join([self.judged[name, pair, judge] for pair, judge in judges_of(fold)])
+        return Judged.join([self.judged[name, pair, judge] for pair, judge in judges_of(fold)])
 
     def pooled(self, name: str) -> Judged:
         """How a candidate stands over all that were judged: to look at, nothing is chosen by it."""
-        return join([each for (candidate, _, _), each in self.judged.items() if candidate == name])
+        return Judged.join([each for (candidate, _, _), each in self.judged.items() if candidate == name])
 
     def chosen(self, fold: int) -> Candidate:
         """The choice for a fold."""
@@ -147,7 +144,7 @@ def train_candidates(
     root: str | Path,
     out: str | Path,
     folds: Sequence[int] = FOLDS,
-    shard: tuple[int, int] | None = None,
+    shard: Shard | None = None,
     progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
 ) -> list[Run]:
     """Do the trainings that choices for `folds` need; a finished one is left alone, one that was interrupted goes on.
@@ -206,8 +203,8 @@ def judge(
         for each in candidates:
             run = runs[each.name, pair]
             _check(each, clips, run)
-            names = [f"epoch_{each.recipe.optimizer.epochs:03d}", "averaged"]
-            files = [Predictions.read(run.predictions / "evaluation" / f"{name}.safetensors") for name in names]
+            paths = [path for variant in VARIANTS for path in run.prediction_files(variant, "evaluation")]
+            files = [Predictions.read(path) for path in paths]
             for fold, part in parts.items():
                 judged[each.name, pair, fold] = Judged.of(files, part, fold)
             spent[each.name, pair] = costs([run])
@@ -281,12 +278,5 @@ def _check(candidate: Candidate, clips: Clips, run: Run) -> None:
         check_fit(candidate.recipe, clips)
     except RecipeError as error:
         raise SelectionError(f"candidate {candidate.name}: {error}") from error
-    if not run.exists:
-        return
-    if run.recipe != candidate.recipe:
-        raise SelectionError(
-            f"{run.folder} holds a run with another recipe than candidate {candidate.name}; choose another folder, or "
-            "delete it"
-        )
-    if material(run.clips) != material(clips):
-        raise SelectionError(f"{run.folder} holds a run on other clips; choose another folder, or delete it")
+    if run.exists:
+        check_run(run, candidate.recipe, clips, SelectionError, f" than candidate {candidate.name}")

@@ -1,4 +1,6 @@
-"""The paper's claims as data: which row should score more than which, and what the paper measured.
+"""What a report sets beside the measured: the paper's claims and tables as data, and the user's annotation quality.
+
+A claim says which row should score more than which, and what the paper measured:
 
     - id: masking
       text: "Masking helps."
@@ -7,18 +9,32 @@
       better: masking
       paper: {full: [0.3721, 0.4265]}
 
-The claims of the package are in `claims.yaml` beside this file; only mean average precision is compared, the paper's
-main metric. Not here: the test itself (`verdicts.py`), and claims that compare no rows (Figures 4 to 6, Table VII).
+The claims of the package are in `claims.yaml`, the tables in `paper.yaml` beside this file; of claims only mean average
+precision is compared, the paper's main metric. Not here: the test itself (`verdicts.py`), and claims that compare no
+rows (Figures 4 to 6, Table VII).
 """
 
 from __future__ import annotations
 
+import csv
+import math
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from psla.data.vocabulary import Vocabulary, VocabularyError
+from psla.lab.experiment import parse_yaml
+
+SETS = ("balanced", "full")
+CITATION = (
+    "Gong, Chung, Glass: PSLA: Improving Audio Event Classification with Pretraining, Sampling, Labeling, and "
+    "Aggregation (2021)"
+)
+CLASS_COLUMNS = ("class", "id", "label_id", "mid", "name", "display_name")
+_HERE = files("psla.lab.tables")
 
 
 class ClaimError(ValueError):
@@ -101,14 +117,9 @@ def load_claims(path: str | Path | None = None) -> list[Claim]:
         >>> [claim.id for claim in load_claims()][:2]
         ['backbones', 'pretraining']
     """
-    source = files("psla.lab.tables") / "claims.yaml" if path is None else Path(path)
+    source = _HERE / "claims.yaml" if path is None else Path(path)
     where = source.name
-    try:
-        data: Any = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ClaimError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, list):
-        raise ClaimError(f"{where} must hold a list of claims; got {type(data).__name__}")
+    data = parse_yaml(source.read_text(encoding="utf-8"), where, ClaimError, list)
     claims = []
     for number, each in enumerate(data, start=1):
         try:
@@ -123,3 +134,73 @@ def load_claims(path: str | Path | None = None) -> list[Claim]:
     if twice := sorted({id for id in ids if ids.count(id) > 1}):
         raise ClaimError(f"{where}: claim ids must be unique; given more than once: {', '.join(twice)}")
     return claims
+
+
+@cache
+def paper_tables() -> dict[str, dict[str, Any]]:
+    """{number: table} of Tables II to XI, each with title, where, kind and rows.
+
+    Example:
+        >>> list(paper_tables())
+        ['II', 'III', 'IV', 'V', 'VI', 'VII', 'VIII', 'IX', 'X', 'XI']
+        >>> paper_tables()["III"]["rows"][1]["balanced"]
+        0.2385
+    """
+    data = parse_yaml((_HERE / "paper.yaml").read_text(encoding="utf-8"), "paper.yaml", ClaimError, list)
+    return {table["table"]: table for table in data}
+
+
+class QualityError(ValueError):
+    """A table of qualities that cannot be read."""
+
+
+def read_quality(path: str | Path, vocabulary: Vocabulary) -> dict[str, float]:
+    """{class id: quality}, for the classes of the vocabulary; others in the file are left out.
+
+    The file is a CSV with a column of classes (`CLASS_COLUMNS`; ids or names) and either a column `quality` or
+    `num_true` and `num_rated`: for how many of the clips that people heard again the label was right. AudioSet's
+    estimate is of that kind (10 clips a class): https://research.google.com/audioset/dataset/
+
+    Raises:
+        FileNotFoundError: no such file.
+        QualityError: a column is missing, a value is no number, or no class is one of the vocabulary's.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "quality.csv"
+        >>> _ = path.write_text("class,quality\\nDog,0.9\\nCat,1\\n")
+        >>> read_quality(path, Vocabulary(["/m/0bt9lr"], ["Dog"]))
+        {'/m/0bt9lr': 0.9}
+    """
+    with Path(path).open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        columns = [name.strip().lower() for name in reader.fieldnames or []]
+        reader.fieldnames = columns
+        rows = list(reader)
+    named = next((name for name in CLASS_COLUMNS if name in columns), None)
+    counted = {"num_true", "num_rated"} <= set(columns)
+    if named is None or not ("quality" in columns or counted):
+        raise QualityError(
+            f"{path} needs a column of classes ({', '.join(CLASS_COLUMNS)}) and a column quality, or num_true and "
+            f"num_rated; it has {', '.join(columns) or 'none'}"
+        )
+    found: dict[str, float] = {}
+    for line, row in enumerate(rows, start=2):
+        try:
+            sound = vocabulary.find((row[named] or "").strip())
+        except VocabularyError:
+            continue
+        try:
+            value = float(row["quality"]) if "quality" in columns else _ratio(row["num_true"], row["num_rated"])
+        except (TypeError, ValueError):
+            value = math.nan
+        if not math.isfinite(value):
+            raise QualityError(f"{path}, line {line}: the quality of {sound.name} is no number")
+        found[sound.id] = value
+    if not found:
+        raise QualityError(f"{path}: none of its classes is one of the {len(vocabulary)} of the lab")
+    return found
+
+
+def _ratio(true: str, rated: str) -> float:
+    return float(true) / float(rated) if float(rated) else math.nan

@@ -2,7 +2,7 @@
 
     LAB/lab.json         clips, recipe, seeds and rows of the lab, the machine, the command
     LAB/recipe.yaml      the lab's recipe, resolved     LAB/clips.parquet   the clips, labels as given
-    LAB/runs/            a run folder for each training LAB/labels/         what teachers say; see `training_data.py`
+    LAB/runs/            a run folder for each training LAB/labels/         what teachers say; see `psla.lab.teaching`
     LAB/results/         ROW.json, written last         LAB/sweeps/         Figure 7 of a run
     LAB/rows/            the user's own rows            LAB/journal*.jsonl  what was finished when; held while at work
 
@@ -11,30 +11,21 @@ Rows and seeds may be added in a later call; clips and recipe stay.
 
 from __future__ import annotations
 
-import datetime
-import json
-import os
-import platform
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from psla.data.clips import Clips
 from psla.data.labels import Labels
-from psla.files import Journal, sha256_of, write_json_atomic, write_text_atomic
-from psla.lab import shards
-from psla.lab.shards import LabError as LabError
+from psla.files import sha256_of, write_text_atomic
+from psla.lab.experiment import LabError, changed, machine, today
+from psla.lab.tables.measured import VERSION, ClipsInfo, LabInfo, RowResult
 from psla.lab.tables.plan import Job
-from psla.training.recipe import Recipe
+from psla.training.recipe import Recipe, flatten
 from psla.training.run import Run
-
-VERSION = 1
 
 
 @dataclass
@@ -61,29 +52,30 @@ class Lab:
             raise LabError(
                 "the clips hold nothing out to score on: hold out with --validation, or add evaluation clips"
             )
-        self.recipe = Recipe.from_dict({**self.recipe.model_dump(), "seed": 0})
-        if not self.stored:
+        self.recipe = changed(self.recipe, {"seed": 0})
+        if self.stored is None:
             if self.folder.is_dir() and any(not _is_ours(path.name) for path in self.folder.iterdir()):
                 raise LabError(f"{self.folder} holds something that is not a lab; name another folder with --out")
             return
-        if self.stored.get("version") != VERSION:
-            raise LabError(f"{self.folder} has lab format {self.stored.get('version')}, this psla reads {VERSION}")
-        found = Recipe.load(self.folder / "recipe.yaml")
-        if found != self.recipe:
-            key, there, here = _first_difference(found.model_dump(), self.recipe.model_dump())
-            raise LabError(
-                f"{self.folder} was begun with another recipe: {key} is {there!r} there and {here!r} here; "
-                "name another folder with --out"
-            )
+        if self.stored.version != VERSION:
+            raise LabError(f"{self.folder} has lab format {self.stored.version}, this psla reads {VERSION}")
+        there, here = (
+            flatten(recipe.model_dump()) for recipe in (Recipe.load(self.folder / "recipe.yaml"), self.recipe)
+        )
+        for key, value in there.items():
+            if value != here[key]:
+                raise LabError(
+                    f"{self.folder} was begun with another recipe: {key} is {value!r} there and {here[key]!r} here; "
+                    "name another folder with --out"
+                )
         if Clips.read(self.folder / "clips.parquet") != self.clips:
             raise LabError(f"{self.folder} was begun with other clips; name another folder with --out")
 
     @cached_property
-    def stored(self) -> dict[str, Any]:
-        """What lab.json held when it was read first; empty for a new lab."""
+    def stored(self) -> LabInfo | None:
+        """What lab.json held when it was read first; None for a new lab."""
         path = self.folder / "lab.json"
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return found
+        return LabInfo.read(path) if path.is_file() else None
 
     @property
     def split(self) -> str:
@@ -104,7 +96,7 @@ class Lab:
     def clips_hash(self) -> str:
         """SHA-256 of the table as it is or will be in the folder."""
         kept = self.folder / "clips.parquet"
-        if self.stored and kept.is_file():
+        if self.stored is not None and kept.is_file():
             return sha256_of(kept)
         with tempfile.TemporaryDirectory() as folder:
             self.clips.write(Path(folder) / "clips.parquet")
@@ -112,7 +104,7 @@ class Lab:
 
     def all_seeds(self, seeds: Sequence[int]) -> list[int]:
         """The seeds of this call with those of the calls before."""
-        return sorted({*seeds, *self.stored.get("seeds", [])})
+        return sorted({*seeds, *(self.stored.seeds if self.stored is not None else [])})
 
     def row_files(self, further: Sequence[Path] = ()) -> list[Path]:
         """The user's own files of rows, those of the calls before first."""
@@ -124,29 +116,23 @@ class Lab:
         for path in row_files:
             if path.resolve().parent != (self.folder / "rows").resolve():
                 write_text_atomic(self.folder / "rows" / path.name, path.read_text(encoding="utf-8"))
-        if not self.stored:
+        if self.stored is None:
             self.clips.write(self.folder / "clips.parquet")
             write_text_atomic(self.folder / "recipe.yaml", self.recipe.to_yaml())
-        data = {
-            "version": VERSION,
-            "clips": {
-                "name": self.clips.name,
-                "file": self.clips_file,
-                "sha256": self.clips_hash,
-                "splits": self.clips.counts(),
-                "classes": len(self.clips.vocabulary),
-            },
-            "recipe": self.recipe_name,
-            "overrides": dict(self.overrides),
-            "seeds": list(seeds),
-            "rows": list(rows),
-            "truth": self.truth,
-            "split": self.split,
-            "machine": machine(),
-            "date": today(),
-            "command": command,
-        }
-        write_json_atomic(self.folder / "lab.json", data)
+        name, counts, classes = self.clips.name, self.clips.counts(), len(self.clips.vocabulary)
+        LabInfo(
+            version=VERSION,
+            clips=ClipsInfo(name=name, file=self.clips_file, sha256=self.clips_hash, splits=counts, classes=classes),
+            recipe=self.recipe_name,
+            overrides=dict(self.overrides),
+            seeds=list(seeds),
+            rows=list(rows),
+            truth=self.truth,
+            split=self.split,
+            machine=machine(),
+            date=today(),
+            command=command,
+        ).write(self.folder / "lab.json")
 
     def run(self, job: Job) -> Run:
         """The run of a job, where it is or will be; another row may have given it its name in an earlier call."""
@@ -157,52 +143,16 @@ class Lab:
         """Where the result of a row is or will be."""
         return self.folder / "results" / f"{row}.json"
 
-    def result(self, row: str) -> dict[str, Any] | None:
+    def result(self, row: str) -> RowResult | None:
         """The result of a row, if there is one."""
         path = self.result_file(row)
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return RowResult.read(path) if path.is_file() else None
 
     def relative(self, path: Path) -> str:
         """A path as it stands in results: from the lab's folder."""
         return path.relative_to(self.folder).as_posix()
 
-    @contextmanager
-    def working(self, shard: tuple[int, int] | None = None) -> Iterator[Journal]:
-        """The journal of this process; refuses to work beside another one on the same shard, or on the whole lab.
-
-        Raises:
-            LabError: another process works on the lab.
-        """
-        with shards.working(self.folder, shard) as journal:
-            yield journal
-
 
 def _is_ours(name: str) -> bool:
     """Whether a file may lie in a folder without a lab.json: what a lab that was killed while it began has written."""
     return name in ("clips.parquet", "recipe.yaml", "rows") or name.startswith(".")
-
-
-def _first_difference(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> tuple[str, Any, Any]:
-    for key, value in there.items():
-        if value != here[key]:
-            if isinstance(value, Mapping) and isinstance(here[key], Mapping):
-                return _first_difference(value, here[key], f"{prefix}{key}.")
-            return f"{prefix}{key}", value, here[key]
-    raise AssertionError("they are equal")
-
-
-def today() -> str:
-    """The date, as in lab.json."""
-    return datetime.date.today().isoformat()
-
-
-def machine() -> str:
-    """Cores, processor or accelerator and torch, in words."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    device = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{cores} cores, {model}{device}, torch {torch.__version__}"

@@ -2,72 +2,151 @@
 
     LAB/lab.json, LAB/clips.parquet, LAB/results/ROW.json, LAB/runs/.../predictions/SPLIT/NAME.safetensors
 
-Read here and never written; the runner writes it. A result's scores are not trusted where its predictions are at
-hand: what the report shows with an interval is computed from the files again.
+`LabInfo` and `RowResult` are the two files: the runner writes them, the report reads them. A result's scores are not
+trusted where its predictions are at hand: what the report shows with an interval is computed from the files again.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from psla.data.clips import Clips
 from psla.data.labels import Labels
+from psla.files import write_json_atomic
+from psla.lab.experiment import LabError
 from psla.lab.tables.rows import current_name
 from psla.metrics.predictions import Predictions, average
 
+VERSION = 1  # of lab.json
 METRICS = ("mean_average_precision", "mean_auc", "d_prime", "accuracy")
 
-
-class LabError(ValueError):
-    """A lab folder that is not one, or a file in it that breaks the format."""
+F = TypeVar("F", bound="_File")
 
 
-@dataclass(frozen=True)
-class SeedResult:
+class _File(BaseModel):
+    """A file of JSON in a lab's folder; keys that it does not know are left alone."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    what: ClassVar[str]
+
+    @classmethod
+    def read(cls: type[F], path: Path) -> F:
+        """From a file.
+
+        Raises:
+            LabError: not what the runner writes; the sentence says what to do.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            if first["type"] == "json_invalid":
+                raise LabError(f"{path} is no JSON ({first['msg']}); delete it and run the lab again") from error
+            at = ".".join(map(str, first["loc"]))
+            raise LabError(
+                f"{path} is not {cls.what} (at {at}: {first['msg']}); delete it and run the lab again"
+            ) from error
+
+    def write(self, path: Path) -> None:
+        """To a file, whole or not at all."""
+        write_json_atomic(path, self.model_dump(by_alias=True))
+
+
+class ClipsInfo(BaseModel):
+    """The clips of a lab: their name, where they came from, and how many there are."""
+
+    name: str = ""
+    file: str = ""
+    sha256: str = ""
+    splits: dict[str, int] = {}
+    classes: int | None = None
+
+
+class LabInfo(_File):
+    """A lab's head.
+
+    Attributes:
+        clips, recipe, overrides: what the lab was begun with. seeds, rows: of all calls.
+        truth, split: the column and the split that is scored against. machine, date, command: of the last call.
+    """
+
+    what = "a lab's head"
+
+    version: int | None = None
+    clips: ClipsInfo = ClipsInfo()
+    recipe: str = ""
+    overrides: dict[str, Any] = {}
+    seeds: list[int] = []
+    rows: list[str] = []
+    truth: str = "labels"
+    split: str = "evaluation"
+    machine: str = ""
+    date: str = ""
+    command: str = ""
+
+
+class SeedResult(BaseModel):
     """One seed of a row.
 
     Attributes:
         seed: None where all seeds went into one result, such as an ensemble of seeds.
         runs, predictions: paths relative to the lab's folder.
-        combine: what several files mean: `mean_of_scores` or `mean_of_probabilities`.
+        combine: what several files mean.
         scores: by metric. command: repeats the run. hours: of its epochs; None: unknown.
     """
 
+    model_config = ConfigDict(frozen=True)
+
     seed: int | None
     runs: list[str]
-    predictions: list[str]
-    combine: str
-    scores: Mapping[str, float | None]
+    predictions: list[str] = Field(min_length=1)
+    combine: Literal["mean_of_scores", "mean_of_probabilities"]
+    scores: dict[str, float | None]
     command: str = ""
     hours: float | None = None
 
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it is one mean of several files' probabilities."""
+        return self.combine == "mean_of_probabilities" and len(self.predictions) > 1
 
-@dataclass(frozen=True)
-class RowResult:
-    """A row of the lab: done, or not run for a reason.
 
-    `take` says which predictions are scored, `recipe` what the row changes in the lab's recipe; `details` are of the
-    tables that have columns of their own.
+class RowResult(_File):
+    """A row's result.
+
+    It is done, or not run for a reason. `take` says which predictions are scored, `recipe` what the row changes in the
+    lab's recipe; `mean` and `std` are over the seeds; `details` are of the tables that have columns of their own, and
+    `fingerprint` is of all that the result depends on.
     """
+
+    what = "a row's result"
 
     row: str
     title: str
     table: str
+    groups: list[str] = []
+    origin: str | None = Field(None, alias="from")
+    recipe: dict[str, Any] = {}
     status: str
     reason: str | None = None
     take: str | None = None
-    seeds: list[SeedResult] = field(default_factory=list)
-    mean: Mapping[str, float | None] = field(default_factory=dict)
-    deviation: Mapping[str, float | None] = field(default_factory=dict)
+    fingerprint: str = ""
+    seeds: list[SeedResult] = []
+    mean: dict[str, float | None] = {}
+    std: dict[str, float | None] = Field({}, validation_alias=AliasChoices("std", "deviation"))
     parameters: int | None = None
     clips_per_second: float | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = {}
+
+    @field_validator("row", "take", "origin", mode="before")
+    @classmethod
+    def _renamed(cls, value: Any) -> Any:
+        return current_name(value)
 
     @property
     def done(self) -> bool:
@@ -90,11 +169,11 @@ class Measured:
         self.folder = Path(folder)
         if not (self.folder / "lab.json").is_file():
             raise FileNotFoundError(f"{folder} holds no lab: it has no lab.json; `psla lab run` makes one")
-        self.info = _json(self.folder / "lab.json")
-        if self.info.get("version") != 1:
-            raise LabError(f"{self.folder / 'lab.json'} has version {self.info.get('version')}, this psla reads 1")
-        found = [_row(path) for path in sorted((self.folder / "results").glob("*.json"))]
-        order = {name: place for place, name in enumerate(current_name(self.info.get("rows", [])))}
+        self.info = LabInfo.read(self.folder / "lab.json")
+        if self.info.version != VERSION:
+            raise LabError(f"{self.folder / 'lab.json'} has version {self.info.version}, this psla reads {VERSION}")
+        found = [RowResult.read(path) for path in sorted((self.folder / "results").glob("*.json"))]
+        order = {name: place for place, name in enumerate(current_name(self.info.rows))}
         found.sort(key=lambda row: (order.get(row.row, len(order)), row.row))
         self.rows = {row.row: row for row in found}
         for row in found:
@@ -113,12 +192,12 @@ class Measured:
     @cached_property
     def held_out(self) -> Clips:
         """The clips that all scores are of."""
-        return self.clips.split(self.info.get("split", "evaluation"))
+        return self.clips.split(self.info.split)
 
     @cached_property
     def labels(self) -> Labels:
         """What all scores are against, in the vocabulary of the predictions."""
-        labels = self.held_out.labels(self.info.get("truth", "labels"))
+        labels = self.held_out.labels(self.info.truth)
         for row in self.rows.values():
             if row.done:
                 return labels.part(Predictions.read(self.path(row.seeds[0].predictions[0])).vocabulary)
@@ -136,62 +215,16 @@ class Measured:
         """A file of the lab."""
         return self.folder / relative
 
-    def members(self, seed: SeedResult) -> list[Predictions]:
-        """Each of the seed's prediction files."""
-        return [Predictions.read(self.path(each)) for each in seed.predictions]
-
     def scored(self, seed: SeedResult) -> list[Predictions]:
         """The predictions whose scores are averaged: the files, or the one mean of their probabilities."""
-        if seed.combine == "mean_of_probabilities" and len(seed.predictions) > 1:
-            return [average(Predictions.read(self.path(each)) for each in seed.predictions)]
-        return self.members(seed)
+        files = (Predictions.read(self.path(each)) for each in seed.predictions)
+        return [average(files)] if seed.is_ensemble else list(files)
+
+    def row(self, name: str | None) -> RowResult | None:
+        """A row that is done."""
+        found = self.rows.get(name or "")
+        return found if found is not None and found.done else None
 
     def first_done(self, names: Sequence[str]) -> RowResult | None:
         """The first of these rows that is done."""
-        return next((self.rows[name] for name in names if name in self.rows and self.rows[name].done), None)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LabError(f"{path} is no JSON ({error}); delete it and run the lab again") from error
-    if not isinstance(data, dict):
-        raise LabError(f"{path} must hold an object; delete it and run the lab again")
-    return data
-
-
-def _row(path: Path) -> RowResult:
-    data = _json(path)
-    try:
-        seeds = [
-            SeedResult(
-                each["seed"],
-                list(each["runs"]),
-                list(each["predictions"]),
-                each["combine"],
-                each["scores"],
-                each.get("command") or "",
-                each.get("hours"),
-            )
-            for each in data.get("seeds") or []
-        ]
-        fields = ("reason", "take", "parameters", "clips_per_second")
-        row = RowResult(
-            current_name(data["row"]),
-            data["title"],
-            str(data["table"]),
-            data["status"],
-            seeds=seeds,
-            mean=data.get("mean") or {},
-            deviation=data.get("deviation") or {},
-            details=data.get("details") or {},
-            recipe=data.get("recipe") or {},
-            **{name: current_name(data.get(name)) for name in fields},
-        )
-    except (KeyError, TypeError) as error:
-        raise LabError(f"{path} is not a row's result (at {error}); delete it and run the lab again") from error
-    for each in seeds:
-        if each.combine not in ("mean_of_scores", "mean_of_probabilities") or not each.predictions:
-            raise LabError(f"{path}: seed {each.seed} has no predictions, or combines them by {each.combine!r}")
-    return row
+        return next((row for name in names if (row := self.row(name)) is not None), None)

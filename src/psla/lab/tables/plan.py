@@ -1,21 +1,39 @@
-"""Plan: the trainings that the chosen rows come to, each once, in the order in which they can be done.
+"""Plan: the trainings that the chosen rows come to, each once, in the order in which they can be done, and their hours.
 
 A training is known by a hash of its resolved recipe and of what it is trained on, so that rows which come to the same
-training share its run. Nothing is run and nothing is written here.
+training share its run. The hours are estimated from a few steps of each distinct network and input size: real ones, on
+synthetic clips, measured here and now; reading clips, weights that must be downloaded and what else the machine does
+are not in it. Nothing is trained and nothing is written here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import polars as pl
+import torch
+
 from psla.data.clips import Clips
+from psla.data.labels import Labels
+from psla.data.source import ArraySource
+from psla.data.vocabulary import Vocabulary
+from psla.lab.experiment import changed
 from psla.lab.tables.rows import AS_RECIPE, MODEL_TABLES, Catalogue, Row
-from psla.lab.tables.training_data import take_share
-from psla.training.recipe import Recipe, RecipeError
+from psla.training.devices import Runtime, open_fabric, predict_together
+from psla.training.loader import training_loader
+from psla.training.recipe import Recipe, RecipeError, flatten
+from psla.training.session import build_network
+from psla.training.trainer import Trainer
+
+STEPS = 3  # of a measurement; the first of them warms up and does not count
+BATCH = 4  # at most; the time is taken for a clip
+HELD_OUT = 2
 
 
 @dataclass(frozen=True)
@@ -154,13 +172,10 @@ def resolve(chain: Sequence[Row], recipe: Recipe, seed: int) -> Recipe:
         >>> found.mixup.rate, found.masking.frequency, found.seed
         (0.0, 16, 3)
     """
-    given = recipe.model_dump()
-    data = recipe.model_dump()
-    for row in chain:
-        for key, value in row.set.items():
-            _put(data, key, _get(given, key) if value == AS_RECIPE else value)
-    data["seed"] = seed
-    return Recipe.from_dict(data)
+    given = flatten(recipe.model_dump())
+    values = {key: value for row in chain for key, value in row.set.items()}
+    own = {key: given[key] if value == AS_RECIPE else value for key, value in values.items()}
+    return changed(recipe, {**own, "seed": seed})
 
 
 def _job(
@@ -183,8 +198,7 @@ def _job(
     if (share, seed) not in sizes:
         sizes[share, seed] = take_share(clips, share, seed).counts().get("train", 0)
     if share < 1:  # as long in terms of the run as with all clips
-        shorter = {**resolved.optimizer.model_dump(), "warmup_steps": round(share * resolved.optimizer.warmup_steps)}
-        resolved = Recipe.from_dict({**resolved.model_dump(), "optimizer": shorter})
+        resolved = changed(resolved, {"optimizer.warmup_steps": round(share * resolved.optimizer.warmup_steps)})
     resolved.check(sizes[share, seed], clips.vocabulary)
     trained_on = {"clips": clips_hash, "share": share, "labels": labels, "teachers": teachers}
     text = resolved.to_yaml() + json.dumps(trained_on, sort_keys=True)
@@ -192,14 +206,95 @@ def _job(
     return Job(key, name, seed, resolved, sizes[share, seed], share, labels, tuple(teachers))
 
 
-def _get(data: Mapping[str, Any], key: str) -> Any:
-    for part in key.split("."):
-        data = data[part]
-    return data
+def take_share(clips: Clips, share: float, seed: int) -> Clips:
+    """A share of the sources of the split train, and all other clips; a smaller share lies in a larger one.
+
+    The sources are ordered by a hash of the seed and their name, so that the order depends on nothing else.
+
+    Args:
+        share: above 0, at most 1; at least one source is kept.
+
+    Example:
+        >>> from psla.data.vocabulary import Vocabulary
+        >>> row = {"path": "a.wav", "split": "train", "labels": ["dog"]}
+        >>> rows = [{**row, "clip_id": name, "source": name} for name in "abcdefgh"]
+        >>> clips = Clips.from_rows(rows, Vocabulary(["dog"]))
+        >>> quarter, half = (take_share(clips, share, seed=0).clip_ids for share in (0.25, 0.5))
+        >>> len(quarter), len(half), set(quarter) < set(half)
+        (2, 4, True)
+    """
+    if share >= 1:
+        return clips
+    sources = clips.frame.filter(pl.col("split") == "train")["source"].unique().to_list()
+    sources.sort(key=lambda source: (hashlib.sha256(f"{seed}:{source}".encode()).digest(), source))
+    kept = sources[: max(1, round(share * len(sources)))]
+    return clips.filter((pl.col("split") != "train") | pl.col("source").is_in(kept))
 
 
-def _put(data: dict[str, Any], key: str, value: Any) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        data = data[section]
-    data[last] = value
+def seconds_of(
+    jobs: Iterable[Job],
+    classes: int,
+    held_out: int,
+    runtime: Runtime = Runtime(),  # noqa: B008  (frozen)
+    progress: Callable[[str], None] = lambda network: None,
+) -> dict[str, float]:
+    """Estimated seconds of trainings, by key: epochs of steps, and a pass over the held-out clips after each.
+
+    Args:
+        jobs: the trainings. classes: of the clips. held_out: how many clips are predicted after every epoch.
+        progress: told what is measured.
+    """
+    measured: dict[str, tuple[float, float]] = {}
+    found: dict[str, float] = {}
+    for job in jobs:
+        size = _size(job.recipe)
+        if size not in measured:
+            progress(size)
+            measured[size] = measure(job.recipe, classes, runtime)
+        training, predicting = measured[size]
+        epochs = job.recipe.optimizer.epochs
+        found[job.key] = epochs * job.clips * training + (epochs + 1) * held_out * predicting
+    return found
+
+
+def _size(recipe: Recipe) -> str:
+    front_end, precision = recipe.front_end, recipe.optimizer.precision
+    frames = f"{front_end.frames} x {front_end.mel_bins}"
+    if recipe.training_frames != front_end.frames:
+        frames = f"{frames} ({recipe.training_frames} in training)"
+    return f"{recipe.backbone.name}, {recipe.pooling.heads} heads, {frames}, {precision}"
+
+
+def measure(recipe: Recipe, classes: int, runtime: Runtime) -> tuple[float, float]:
+    """Seconds for a clip of training and of prediction, on synthetic clips that fill the window."""
+    plain = {"backbone.pretraining": "none", "backbone.weights": None, "backbone.batch_norm": "device"}
+    recipe = changed(recipe, {**plain, "init": None, "classes": None})
+    vocabulary = Vocabulary([f"class {index}" for index in range(classes)])
+    network, _ = build_network(recipe, vocabulary)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fabric = open_fabric(runtime, recipe.optimizer.precision)
+    wrapped, optimizer = fabric.setup(network, torch.optim.Adam(network.parameters(), lr=1e-4))
+    size = min(BATCH, recipe.optimizer.batch_size)
+    window = network.config.front_end.window_samples
+    rng = np.random.default_rng(0)
+    ids = [str(index) for index in range(size * STEPS)]
+    waves = [rng.integers(-3000, 3000, window, dtype=np.int16) for _ in ids]
+    labels = Labels.from_sets(ids, [[index % classes] for index in range(len(ids))], vocabulary)
+    batches = changed(recipe, {"optimizer.batch_size": size})
+    source = ArraySource(ids, waves)
+    loader = training_loader(batches, source, runtime.workers)
+    trainer = Trainer(batches, wrapped, optimizer, fabric, labels, loader)
+    ends = [time.monotonic()]
+
+    def ended() -> None:
+        if fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+        ends.append(time.monotonic())
+
+    trainer.epoch(lambda count: None, ended)
+    training = float(np.median(np.diff(ends)[1:])) / size
+    few = ArraySource(ids[:HELD_OUT], waves[:HELD_OUT])
+    predict_together(fabric, network, few, vocabulary, "evaluation")
+    began = time.monotonic()
+    predict_together(fabric, network, few, vocabulary, "evaluation")
+    return training, (time.monotonic() - began) / len(few)

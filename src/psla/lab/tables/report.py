@@ -12,13 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from psla.files import write_json_atomic, write_text_atomic
-from psla.lab.tables.claims import Claim, load_claims
-from psla.lab.tables.class_scores import class_scores, class_table, correlations
+from psla.lab.tables.claims import CITATION, Claim, load_claims, read_quality
 from psla.lab.tables.measured import Measured, RowResult
-from psla.lab.tables.paper import CITATION
-from psla.lab.tables.quality import read_quality
 from psla.lab.tables.report_figures import figures
-from psla.lab.tables.report_tables import Tables
+from psla.lab.tables.report_tables import Columns, Tables, by_column, class_scores, class_table, correlations, number
 from psla.lab.tables.verdicts import (
     CONTRADICTED,
     NOT_RESOLVED,
@@ -29,7 +26,7 @@ from psla.lab.tables.verdicts import (
     Verdict,
     judge,
 )
-from psla.report.html import Badge, Cell, Folded, Gallery, Heading, Numbers, Part, Table, Text, write_page
+from psla.report.html import Badge, Folded, Gallery, Heading, Numbers, Part, Table, Text, write_page
 from psla.report.markdown import markdown
 
 SINGLE = ("averaged", "labels_12", "labels_1", "mixup", "plain_mixup", "masking", "plain_masking", "pretraining")
@@ -48,7 +45,7 @@ def write_report(
 
     Args:
         folder: of the lab.
-        quality: a CSV of the classes' annotation quality; see `psla.lab.tables.quality`.
+        quality: a CSV of the classes' annotation quality; see `read_quality`.
         claims: what to judge; the paper's by default.
         resamples: draws of clips.
         title: of the page; by default it names the corpus, and mixtures of recordings are soundscapes, too.
@@ -64,7 +61,7 @@ def write_report(
     scores = Scoring(lab, resamples, progress=progress)
     verdicts = judge(load_claims() if claims is None else claims, scores)
     parts = report_parts(lab, scores, verdicts, qualities)
-    title = title or f"PSLA on {lab.info.get('clips', {}).get('name') or 'clips'}"
+    title = title or f"PSLA on {lab.info.clips.name or 'clips'}"
     paths = [lab.folder / name for name in ("report.html", "report.md", "verdicts.json")]
     write_page(paths[0], title, parts, CITATION)
     write_text_atomic(paths[1], markdown(title, parts, CITATION))
@@ -97,30 +94,26 @@ def report_parts(
 
 
 def _head(lab: Measured) -> list[Part]:
-    info = lab.info
-    clips = info.get("clips", {})
-    splits = clips.get("splits", {})
-    split = info.get("split", "evaluation")
+    info, clips = lab.info, lab.info.clips
     done = [row for row in lab.rows.values() if row.done]
     pairs = [
-        ("training clips", f"{splits.get('train', 0):,}"),
-        (f"{split} clips", f"{splits.get(split, 0):,}"),
-        ("classes", str(clips.get("classes", len(lab.labels.vocabulary)))),
-        ("seeds", str(len(info.get("seeds", [])))),
+        ("training clips", f"{clips.splits.get('train', 0):,}"),
+        (f"{info.split} clips", f"{clips.splits.get(info.split, 0):,}"),
+        ("classes", str(clips.classes or len(lab.labels.vocabulary))),
+        ("seeds", str(len(info.seeds))),
         ("rows", f"{len(done)} of {len(lab.rows)}"),
         ("hours", f"{_hours(done):.2f}"),
     ]
-    changed = ", ".join(f"{key}={value}" for key, value in info.get("overrides", {}).items()) or "none"
-    facts = [
-        ("corpus", str(clips.get("name", ""))),
-        ("scored against", f"{str(info.get('truth', 'labels')).replace('_', ' ')} of the split {split}"),
-        ("recipe", f"{info.get('recipe', '')}; changed: {changed}"),
-        ("machine", str(info.get("machine", ""))),
-        ("date", str(info.get("date", ""))),
-        ("command", str(info.get("command", ""))),
-    ]
-    rows: list[list[Cell]] = [[name, value] for name, value in facts if value]
-    return [Numbers(pairs), Table(["", "this lab"], rows, text=(0, 1))]
+    changed = ", ".join(f"{key}={value}" for key, value in info.overrides.items()) or "none"
+    facts = {
+        "corpus": clips.name,
+        "scored against": f"{info.truth.replace('_', ' ')} of the split {info.split}",
+        "recipe": f"{info.recipe}; changed: {changed}",
+        "machine": info.machine,
+        "date": info.date,
+        "command": info.command,
+    }
+    return [Numbers(pairs), Table(["", "this lab"], [pair for pair in facts.items() if pair[1]], text=(0, 1))]
 
 
 def verdict_parts(verdicts: Sequence[Verdict]) -> list[Part]:
@@ -143,61 +136,18 @@ def verdict_parts(verdicts: Sequence[Verdict]) -> list[Part]:
     if any(v.difference is not None and v.difference.seeds == 1 for v in tested):
         parts.append(Text("With one pair of models the variance of training is left out of the interval."))
     if tested:
-        parts.append(_verdict_table(tested))
-        parts.append(Folded("Where the intervals come from: seeds and clips", [_variance_table(tested)]))
+        parts.append(by_column(tested, TESTED_COLUMNS, text=(0, 1, 6), cards=True))
+        caption = (
+            "Standard errors of the difference from the luck of seeds and from that of clips; the deviation of one "
+            "pair of trainings without what clips do to it; p before the correction."
+        )
+        variances = by_column(tested, VARIANCE_COLUMNS, text=(0, 1, 2, 8), caption=caption, cards=True)
+        parts.append(Folded("Where the intervals come from: seeds and clips", [variances]))
     missing = [v for v in verdicts if v.difference is None]
     if missing:
-        rows: list[list[Cell]] = [[v.claim.text, v.claim.where, _paper(v.claim), v.reason] for v in missing]
-        table = Table(["claim", "where", "paper", "why not"], rows, text=(0, 1, 2, 3), cards=True)
+        table = by_column(missing, NOT_TESTED_COLUMNS, text=(0, 1, 2, 3), cards=True)
         parts.append(Folded(f"Not tested: {len(missing)} claims", [table]))
     return parts
-
-
-def _verdict_table(tested: Sequence[Verdict]) -> Table:
-    rows: list[list[Cell]] = []
-    for verdict in tested:
-        found = verdict.difference
-        assert found is not None
-        rows.append(
-            [
-                verdict.claim.text,
-                Badge(verdict.status, BADGES[verdict.status]),
-                f"{found.value:+.4f}",
-                f"[{found.low:+.4f}, {found.high:+.4f}]",
-                f"{verdict.worse:.4f} → {verdict.better:.4f}",
-                _p(verdict.p),
-                _paper(verdict.claim),
-            ]
-        )
-    head = ["claim", "verdict", "difference", "95 % interval", "measured", "p", "paper"]
-    return Table(head, rows, text=(0, 1, 6), cards=True)
-
-
-def _variance_table(tested: Sequence[Verdict]) -> Table:
-    """Where the intervals come from."""
-    head = ["claim", "where", "rows", "seeds", "from seeds", "from clips", "one training", "p alone", "note"]
-    rows: list[list[Cell]] = []
-    for verdict in tested:
-        found = verdict.difference
-        assert found is not None
-        rows.append(
-            [
-                verdict.claim.id,
-                verdict.claim.where,
-                " over ".join(verdict.claim.rows[:2]),
-                str(found.seeds),
-                _error(found.seeds_std),
-                _error(found.clips_std),
-                _error(found.training_std),
-                _p(found.p),
-                verdict.reason or "-",
-            ]
-        )
-    caption = (
-        "Standard errors of the difference from the luck of seeds and from that of clips; the deviation of one pair of "
-        "trainings without what clips do to it; p before the correction."
-    )
-    return Table(head, rows, caption, text=(0, 1, 2, 8), cards=True)
 
 
 def _error(value: float | None) -> str:
@@ -216,6 +166,35 @@ def _p(value: float | None) -> str:
     return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
+# Of a verdict; where the claim was tested, it has a difference.
+TESTED_COLUMNS: Columns = {
+    "claim": lambda v: v.claim.text,
+    "verdict": lambda v: Badge(v.status, BADGES[v.status]),
+    "difference": lambda v: f"{v.difference.value:+.4f}",
+    "95 % interval": lambda v: f"[{v.difference.low:+.4f}, {v.difference.high:+.4f}]",
+    "measured": lambda v: f"{v.worse:.4f} → {v.better:.4f}",
+    "p": lambda v: _p(v.p),
+    "paper": lambda v: _paper(v.claim),
+}
+VARIANCE_COLUMNS: Columns = {
+    "claim": lambda v: v.claim.id,
+    "where": lambda v: v.claim.where,
+    "rows": lambda v: " over ".join(v.claim.rows[:2]),
+    "seeds": lambda v: str(v.difference.seeds),
+    "from seeds": lambda v: _error(v.difference.seeds_std),
+    "from clips": lambda v: _error(v.difference.clips_std),
+    "one training": lambda v: _error(v.difference.training_std),
+    "p alone": lambda v: _p(v.difference.p),
+    "note": lambda v: v.reason or "-",
+}
+NOT_TESTED_COLUMNS: Columns = {
+    "claim": lambda v: v.claim.text,
+    "where": lambda v: v.claim.where,
+    "paper": lambda v: _paper(v.claim),
+    "why not": lambda v: v.reason,
+}
+
+
 def _disagreements(lab: Measured, scores: Scoring) -> list[Part]:
     """Rows whose result file says another mAP than its predictions."""
     parts: list[Part] = []
@@ -229,35 +208,36 @@ def _disagreements(lab: Measured, scores: Scoring) -> list[Part]:
     return [Heading("Result files that disagree with their predictions"), *parts] if parts else []
 
 
+# Of a row and one of its seeds.
+ORIGIN_COLUMNS: Columns = {
+    "row": lambda pair: pair[0].row,
+    "title": lambda pair: pair[0].title,
+    "scored": lambda pair: (pair[0].take or "-").replace("_", " "),
+    "seed": lambda pair: "all" if pair[1].seed is None else str(pair[1].seed),
+    "mAP": lambda pair: number(pair[1].scores.get("mean_average_precision")),
+    "hours": lambda pair: number(pair[1].hours, 3),
+    "changed": lambda pair: ", ".join(f"{key}={value}" for key, value in pair[0].recipe.items()) or "-",
+    "runs": lambda pair: _runs(pair[1].runs),
+    "predictions": lambda pair: _files(pair[1].predictions),
+    "command": lambda pair: pair[1].command or "-",
+}
+
+
+def _runs(runs: Sequence[str]) -> str:
+    return ", ".join(runs[:3]) + (f" … ({len(runs)})" if len(runs) > 3 else "")
+
+
+def _files(paths: Sequence[str]) -> str:
+    folders = list(dict.fromkeys(Path(path).parent.as_posix() for path in paths))
+    return f"{len(paths)} in {', '.join(folders[:3])}{' …' if len(folders) > 3 else ''}"
+
+
 def _provenance(lab: Measured) -> list[Part]:
-    head = ["row", "title", "scored", "seed", "mAP", "hours", "changed", "runs", "predictions", "command"]
-    rows: list[list[Cell]] = []
-    missing: list[list[Cell]] = []
-    for row in lab.rows.values():
-        changed = ", ".join(f"{key}={value}" for key, value in row.recipe.items()) or "-"
-        for each in row.seeds if row.done else []:
-            value = each.scores.get("mean_average_precision")
-            names = list(dict.fromkeys(Path(path).parent.as_posix() for path in each.predictions))
-            files = f"{len(each.predictions)} in {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
-            runs = ", ".join(each.runs[:3]) + (f" … ({len(each.runs)})" if len(each.runs) > 3 else "")
-            rows.append(
-                [
-                    row.row,
-                    row.title,
-                    (row.take or "-").replace("_", " "),
-                    "all" if each.seed is None else str(each.seed),
-                    "-" if value is None else f"{value:.4f}",
-                    "-" if each.hours is None else f"{each.hours:.3f}",
-                    changed,
-                    runs,
-                    files,
-                    each.command or "-",
-                ]
-            )
-        if not row.done:
-            missing.append([row.row, row.title, row.reason or row.status])
+    results = [(row, each) for row in lab.rows.values() if row.done for each in row.seeds]
     parts: list[Part] = [Heading("Where the numbers come from")]
-    parts.append(Folded(f"{len(rows)} results, by row and seed", [Table(head, rows, text=(0, 1, 2, 6, 7, 8, 9))]))
+    origins = by_column(results, ORIGIN_COLUMNS, text=(0, 1, 2, 6, 7, 8, 9))
+    parts.append(Folded(f"{len(results)} results, by row and seed", [origins]))
+    missing = [[row.row, row.title, row.reason or row.status] for row in lab.rows.values() if not row.done]
     if missing:
         parts.append(Folded(f"{len(missing)} rows not run", [Table(["row", "title", "why"], missing, text=(0, 1, 2))]))
     return parts

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from statistics import mean, stdev
 
 import numpy as np
 
-from psla.lab.tables.class_scores import ClassScores, training_counts
+from psla.lab.experiment import spread
 from psla.lab.tables.measured import Measured, RowResult
+from psla.lab.tables.report_tables import ClassScores, training_counts
 from psla.report.figures import Curve, curves, ranked, scatter
 from psla.report.html import Picture
 from psla.techniques.sampling import clip_weights, expected_unseen, simulated_unseen
@@ -44,11 +43,11 @@ def _amount(lab: Measured) -> Picture | None:
     lines = []
     for name, label in (("imagenet", "pretrained on ImageNet"), ("none", "not pretrained")):
         rows = {share: f"{prefix}_{name}" for share, prefix in SHARES.items()} | {100: WHOLE[name]}
-        done = [(share, lab.rows[row]) for share, row in rows.items() if row in lab.rows and lab.rows[row].done]
+        done = [(share, row) for share, each in rows.items() if (row := lab.row(each)) is not None]
         if any(share < 100 for share, _ in done):
             values = [float(row.mean["mean_average_precision"] or 0) for _, row in done]
-            spread = [float(row.deviation.get("mean_average_precision") or 0) for _, row in done]
-            lines.append(Curve(label, [share for share, _ in done], values, spread))
+            stds = [float(row.std.get("mean_average_precision") or 0) for _, row in done]
+            lines.append(Curve(label, [share for share, _ in done], values, stds))
     if not lines:
         return None
     png = curves(lines, "% of the training clips", "mAP", log_x=True)
@@ -84,14 +83,14 @@ def _unseen(lab: Measured) -> Picture | None:
 def _classes(lab: Measured, scores: ClassScores) -> Picture:
     names = lab.labels.vocabulary.names
     average = float(np.nanmean(scores.mean))
-    png = ranked(scores.mean.tolist(), names, "average precision", scores.deviation.tolist(), mean=average)
+    png = ranked(scores.mean.tolist(), names, "average precision", scores.std.tolist(), mean=average)
     many = ", with its deviation over seeds" if len(scores.row.seeds) > 1 else ""
     return _picture(png, "Figure 6", f"Average precision of each class of the row {scores.row.row}{many}.")
 
 
 def _sweep(lab: Measured) -> Picture | None:
-    row = lab.rows.get("start_sweep")
-    if row is None or not row.done or not row.details.get("first_epoch"):
+    row = lab.row("start_sweep")
+    if row is None or not row.details.get("first_epoch"):
         return None
     names = {"weights": "averaged weights", "predictions": "averaged predictions", "alone": "checkpoint alone"}
     x = row.details["first_epoch"]
@@ -116,7 +115,7 @@ def _learning(lab: Measured) -> Picture | None:
 
 def _log_curve(lab: Measured, row: RowResult) -> Curve | None:
     """Mean and deviation over the row's seeds of what log.csv has, an epoch."""
-    column = f"{lab.info.get('split', 'evaluation')}_map"
+    column = f"{lab.info.split}_map"
     by_epoch: dict[int, list[float]] = {}
     for seed in row.seeds:
         for folder in seed.runs[:1]:
@@ -127,8 +126,9 @@ def _log_curve(lab: Measured, row: RowResult) -> Curve | None:
     if not by_epoch:
         return None
     x = sorted(by_epoch)
-    spread = [stdev(by_epoch[e]) if len(by_epoch[e]) > 1 else 0.0 for e in x]
-    return Curve(row.row, x, [mean(by_epoch[e]) for e in x], spread if any(spread) else None)
+    found = [spread(by_epoch[epoch]) for epoch in x]
+    stds = [each["std"] or 0.0 for each in found]
+    return Curve(row.row, x, [each["mean"] or 0.0 for each in found], stds if any(stds) else None)
 
 
 def _against_count(lab: Measured, scores: ClassScores) -> Picture:
@@ -138,7 +138,7 @@ def _against_count(lab: Measured, scores: ClassScores) -> Picture:
 
 
 def _recipe(lab: Measured) -> Recipe | None:
-    path = Path(lab.folder) / "recipe.yaml"
+    path = lab.folder / "recipe.yaml"
     return Recipe.load(path) if path.is_file() else None
 
 

@@ -1,19 +1,29 @@
-"""The paper's Tables II to XI, each beside the same table as this lab measured it.
+"""The paper's Tables II to XI, each beside the same table as this lab measured it, and the table of classes.
 
 A measured cell is the mean over seeds, its standard deviation where there are several, and in brackets the interval
 over seeds and clips (`psla.metrics.significance`), computed from the prediction files; mAP unless a column says
 otherwise. AUC and d-prime are the runner's. What was not run says so.
+
+Table VII asks whether classes with more clips, or better annotated ones, are recognised better. The paper gives a
+"correlation coefficient"; here stand Pearson's and Spearman's, since counts of classes are far from normal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import stdev
 from typing import Any
 
+import numpy as np
+
+from psla.lab.tables.claims import SETS, paper_tables
 from psla.lab.tables.measured import Measured, RowResult
-from psla.lab.tables.paper import SETS, paper_tables
 from psla.lab.tables.verdicts import Scoring
+from psla.metrics.scores import average_precisions
 from psla.report.html import Cell, Heading, Part, Table, Text
+from psla.report.sortable_table import SortableTable
 
 NOT_RUN = "not run"
 ENHANCEMENT = {  # Table VIII's rows, and how many digits its numbers have
@@ -25,6 +35,22 @@ ENHANCEMENT = {  # Table VIII's rows, and how many digits its numbers have
     "map_before": ("mAP before", 4),
     "map_after": ("mAP after", 4),
 }
+Columns = Mapping[str, Callable[[Any], Cell]]
+
+
+def by_column(rows: Iterable[Any], columns: Columns, text: Sequence[int] = (0,), **more: Any) -> Table:
+    """A table from what its columns show of each row, by the name of the column; further arguments as `Table`."""
+    return Table(list(columns), [[show(row) for show in columns.values()] for row in rows], text=text, **more)
+
+
+def number(value: float | None, digits: int = 4, sign: str = "") -> str:
+    """A number, or a dash where there is none.
+
+    Example:
+        >>> number(0.25), number(math.nan), number(0.5, 2, "+")
+        ('0.2500', '-', '+0.50')
+    """
+    return "-" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
 
 
 class Tables:
@@ -44,32 +70,26 @@ class Tables:
         Args:
             correlations: by the key of a row of Table VII its measured cells, `Pearson` and `Spearman`.
         """
-        makers = {"scores": self._scores, "enhancement": self._enhancement, "ensemble": self._ensembles}
+        makers: dict[str, Callable[[Mapping[str, Any]], list[Table]]] = {
+            "scores": lambda table: [self._scores(table)],
+            "enhancement": lambda table: [self._enhancement(table)],
+            "ensemble": lambda table: [self._ensembles(table)],
+            "correlation": lambda table: [_correlations(table, correlations)],
+            "comparison": lambda table: [self._comparison(table, name) for name in SETS],
+        }
         parts: list[Part] = []
-        for number, table in paper_tables().items():
-            parts.append(Heading(f"Table {number}: {table['title']}"))
-            if table["kind"] == "correlation":
-                parts.append(_correlations(table, correlations))
-            elif table["kind"] == "comparison":
-                parts += [self._comparison(table, name) for name in SETS]
-            else:
-                parts.append(makers[table["kind"]](table))
+        for name, table in paper_tables().items():
+            parts += [Heading(f"Table {name}: {table['title']}"), *makers[table["kind"]](table)]
             parts.append(Text(f"Paper: {table['where']}."))
         return parts + self._others()
 
     def cell(self, name: str | None) -> str:
-        """A row's mAP: mean, deviation over seeds, interval.
-
-        A row that is not done says so.
-        """
-        row = self.lab.rows.get(name or "")
-        if name is None or row is None:
+        """A row's mAP: mean, deviation over seeds, interval; a row that is not done says so."""
+        if name is None or self.lab.row(name) is None:
             return NOT_RUN if name else ""
-        if not row.done:
-            return NOT_RUN
         found = self.scores.estimate(name)
         exact = [each.exact for each in self.scores[name].by_seed.values()]
-        spread = f" ± {_deviation(exact):.4f}" if len(exact) > 1 else ""
+        spread = f" ± {stdev(exact):.4f}" if len(exact) > 1 else ""
         return f"{found.value:.4f}{spread} [{found.low:.4f}, {found.high:.4f}]"
 
     def _scores(self, table: Mapping[str, Any]) -> Table:
@@ -77,123 +97,184 @@ class Tables:
         sets = [name for name in SETS if any(row.get(name) is not None for row in table["rows"])]
         rows: list[list[Cell]] = []
         for row in table["rows"]:
-            paper = [_paper(row.get(name), row.get(f"{name}_deviation")) for name in sets]
+            paper = [_spread(row.get(name), row.get(f"{name}_deviation")) for name in sets]
             rows.append([row["label"], *paper, *(self.cell(row["measured"].get(name)) for name in measured)])
         names = ["measured" if name == "measured" else f"measured, {name}" for name in measured]
         return Table(["", *(f"paper, {name} set" for name in sets), *names], rows)
 
     def _enhancement(self, table: Mapping[str, Any]) -> Table:
+        lines = [(label, column, digits) for column, (label, digits) in ENHANCEMENT.items()]
         head = [""]
+        cells: list[list[Cell]] = [[label] for label in (*(line[0] for line in lines), "mAP's improvement, %")]
         for row in table["rows"]:
             head += [f"{row['label']}: paper", "measured"]
-        rows: list[list[Cell]] = []
-        for column, (label, digits) in ENHANCEMENT.items():
-            cells: list[Cell] = [label]
-            for row in table["rows"]:
-                cells.append(_paper(row["paper"].get(column), row["paper"].get(f"{column}_deviation"), digits))
-                cells.append(self._detail(row["row"], column, digits))
-            rows.append(cells)
-        gains: list[Cell] = ["mAP's improvement, %"]
-        for row in table["rows"]:
-            gains += [_paper(row["paper"]["map_improvement_percent"], digits=1), self._gain(row["row"])]
-        return Table(head, [*rows, gains])
+            paper = row["paper"]
+            for line, (_, column, digits) in zip(cells, lines, strict=False):
+                line.append(_spread(paper.get(column), paper.get(f"{column}_deviation"), digits))
+                line.append(self._detail(row["row"], column, digits))
+            cells[-1] += [number(paper["map_improvement_percent"], 1), self._gain(row["row"])]
+        return Table(head, cells)
 
     def _gain(self, name: str) -> str:
         """How much more mAP, in percent of the mean before."""
-        row = self.lab.rows.get(name)
-        if row is None or not row.done:
+        row = self.lab.row(name)
+        if row is None:
             return NOT_RUN
         before, after = ((row.details.get(key) or {}).get("mean") for key in ("map_before", "map_after"))
         return "-" if not before or after is None else f"{100 * (after - before) / before:.1f}"
 
     def _detail(self, name: str, column: str, digits: int) -> str:
-        row = self.lab.rows.get(name)
-        if row is None or not row.done:
+        row = self.lab.row(name)
+        if row is None:
             return NOT_RUN
         found = row.details.get(column)
-        if not isinstance(found, Mapping) or found.get("mean") is None:
+        if not isinstance(found, Mapping):
             return "-"
-        return _paper(found["mean"], found.get("deviation"), digits)
+        return _spread(found.get("mean"), found.get("std", found.get("deviation")), digits)
 
     def _ensembles(self, table: Mapping[str, Any]) -> Table:
-        rows: list[list[Cell]] = []
-        for row in table["rows"]:
-            paper = [_ensemble(row.get(name)) for name in SETS]
-            rows.append([row["label"], *paper, self._ensemble_cell(row["row"])])
+        rows = [
+            [row["label"], *(_ensemble(row.get(name)) for name in SETS), self._ensemble_cell(row["row"])]
+            for row in table["rows"]
+        ]
         head = ["ensemble", *(f"paper, {name} set" for name in SETS), "measured: models, mean, best, ensemble"]
         return Table(head, rows)
 
     def _ensemble_cell(self, name: str) -> str:
-        row = self.lab.rows.get(name)
-        if row is None or not row.done:
-            return NOT_RUN
-        details = row.details
-        if "members" not in details:
+        row = self.lab.row(name)
+        if row is None or "members" not in row.details:
             return self.cell(name)
-        count, average, best = (details.get(key) for key in ("members", "average", "best"))
-        return f"{count} · {_number(average)} · {_number(best)} · {self.cell(name)}"
+        count, average, best = (row.details.get(key) for key in ("members", "average", "best"))
+        return f"{count} · {number(average)} · {number(best)} · {self.cell(name)}"
 
     def _comparison(self, table: Mapping[str, Any], name: str) -> Table:
         rows: list[list[Cell]] = []
         for row in table["rows"]:
             if values := row.get(name):
-                numbers = [_number(x, digits) for x, digits in zip(values[1:], (4, 4, 3), strict=True)]
+                numbers = [number(x, digits) for x, digits in zip(values[1:], (4, 4, 3), strict=True)]
                 rows.append([row["label"], values[0] or "-", *numbers, *self._compared(row.get("row"))])
         each = ["parameters", "mAP", "AUC", "d'"]
         head = ["", *each, *(f"measured: {column}" for column in each)]
         return Table(head, rows, f"Trained on the {name} set in the paper")
 
     def _compared(self, name: str | None) -> list[str]:
-        if name is None:
-            return [""] * 4
-        row = self.lab.rows.get(name)
-        if row is None or not row.done:
-            return [NOT_RUN, "", "", ""]
-        others = [_paper(row.mean.get(key), row.deviation.get(key), d) for key, d in (("mean_auc", 4), ("d_prime", 3))]
-        return [_parameters(row.parameters), self.cell(name), *others]
+        row = self.lab.row(name)
+        if row is None:
+            return [NOT_RUN if name else "", "", "", ""]
+        others = [_spread(row.mean.get(key), row.std.get(key), d) for key, d in (("mean_auc", 4), ("d_prime", 3))]
+        return [_parameters(row), self.cell(name), *others]
 
     def _others(self) -> list[Part]:
         """The tables that are not the paper's: the rows by the name of their table."""
         known = {*paper_tables(), "Figure 3", "Figure 7"}
-        names = dict.fromkeys(row.table for row in self.lab.rows.values() if row.table not in known)
+        columns: Columns = {
+            "": lambda row: row.title,
+            "measured": lambda row: self.cell(row.row),
+            "parameters": _parameters,
+            "clips/s in training": lambda row: number(row.clips_per_second, 1),
+        }
         parts: list[Part] = []
-        for name in names:
+        for name in dict.fromkeys(row.table for row in self.lab.rows.values() if row.table not in known):
             rows = [row for row in self.lab.rows.values() if row.table == name]
-            cells = [[row.title, self.cell(row.row), _parameters(row.parameters), _speed(row)] for row in rows]
-            head = ["", "measured", "parameters", "clips/s in training"]
-            parts += [Heading(f"Beyond the paper: {name}"), Table(head, cells)]
+            parts += [Heading(f"Beyond the paper: {name}"), by_column(rows, columns)]
         return parts
 
 
 def _correlations(table: Mapping[str, Any], measured: Mapping[str, Sequence[str]]) -> Table:
     rows: list[list[Cell]] = [
-        [row["label"], *(_paper(row.get(name)) for name in SETS), *measured.get(row["key"], (NOT_RUN, NOT_RUN))]
+        [row["label"], *(number(row.get(name)) for name in SETS), *measured.get(row["key"], (NOT_RUN, NOT_RUN))]
         for row in table["rows"]
     ]
     return Table(["AP and", *(f"paper, {name} set" for name in SETS), "measured, Pearson", "measured, Spearman"], rows)
 
 
 def _ensemble(values: Sequence[float] | None) -> str:
-    return "-" if values is None else f"{values[0]} · {' · '.join(_number(x) for x in values[1:])}"
+    return "-" if values is None else f"{values[0]} · {' · '.join(number(x) for x in values[1:])}"
 
 
-def _paper(value: float | None, deviation: float | None = None, digits: int = 4) -> str:
-    spread = f" ± {deviation:.{digits}f}" if deviation is not None and value is not None else ""
-    return _number(value, digits) + spread
+def _spread(value: float | None, std: float | None = None, digits: int = 4) -> str:
+    spread = f" ± {std:.{digits}f}" if std is not None and value is not None else ""
+    return number(value, digits) + spread
 
 
-def _number(value: float | None, digits: int = 4) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _parameters(row: RowResult) -> str:
+    return "-" if row.parameters is None else f"{row.parameters / 1e6:.2f} M"
 
 
-def _parameters(count: int | None) -> str:
-    return "-" if count is None else f"{count / 1e6:.2f} M"
+@dataclass(frozen=True)
+class ClassScores:
+    """Average precision of each class of a row.
+
+    Shape:
+        mean, std: (classes,) over the seeds; NaN without positives, the deviation also with one seed.
+    """
+
+    row: RowResult
+    mean: np.ndarray
+    std: np.ndarray
 
 
-def _speed(row: RowResult) -> str:
-    return "-" if row.clips_per_second is None else f"{row.clips_per_second:.1f}"
+def class_scores(lab: Measured, row: RowResult) -> ClassScores:
+    """Each class's average precision, the mean of the row's files for each seed, then over the seeds."""
+    labels = lab.labels
+    per_seed = []
+    for seed in row.seeds:
+        files = lab.scored(seed)
+        each = [average_precisions(file.probabilities, labels.select(file.clip_ids)) for file in files]
+        per_seed.append(np.mean(each, axis=0))
+    found = np.array(per_seed)
+    std = found.std(axis=0, ddof=1) if len(found) > 1 else np.full(found.shape[1], math.nan)
+    return ClassScores(row, found.mean(axis=0), std)
 
 
-def _deviation(values: Sequence[float]) -> float:
-    mean = sum(values) / len(values)
-    return float((sum((x - mean) ** 2 for x in values) / (len(values) - 1)) ** 0.5)
+def training_counts(lab: Measured) -> np.ndarray:
+    """(classes,) how many training clips carry each class, labels as given."""
+    return lab.clips.split("train").labels().part(lab.labels.vocabulary).counts()
+
+
+def correlations(scores: ClassScores, lab: Measured, quality: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
+    """By `count` and `quality` the two coefficients as text, a dash where there are too few classes."""
+    found = {"count": correlation(scores.mean, training_counts(lab).astype(float))}
+    if quality:
+        given = np.array([quality.get(id, math.nan) for id in lab.labels.vocabulary.ids])
+        found["quality"] = correlation(scores.mean, given)
+    return {key: tuple(map(number, coefficients)) for key, coefficients in found.items()}
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Pearson's and Spearman's coefficient over the places where both are defined; NaN where there is none.
+
+    Example:
+        >>> pearson, spearman = correlation(np.array([1.0, 2.0, 3.0, np.nan]), np.array([1.0, 2.0, 9.0, 5.0]))
+        >>> round(pearson, 3), round(spearman, 3)
+        (0.918, 1.0)
+    """
+    from scipy.stats import pearsonr, spearmanr  # takes a second to import
+
+    both = ~(np.isnan(x) | np.isnan(y))
+    x, y = x[both], y[both]
+    if len(x) < 3 or not x.std() or not y.std():
+        return math.nan, math.nan
+    return float(pearsonr(x, y).statistic), float(spearmanr(x, y).statistic)
+
+
+def class_table(
+    scores: ClassScores, baseline: ClassScores | None, lab: Measured, quality: Mapping[str, float]
+) -> SortableTable:
+    """A row a class: average precision, its deviation, the gain over the baseline, clips, annotation quality."""
+    training, positives = training_counts(lab), lab.labels.counts()
+    columns: dict[str, Callable[[Any], Cell]] = {
+        "class": lambda c: c.name,
+        "AP": lambda c: number(scores.mean[c.index], 3),
+        "deviation": lambda c: number(scores.std[c.index], 3),
+    }
+    if baseline is not None:
+        gains = scores.mean - baseline.mean
+        columns[f"gain over {baseline.row.row}"] = lambda c: number(gains[c.index], 3, "+")
+    columns["training clips"] = lambda c: f"{training[c.index]:,}"
+    columns["positives"] = lambda c: f"{positives[c.index]:,}"
+    if quality:
+        columns["quality"] = lambda c: number(quality.get(c.id), 2)
+    columns["id"] = lambda c: c.id
+    table = by_column(lab.labels.vocabulary, columns)
+    return SortableTable(table.head, table.rows, text=(0, len(columns) - 1))

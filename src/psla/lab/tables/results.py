@@ -8,37 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 import torch
 
 from psla.data.labels import Labels
-from psla.lab.costs import costs
+from psla.lab.experiment import costs, spread, whole_mean
+from psla.lab.sweep import sweep
 from psla.lab.tables.folder import Lab
+from psla.lab.tables.measured import METRICS, RowResult, SeedResult
 from psla.lab.tables.plan import Plan
 from psla.lab.tables.rows import Row
-from psla.lab.tables.sweeps import sweep
-from psla.lab.tables.training_data import impacted_classes, read_additions
-from psla.lab.teaching import COLUMNS, relative_improvements
+from psla.lab.teaching import COLUMNS, improvements, read_additions
 from psla.metrics.predictions import Predictions, average
 from psla.metrics.scores import Scores, score
 from psla.model.backbones.contract import build_backbone
 from psla.model.pooling import Pooling
 from psla.techniques.aggregation import ensemble
-from psla.training.recipe import Recipe
+from psla.training.recipe import Recipe, flatten
 from psla.training.run import Run
 
 VERSION = 1  # of the computation: results of another version are made again
-METRICS = ("mean_average_precision", "mean_auc", "d_prime", "accuracy")
-LAST = 5  # epochs of `last_five` (section II-B)
 
 
 @dataclass(frozen=True)
@@ -56,27 +52,20 @@ class Evidence:
 
     def scores(self, truth: Labels) -> list[Scores]:
         """Of each file; of an ensemble, of the mean of all."""
-        if self.is_ensemble:
-            return [_score(average(map(Predictions.read, self.files)), truth)]
-        return [_score(Predictions.read(path), truth) for path in self.files]
+        read = map(Predictions.read, self.files)
+        found = [average(read)] if self.is_ensemble else read
+        return [score(predictions, truth.part(predictions.vocabulary)) for predictions in found]
 
 
 def evidence(row: Row, runs: Mapping[int | None, Sequence[Run]], split: str) -> list[Evidence]:
     """By seed the predictions that a row is scored on."""
+    variant = "final" if row.take == "ensemble" else row.take
+    is_ensemble = row.take in ("ensemble", "checkpoint_ensemble")
     found = []
     for seed, each in runs.items():
-        files = [path for run in each for path in prediction_files(run, row.take, split)]
-        found.append(Evidence(seed, tuple(each), tuple(files), row.take in ("ensemble", "checkpoint_ensemble")))
+        files = [path for run in each for path in run.prediction_files(variant, split)]
+        found.append(Evidence(seed, tuple(each), tuple(files), is_ensemble))
     return found
-
-
-def prediction_files(run: Run, take: str, split: str) -> list[Path]:
-    """The predictions of a run that `take` means; see `Row`."""
-    folder, epochs = run.predictions / split, run.recipe.optimizer.epochs
-    if take == "averaged":
-        return [folder / "averaged.safetensors"]
-    first = {"last_five": max(1, epochs - LAST + 1), "checkpoint_ensemble": 1}.get(take, epochs)
-    return [folder / f"epoch_{epoch:03d}.safetensors" for epoch in range(first, epochs + 1)]
 
 
 def fingerprint(lab: Lab, plan: Plan, name: str) -> str:
@@ -92,13 +81,12 @@ def fingerprint(lab: Lab, plan: Plan, name: str) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def not_run(lab: Lab, plan: Plan, name: str, reason: str) -> dict[str, Any]:
+def not_run(lab: Lab, plan: Plan, name: str, reason: str) -> RowResult:
     """The result of a row that could not be carried out."""
-    nothing: dict[str, Any] = {"seeds": [], "mean": {}, "deviation": {}, "parameters": None, "clips_per_second": None}
-    return {**_head(lab, plan, name, "not run", reason), **nothing, "details": {}}
+    return _result(lab, plan, name, status="not run", reason=reason)
 
 
-def row_result(lab: Lab, plan: Plan, name: str, device: torch.device | str = "cpu") -> dict[str, Any]:
+def row_result(lab: Lab, plan: Plan, name: str, device: torch.device | str = "cpu") -> RowResult:
     """The result of a row whose runs are finished; the content of `results/ROW.json`.
 
     Args:
@@ -107,49 +95,46 @@ def row_result(lab: Lab, plan: Plan, name: str, device: torch.device | str = "cp
     row = plan.rows[name]
     runs = {seed: [lab.run(plan.jobs[key]) for key in keys] for seed, keys in plan.sources(name).items()}
     found = evidence(row, runs, lab.split)
-    seeds = [_entry(lab, name, each) for each in found]
-    mean, deviation = {}, {}
+    seeds = [_seed(lab, name, each) for each in found]
+    over_seeds: dict[str, dict[str, float | None]] = {"mean": {}, "std": {}}
     for metric in METRICS:
-        values = [each["scores"][metric] for each in seeds]
-        whole = None not in values
-        mean[metric] = fmean(values) if whole else None
-        deviation[metric] = stdev(values) if whole and len(values) > 1 else None
+        values = [each.scores[metric] for each in seeds]
+        for key, value in spread([] if None in values else values).items():
+            over_seeds[key][metric] = value
     speeds = [costs([run]).training for each in found for run in each.runs] if row.is_trained else []
-    return {
-        **_head(lab, plan, name, "done", None),
-        "seeds": seeds,
-        "mean": mean,
-        "deviation": deviation,
-        "parameters": _parameters(lab, found[0]),
-        "clips_per_second": _mean(speeds),
-        "details": _details(lab, plan, name, found, device),
-    }
+    members = found[0].files if found[0].is_ensemble else found[0].files[:1]
+    return _result(
+        lab,
+        plan,
+        name,
+        status="done",
+        seeds=seeds,
+        **over_seeds,
+        parameters=sum(parameters(Run(path.parents[2]).recipe, len(lab.clips.vocabulary)) for path in members),
+        clips_per_second=whole_mean(speeds),
+        details=_details(lab, plan, name, found, device),
+    )
 
 
-def _head(lab: Lab, plan: Plan, name: str, status: str, reason: str | None) -> dict[str, Any]:
+def _result(lab: Lab, plan: Plan, name: str, **found: Any) -> RowResult:
+    """A result with what is known of a row before it is carried out."""
     row = plan.rows[name]
-    resolved = next((plan.jobs[key].recipe.model_dump() for (own, _), key in plan.keys.items() if own == name), {})
-    return {
-        "row": name,
-        "title": row.title,
-        "table": row.table,
-        "groups": row.groups,
-        "from": row.origin,
-        "recipe": {key: _value(resolved, key) for key in plan.differences(name)} if resolved else {},
-        "status": status,
-        "reason": reason,
-        "take": row.take,
-        "fingerprint": fingerprint(lab, plan, name),
-    }
+    recipe = next((plan.jobs[key].recipe for (own, _), key in plan.keys.items() if own == name), None)
+    resolved = {} if recipe is None else flatten(recipe.model_dump())
+    return RowResult(
+        row=name,
+        title=row.title,
+        table=row.table,
+        groups=row.groups,
+        origin=row.origin,
+        recipe={key: resolved[key] for key in plan.differences(name)} if resolved else {},
+        take=row.take,
+        fingerprint=fingerprint(lab, plan, name),
+        **found,
+    )
 
 
-def _value(data: Mapping[str, Any], key: str) -> Any:
-    for part in key.split("."):
-        data = data[part]
-    return data
-
-
-def _entry(lab: Lab, name: str, each: Evidence) -> dict[str, Any]:
+def _seed(lab: Lab, name: str, each: Evidence) -> SeedResult:
     """What a result says of one seed."""
     scores = each.scores(lab.true_labels)
     folder = shlex.quote(str(lab.folder))
@@ -160,15 +145,15 @@ def _entry(lab: Lab, name: str, each: Evidence) -> dict[str, Any]:
     else:
         files = " ".join(f"{folder}/{lab.relative(path)}" for path in each.files)
         command = f"psla ensemble {files} --out {name}.safetensors"
-    return {
-        "seed": each.seed,
-        "runs": [lab.relative(run.folder) for run in each.runs],
-        "predictions": [lab.relative(path) for path in each.files],
-        "combine": "mean_of_probabilities" if each.is_ensemble else "mean_of_scores",
-        "scores": {metric: _mean([getattr(found, metric) for found in scores]) for metric in METRICS},
-        "command": command,
-        "hours": round(sum(run.seconds for run in each.runs) / 3600, 4),
-    }
+    return SeedResult(
+        seed=each.seed,
+        runs=[lab.relative(run.folder) for run in each.runs],
+        predictions=[lab.relative(path) for path in each.files],
+        combine="mean_of_probabilities" if each.is_ensemble else "mean_of_scores",
+        scores={metric: whole_mean(getattr(found, metric) for found in scores) for metric in METRICS},
+        command=command,
+        hours=round(sum(run.seconds for run in each.runs) / 3600, 4),
+    )
 
 
 def _details(lab: Lab, plan: Plan, name: str, found: Sequence[Evidence], device: torch.device | str) -> dict[str, Any]:
@@ -198,7 +183,7 @@ def _ensemble(lab: Lab, found: Sequence[Evidence]) -> dict[str, Any]:
         scores = list(plain["members"].values())
         numbers = {key: plain[key] for key in ("average", "best", "ensemble")}
         seeds.append({"seed": each.seed, "names": list(files), "scores": scores, **numbers})
-    means = {key: _mean([each[key] for each in seeds]) for key in ("average", "best", "ensemble")}
+    means = {key: whole_mean(each[key] for each in seeds) for key in ("average", "best", "ensemble")}
     return {"members": len(found[0].files), **means, "seeds": seeds}
 
 
@@ -209,27 +194,12 @@ def _enhancement(lab: Lab, plan: Plan, name: str, found: Sequence[Evidence]) -> 
         assert each.seed is not None
         job = plan.jobs[plan.keys[name, each.seed]]
         teacher = lab.run(plan.jobs[job.teachers[0]])
-        additions = read_additions(lab.folder / "labels" / each.runs[0].folder.name)
+        row = read_additions(lab.folder / "labels" / each.runs[0].folder.name)
         taught_by = evidence(plan.rows[name], {each.seed: [teacher]}, lab.split)[0]
         before, after = (evidence.scores(lab.true_labels) for evidence in (taught_by, each))
-        old, new = (_classwise(scores) for scores in (before, after))
-        impacted = impacted_classes(additions, [c.id for c in before[0].per_class])
-        row = {key: value for key, value in additions.items() if key != "classes_added_to"}
-        row |= relative_improvements(old, new, impacted)
-        row |= {"map_before": _mean([s.mean_average_precision for s in before])}
-        row |= {"map_after": _mean([s.mean_average_precision for s in after])}
-        seeds.append({"seed": each.seed, **row})
-    columns: dict[str, Any] = {}
-    for column in COLUMNS:
-        values = [row[column] for row in seeds if row[column] is not None]
-        spread = stdev(values) if len(values) > 1 else None
-        columns[column] = {"mean": fmean(values) if values else None, "deviation": spread}
-    return {**columns, "seeds": seeds}
-
-
-def _classwise(scores: Sequence[Scores]) -> np.ndarray:
-    """(classes,) average precision, the mean over several predictions."""
-    return np.mean([[each.average_precision for each in found.per_class] for found in scores], axis=0)
+        impacted = np.isin([scores.id for scores in before[0].per_class], row.pop("classes_added_to"))
+        seeds.append({"seed": each.seed, **row, **improvements(before, after, impacted)})
+    return {**{column: spread(row[column] for row in seeds) for column in COLUMNS}, "seeds": seeds}
 
 
 def parameters(recipe: Recipe, classes: int) -> int:
@@ -245,19 +215,3 @@ def parameters(recipe: Recipe, classes: int) -> int:
         classes = classes if recipe.classes is None else len(recipe.classes)
         pooling = Pooling(int(backbone.channels), classes, recipe.pooling.heads)
         return sum(weight.numel() for part in (backbone, pooling) for weight in part.parameters())
-
-
-def _parameters(lab: Lab, found: Evidence) -> int:
-    """Of the network, or of all members of an ensemble."""
-    members = found.files if found.is_ensemble else found.files[:1]
-    return sum(parameters(Run(path.parents[2]).recipe, len(lab.clips.vocabulary)) for path in members)
-
-
-def _score(predictions: Predictions, truth: Labels) -> Scores:
-    return score(predictions, truth.part(predictions.vocabulary))
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean, or None where one value is missing."""
-    known = [value for value in values if value is not None and not math.isnan(value)]
-    return fmean(known) if known and len(known) == len(values) else None

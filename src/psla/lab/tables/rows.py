@@ -10,14 +10,15 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from psla.training.recipe import Recipe
+from psla.lab.experiment import parse_yaml
+from psla.training.recipe import Recipe, flatten
 
 AS_RECIPE = "recipe"  # as a value in `set`: what the lab's recipe has
 TABLES = (
@@ -97,9 +98,14 @@ class Catalogue:
         found = {row.name: row for row in rows}
         for row in found.values():
             _check(row, found)
+        needed = {name: _related(row) for name, row in found.items()}
+        try:
+            below = list(TopologicalSorter(needed).static_order())
+        except CycleError as error:
+            raise RowError(f"rows need each other in a circle: {' -> '.join(reversed(error.args[1]))}") from error
         depths: dict[str, int] = {}
-        for name in found:
-            _depth(name, found, depths, ())
+        for name in below:
+            depths[name] = 1 + max((depths[other] for other in needed[name]), default=-1)
         ordered = sorted(found, key=lambda name: (TABLES.index(found[name].table), depths[name], name))
         self.rows: dict[str, Row] = {}
         for name in ordered:
@@ -178,12 +184,7 @@ def parse_row(name: str, text: str) -> Row:
         >>> parse_row("louder", 'title: "louder"\\ntable: V\\nset: {mixup.rate: 1.0}').set
         {'mixup.rate': 1.0}
     """
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RowError(f"row {name} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise RowError(f"row {name} must hold keys and values; got {type(data).__name__}")
+    data = parse_yaml(text, f"row {name}", RowError)
     if "name" in data or "origin" in data:
         raise RowError(f"row {name}: the file's name is the row's name, and the row it is derived from is `from`")
     data = {key: current_name(value) if key in _NAMING else value for key, value in data.items()}
@@ -221,6 +222,8 @@ def _related(row: Row) -> list[str]:
 
 
 def _check(row: Row, found: Mapping[str, Row]) -> None:
+    keys = flatten(Recipe().model_dump())
+
     def refuse(rule: str) -> None:
         raise RowError(f"row {row.name}: {rule}")
 
@@ -230,7 +233,7 @@ def _check(row: Row, found: Mapping[str, Row]) -> None:
     if row.table not in TABLES:
         refuse(f"table {row.table!r} must be one of {', '.join(TABLES)}")
     for key in row.set:
-        if not _is_recipe_key(key):
+        if key not in keys:
             refuse(f"set: the recipe has no key {key!r}")
         if key in ("seed", "classes"):
             refuse(f"set: {key} is the lab's, not a row's")
@@ -252,23 +255,3 @@ def _check(row: Row, found: Mapping[str, Row]) -> None:
         teacher = found[row.teacher]
         if not (teacher.is_trained or (row.labels is None and teacher.members == "seeds")):
             refuse("a teacher is a trained row, or, for a distillation, an ensemble of seeds")
-
-
-def _is_recipe_key(key: str) -> bool:
-    model: Any = Recipe
-    for part in key.split("."):
-        fields = getattr(model, "model_fields", {})
-        if part not in fields:
-            return False
-        model = fields[part].annotation
-    return not (isinstance(model, type) and issubclass(model, BaseModel))
-
-
-def _depth(name: str, found: Mapping[str, Row], depths: dict[str, int], trail: tuple[str, ...]) -> int:
-    """How many rows lie below this one; refuses circles."""
-    if name in trail:
-        raise RowError(f"rows need each other in a circle: {' -> '.join((*trail[trail.index(name) :], name))}")
-    if name not in depths:
-        below = [_depth(other, found, depths, (*trail, name)) for other in _related(found[name])]
-        depths[name] = 1 + max(below, default=-1)
-    return depths[name]

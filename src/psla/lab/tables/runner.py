@@ -16,12 +16,13 @@ from typing import Any, Protocol
 import torch
 
 from psla.data.clips import Clips
-from psla.files import Journal, write_json_atomic
-from psla.lab.tables.folder import Lab, today
-from psla.lab.tables.plan import Job, Plan, make_plan
+from psla.files import Journal
+from psla.lab.experiment import Shard, changed, share_of, today, working
+from psla.lab.tables.folder import Lab
+from psla.lab.tables.plan import Job, Plan, make_plan, take_share
 from psla.lab.tables.results import fingerprint, not_run, row_result
 from psla.lab.tables.rows import Catalogue
-from psla.lab.tables.training_data import Predicting, take_share, teach_labels, teach_probabilities
+from psla.lab.teaching import Predicting, teach_labels, teach_probabilities
 from psla.training.devices import Runtime, open_fabric
 from psla.training.recipe import Recipe
 from psla.training.run import Run
@@ -80,7 +81,7 @@ def prepare(
     """
     catalogue = Catalogue.load(lab.row_files(row_files))
     asked = catalogue.choose(names)
-    before = [name for name in lab.stored.get("rows", []) if name in catalogue.rows]
+    before = [name for name in (lab.stored.rows if lab.stored is not None else []) if name in catalogue.rows]
     seeds = lab.all_seeds(seeds)
     return make_plan(catalogue, [*before, *asked], lab.recipe, lab.clips, lab.clips_hash, seeds), asked
 
@@ -102,7 +103,7 @@ def carry_out(
     plan: Plan,
     names: Sequence[str],
     runtime: Runtime = Runtime(),  # noqa: B008  (frozen)
-    shard: tuple[int, int] | None = None,
+    shard: Shard | None = None,
     watcher: Watcher | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
@@ -117,12 +118,11 @@ def carry_out(
         LabInterrupted: `stop` asked for it.
         OSError: the disk is full.
     """
-    with lab.working(shard) as journal:
+    with working(lab.folder, shard) as journal:
         work = _Work(lab, plan, runtime, watcher or Silent(), stop, journal)
         jobs = jobs_of(plan, [name for name in names if name not in plan.refused])
-        for number, job in enumerate(jobs):
-            if shard is None or number % shard[1] == shard[0] - 1:
-                work.job(job, f"run {number + 1} of {len(jobs)}")
+        for number, job in share_of(list(enumerate(jobs, start=1)), shard):
+            work.job(job, f"run {number} of {len(jobs)}")
         outcome = Outcome(waiting=work.waiting, trained=work.trained)
         for name in names:
             if shard is None:
@@ -204,23 +204,22 @@ class _Work:
             return job.recipe, clips
         # The path is absolute, since a recipe knows nothing of the folder that it lies in.
         path = str(teach_probabilities(teachers, folder, predicting).resolve())
-        distillation = {**job.recipe.distillation.model_dump(), "predictions": path}
-        return Recipe.from_dict({**job.recipe.model_dump(), "distillation": distillation}), clips
+        return changed(job.recipe, {"distillation.predictions": path}), clips
 
     def result(self, name: str, outcome: Outcome) -> None:
         """Write the result of a row, unless it is there."""
         lab, plan = self.lab, self.plan
         there = lab.result(name)
         mark = fingerprint(lab, plan, name)
-        if there is not None and there["status"] == "done" and there["fingerprint"] == mark:
+        if there is not None and there.status == "done" and there.fingerprint == mark:
             outcome.done.append(name)
             return
         if self.stop():
             raise LabInterrupted(f"stopped before the result of {name}; the same command goes on")
         reason = plan.reason(name)
         found = row_result(lab, plan, name, self.device) if reason is None else not_run(lab, plan, name, reason)
-        write_json_atomic(lab.result_file(name), found)
-        self.journal.append({"result": name, "status": found["status"], "date": today()})
+        found.write(lab.result_file(name))
+        self.journal.append({"result": name, "status": found.status, "date": today()})
         if reason is None:
             outcome.done.append(name)
         else:

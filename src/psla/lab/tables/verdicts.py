@@ -20,13 +20,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, TypeAdapter
 
 from psla.lab.tables.claims import Claim, Side, row_of
 from psla.lab.tables.measured import Measured, RowResult
-from psla.metrics.predictions import Predictions
+from psla.metrics.predictions import Predictions, average
 from psla.metrics.resampling import DrawnScore, Draws, mean_score
 from psla.metrics.significance import Estimate, SeedPrior, estimate, holm, seed_prior
 
@@ -63,25 +64,15 @@ class Verdict:
     worse: float | None = None
     better: float | None = None
     difference: Estimate | None = None
-    p: float | None = None
+    p: Annotated[float | None, Field(serialization_alias="p_holm")] = None
     seeds: Sequence[Seed] = ()
     unit: str = "clip"
     units: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {
-            "claim": self.claim.model_dump(),
-            "status": self.status,
-            "reason": self.reason,
-            "worse": self.worse,
-            "better": self.better,
-            "difference": None if self.difference is None else self.difference.to_dict(),
-            "p_holm": self.p,
-            "seeds": list(self.seeds),
-            "unit": self.unit,
-            "units": self.units,
-        }
+        found: dict[str, Any] = TypeAdapter(Verdict).dump_python(self, by_alias=True)
+        return found
 
 
 class Scoring:
@@ -148,24 +139,20 @@ class Scoring:
     def _score(self, row: RowResult) -> Scored:
         by_seed, best = {}, {}
         for each in row.seeds:
-            ensemble = each.combine == "mean_of_probabilities" and len(each.predictions) > 1
-            members = [self._file(path) for path in each.predictions]
-            by_seed[each.seed] = (
-                self._once(tuple(each.predictions), self.lab.scored(each)[0]) if ensemble else mean_score(members)
-            )
-            if ensemble:
+            # Rows share files: an ensemble's members are rows themselves.
+            members = [self._drawn((path,)) for path in each.predictions]
+            if each.is_ensemble:
+                by_seed[each.seed] = self._drawn(tuple(each.predictions))
                 best[each.seed] = max(members, key=lambda score: score.exact)
+            else:
+                by_seed[each.seed] = mean_score(members)
         return Scored(by_seed, best, frozenset(run for each in row.seeds for run in each.runs))
 
-    def _file(self, path: str) -> DrawnScore:
-        if (path,) not in self._files:  # rows share files: an ensemble's members are rows themselves
-            return self._once((path,), Predictions.read(self.lab.path(path)))
-        return self._files[path,]
-
-    def _once(self, key: tuple[str, ...], predictions: Predictions) -> DrawnScore:
-        if key not in self._files:
-            self._files[key] = self.draws.score(predictions)
-        return self._files[key]
+    def _drawn(self, files: tuple[str, ...]) -> DrawnScore:
+        """The score of a file, or of the mean of several."""
+        if files not in self._files:
+            self._files[files] = self.draws.score(average(Predictions.read(self.lab.path(path)) for path in files))
+        return self._files[files]
 
 
 def judge(claims: Sequence[Claim], scores: Scoring, confidence: float = 0.95) -> list[Verdict]:
