@@ -12,9 +12,11 @@ import torch
 from psla.data.source import ArraySource
 from psla.lab.tables.plan import _size
 from psla.techniques.sampling import EpochPlan
-from psla.training.loader import GRID, Cut, Loader, gains
+from psla.training.loader import Cut, Loader, gains
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.trainer import learning_rate, smooth_targets
+
+GRID = 160  # 10 ms at 16 kHz
 
 
 def noise(samples: int, seed: int = 0) -> np.ndarray:
@@ -25,7 +27,7 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
 def test_a_part_is_a_stretch_of_the_clip(by: Any) -> None:
     """Every part is found, unchanged, in the clip, and the first and the last place can be drawn."""
     clip = noise(50 * GRID)
-    cut = Cut(20 * GRID, by)
+    cut = Cut(20 * GRID, by, grid=GRID)
     starts = set()
     for place in np.linspace(0, 1, 97, endpoint=False):
         part = cut(clip, np.array([0.5, place]))
@@ -50,7 +52,9 @@ def test_energy_finds_what_sounds() -> None:
     clip = np.zeros(100 * GRID, dtype=np.int16)
     clip[70 * GRID + 3] = 20_000
     draws = np.random.default_rng(0).random((2000, 2))
-    heard = {by: np.mean([Cut(10 * GRID, by)(clip, draw).any() for draw in draws]) for by in ("uniform", "energy")}
+    heard = {
+        by: np.mean([Cut(10 * GRID, by, grid=GRID)(clip, draw).any() for draw in draws]) for by in ("uniform", "energy")
+    }
     assert heard["energy"] == 1.0
     assert heard["uniform"] == pytest.approx(10 / 91, abs=0.02)
 
@@ -59,14 +63,14 @@ def test_places_follow_the_energy() -> None:
     """Of two equally long halves, one with nine times the power, the louder begins nine parts of ten."""
     clip = np.repeat(np.array([1000, 3000], dtype=np.int16), 50 * GRID)
     draws = np.random.default_rng(1).random((4000, 2))
-    loud = np.mean([Cut(GRID, "energy")(clip, draw).mean() > 2000 for draw in draws])
+    loud = np.mean([Cut(GRID, "energy", grid=GRID)(clip, draw).mean() > 2000 for draw in draws])
     assert loud == pytest.approx(0.9, abs=0.02)
 
 
 def test_silence_is_cut_as_by_length() -> None:
     """Where nothing sounds there is no energy to go by."""
     clip = np.zeros(10 * GRID, dtype=np.int16)
-    assert len(Cut(GRID, "energy")(clip, np.array([0.5, 0.99]))) == GRID
+    assert len(Cut(GRID, "energy", grid=GRID)(clip, np.array([0.5, 0.99]))) == GRID
 
 
 def test_a_shift_keeps_every_sample() -> None:
@@ -136,7 +140,9 @@ def test_a_part_longer_than_the_clip_of_evaluation_is_refused() -> None:
         Recipe.load("esc50", {"waveform.crop_frames": 48})
 
 
-@pytest.mark.parametrize("values", [(0, "uniform", 0.0), (1, "loudness", 0.0), (1, "energy", 1.5)])
+@pytest.mark.parametrize(
+    "values", [(0, "uniform", 0.0), (1, "loudness", 0.0), (1, "energy", 1.5), (1, "energy", 0.0, 0)]
+)
 def test_an_impossible_cut_is_refused(values: tuple[Any, ...]) -> None:
     """Length, place and shift have their ranges."""
     with pytest.raises(ValueError, match="a cut needs at least 1 sample"):

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +26,7 @@ from psla.model.host_memory import keep_freed_memory
 from psla.model.inference import Inference, predict
 from psla.model.network import TaggingNetwork
 
-_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "64-true"]] = {
-    "float32": "32-true",
-    "bf16": "bf16-mixed",
-    "float64": "64-true",
-}
+_PRECISIONS: dict[str, Any] = {"float32": "32-true", "bf16": "bf16-mixed", "float64": "64-true"}
 
 
 @dataclass(frozen=True)
@@ -58,14 +54,8 @@ class Runtime:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        least = {
-            "devices": 1,
-            "nodes": 1,
-            "workers": 1,
-            "cache_bytes": 0,
-            "checkpoint_minutes": 0,
-            "skip_non_finite": 0,
-        }
+        least = dict.fromkeys(("devices", "nodes", "workers"), 1)
+        least |= dict.fromkeys(("cache_bytes", "checkpoint_minutes", "skip_non_finite"), 0)
         for name, low in least.items():
             if not getattr(self, name) >= low:
                 raise ValueError(f"{name.replace('_', ' ')} must be {low} or more, not {getattr(self, name)}")
@@ -179,13 +169,12 @@ def predict_together(
     own = StrideSource(source, fabric.global_rank, fabric.world_size)
     rows: dict[str, np.ndarray] = {}
     rejected: dict[str, str] = {}
-    if len(own):
-        try:
-            part = predict(network, own, vocabulary, split=split, device=fabric.device, progress=progress)
-            rows = dict(zip(part.predictions.clip_ids, part.predictions.probabilities, strict=True))
-            rejected = part.rejected
-        except ValueError as error:  # nothing readable in this stride; another process may have something
-            rejected = dict.fromkeys(own.clip_ids, str(error))
+    try:
+        part = predict(network, own, vocabulary, split=split, device=fabric.device, progress=progress)
+        rows = dict(zip(part.predictions.clip_ids, part.predictions.probabilities, strict=True))
+        rejected = part.rejected
+    except ValueError as error:  # nothing readable in this stride; another process may have something
+        rejected = dict.fromkeys(own.clip_ids, str(error))
     for other_rows, other_rejected in gather_objects(fabric, (rows, rejected)):
         rows, rejected = rows | other_rows, rejected | other_rejected
     ids = [id for id in source.clip_ids if id in rows]

@@ -31,9 +31,6 @@ from psla.model.frontends.kaldi import FrontEndConfig
 from psla.techniques.sampling import EpochPlan, positional_uniforms
 from psla.training.recipe import Recipe
 
-# Places where a part may begin, when they are drawn by energy: every 10 ms at 16 kHz.
-GRID = 160
-
 
 @dataclass(frozen=True)
 class Cut:
@@ -44,22 +41,24 @@ class Cut:
         by: every place alike (`uniform`), or in proportion to the part's energy (`energy`): many clips are mostly
             silence. A clip that is all silence is cut as if by `uniform`.
         shift: largest shift, later or earlier, as a share of the clip; 0 .. 1.
+        grid: a part drawn by energy begins at a multiple of so many samples, at least 1.
 
     Raises:
         ValueError: a value outside its range.
 
     Example:
         >>> loud_end = np.repeat(np.array([0, 1000], dtype=np.int16), 1600)
-        >>> Cut(1600, "energy")(loud_end, np.array([0.5, 0.9])).tolist() == [1000] * 1600
+        >>> Cut(1600, "energy", grid=160)(loud_end, np.array([0.5, 0.9])).tolist() == [1000] * 1600
         True
     """
 
     samples: int | None
     by: Literal["uniform", "energy"] = "uniform"
     shift: float = 0.0
+    grid: int = 1
 
     def __post_init__(self) -> None:
-        short = self.samples is not None and self.samples < 1
+        short = self.grid < 1 or (self.samples is not None and self.samples < 1)
         if short or self.by not in ("uniform", "energy") or not 0.0 <= self.shift <= 1.0:
             raise ValueError(
                 f"a cut needs at least 1 sample, a place by uniform or energy, a shift in [0, 1]; got {self}"
@@ -72,19 +71,16 @@ class Cut:
             waveform = np.roll(waveform, round((2 * uniforms[0] - 1) * self.shift * length))
         if self.samples is None or length <= self.samples:
             return waveform
-        start = self._start(waveform, uniforms[1], self.samples)
-        return waveform[start : start + self.samples]
-
-    def _start(self, waveform: np.ndarray, uniform: float, samples: int) -> int:
-        last = len(waveform) - samples
+        last = length - self.samples
+        start = int(uniforms[1] * (last + 1))
         if self.by == "energy":
-            starts = np.arange(0, last + 1, GRID)
+            starts = np.arange(0, last + 1, self.grid)
             energy = np.concatenate([[0.0], np.cumsum(np.square(waveform, dtype=np.float64))])
-            heard = np.cumsum(energy[starts + samples] - energy[starts])
+            heard = np.cumsum(energy[starts + self.samples] - energy[starts])
             if heard[-1] > 0:
-                place = np.searchsorted(heard, uniform * heard[-1], side="right")
-                return int(starts[min(place, len(starts) - 1)])
-        return int(uniform * (last + 1))
+                place = np.searchsorted(heard, uniforms[1] * heard[-1], side="right")
+                start = int(starts[min(place, len(starts) - 1)])
+        return waveform[start : start + self.samples]
 
 
 def gains(uniforms: Tensor, gain_db: float) -> Tensor:
@@ -225,14 +221,14 @@ class Loader:
         self, plan: EpochPlan, positions: np.ndarray, count: int, stopped: threading.Event
     ) -> tuple[Batch, dict[str, str]]:
         rejected: dict[str, str] = {}
-        first_cut, second_cut = self._places(plan, positions)
-        pairs = zip(plan.first[positions].tolist(), first_cut, strict=True)
-        waves = [self._read(row, place, rejected, stopped) for row, place in pairs]
-        good = [i for i, wave in enumerate(waves) if wave is not None]
-        positions = positions[good]
-        firsts = [wave for wave in waves if wave is not None]
-        pairs = zip(plan.second[positions].tolist(), second_cut[good], strict=True)
-        seconds = [self._read(row, place, rejected, stopped) for row, place in pairs]
+        places = self._places(plan, positions)
+        rows = zip(plan.first[positions].tolist(), places[:, :2], strict=True)
+        found = [self._read(row, place, rejected, stopped) for row, place in rows]
+        good = [i for i, wave in enumerate(found) if wave is not None]
+        firsts = [wave for wave in found if wave is not None]
+        positions, places = positions[good], places[good]
+        rows = zip(plan.second[positions].tolist(), places[:, 2:], strict=True)
+        seconds = [self._read(row, place, rejected, stopped) for row, place in rows]
         mixed = np.array([wave is not None for wave in seconds], dtype=bool)
         samples = max((len(wave) for wave in firsts), default=0)
         first, first_lengths = self._stack(firsts, samples)
@@ -251,13 +247,12 @@ class Loader:
         )
         return batch, rejected
 
-    def _places(self, plan: EpochPlan, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where the first and the second clip of these positions are cut: (positions, 2) uniform numbers each."""
+    def _places(self, plan: EpochPlan, positions: np.ndarray) -> np.ndarray:
+        """(positions, 4) uniform numbers: shift and place of the first clip, and of the second."""
         if self.cut is None or len(positions) == 0:
-            return np.zeros((len(positions), 2)), np.zeros((len(positions), 2))
+            return np.zeros((len(positions), 4))
         start, stop = int(positions[0]), int(positions[-1]) + 1
-        drawn = positional_uniforms(plan.seed, plan.epoch, "cut", start, stop, width=4)[positions - start]
-        return drawn[:, :2], drawn[:, 2:]
+        return positional_uniforms(plan.seed, plan.epoch, "cut", start, stop, width=4)[positions - start]
 
     def _read(
         self, row: int, place: np.ndarray, rejected: dict[str, str], stopped: threading.Event
@@ -292,9 +287,9 @@ class Loader:
 
 def training_loader(recipe: Recipe, source: ClipSource, workers: int = 2, pin_memory: bool = False) -> Loader:
     """The loader of a recipe's training clips: their first frames, or parts drawn anew each time."""
-    values = {**recipe.front_end.model_dump(), "frames": recipe.training_frames}
-    samples, waveform = FrontEndConfig(**values).window_samples, recipe.waveform
-    cut = None
+    front_end = FrontEndConfig(**{**recipe.front_end.model_dump(), "frames": recipe.training_frames})
+    samples, waveform, cut = front_end.window_samples, recipe.waveform, None
     if waveform.crop_frames or waveform.shift:
-        cut = Cut(samples if waveform.crop_frames else None, waveform.crop_by, waveform.shift)
+        length = samples if waveform.crop_frames else None
+        cut = Cut(length, waveform.crop_by, waveform.shift, front_end.hop_samples)
     return Loader(source, samples, workers, pin_memory=pin_memory, cut=cut)
