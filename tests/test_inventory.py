@@ -120,7 +120,7 @@ def test_a_crashed_decoder_costs_one_file(tmp_path, monkeypatch):
     paths = [sound(tmp_path / f"{n}.wav") for n in range(3)]
     (tmp_path / "crashing.py").write_text(
         "import json, os\n"
-        "from psla.data import inspection\n"
+        "from psla.audio import inspection\n"
         "def inspect(source, start_s, end_s):\n"
         "    if any(p.endswith('1.wav') for p in json.loads(source)['paths']):\n"
         "        os.abort()\n"

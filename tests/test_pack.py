@@ -27,8 +27,9 @@ from psla.audio import decode as audio
 from psla.audio.decode import AudioError
 from psla.cli import app
 from psla.data.clips import Clips, ClipsError
-from psla.data.pack.format import HEADER_BYTES, Pack, PackError, PackSource, disk_space, read_clips, shard, shard_path
-from psla.data.pack.format import write as packing
+from psla.data.pack import disk_space, shard
+from psla.data.pack import write as packing
+from psla.data.pack.format import HEADER_BYTES, Pack, PackError, PackSource, read_clips, shard_path
 from psla.data.pack.verify import check
 from psla.data.pack.write import merge, pack
 from psla.data.source import open_source
