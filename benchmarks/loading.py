@@ -22,7 +22,8 @@ import torch
 
 from machine import machine
 from psla.data.clips import Clips
-from psla.data.pack.format import PackSource, shard_path
+from psla.data.pack.format import shard_path
+from psla.data.pack.reading import PackSource
 from psla.data.source import ClipSource
 from psla.data.vocabulary import Vocabulary
 from psla.techniques.sampling import EpochPlan

@@ -26,7 +26,8 @@ import soundfile
 
 from psla.audio import decode as audio
 from psla.data.clips import Clips
-from psla.data.pack.format import Pack, shard_path
+from psla.data.pack.format import shard_path
+from psla.data.pack.reading import Pack
 from psla.data.pack.write import pack
 from psla.data.source import open_source
 from psla.data.vocabulary import Vocabulary

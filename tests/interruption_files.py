@@ -25,7 +25,7 @@ from psla.audio.watch import DecodePool, Job
 from psla.corpora import audio_roots, audioset, clip_files
 from psla.data.clips import Clips
 from psla.data.inventory import take_inventory
-from psla.data.pack.format import Pack
+from psla.data.pack.reading import Pack
 from psla.data.pack.verify import check
 from psla.data.pack.write import pack
 from psla.data.vocabulary import Vocabulary

@@ -29,7 +29,8 @@ from psla.cli import app
 from psla.data.clips import Clips, ClipsError
 from psla.data.pack import disk_space, shard
 from psla.data.pack import write as packing
-from psla.data.pack.format import HEADER_BYTES, Pack, PackError, PackSource, read_clips, shard_path
+from psla.data.pack.format import HEADER_BYTES, PackError, shard_path
+from psla.data.pack.reading import Pack, PackSource
 from psla.data.pack.verify import check
 from psla.data.pack.write import merge, pack
 from psla.data.source import open_source
@@ -149,9 +150,9 @@ def pack_and_merge(clips: Clips, folder: Path) -> None:
 def test_a_pack_may_be_moved(corpus: Clips, undisturbed: Path, tmp_path: Path) -> None:
     """The table finds its waveforms wherever the folder lies; without the folder it says what is missing."""
     shutil.copytree(undisturbed, tmp_path / "moved, ü")
-    here, there = (open_source(read_clips(folder)) for folder in (undisturbed, tmp_path / "moved, ü"))
+    here, there = (open_source(Clips.read(folder)) for folder in (undisturbed, tmp_path / "moved, ü"))
     assert all(np.array_equal(here.read(index), there.read(index)) for index in range(len(here)))
-    by_file = open_source(read_clips(tmp_path / "moved, ü" / "clips.parquet"))
+    by_file = open_source(Clips.read(tmp_path / "moved, ü" / "clips.parquet"))
     assert np.array_equal(by_file.read(3), here.read(3))
     with pytest.raises(ClipsError, match="does not say in which folder its pack lies"):
         open_source(Clips.from_rows([row("a", "pack://00000/0+1")], corpus.vocabulary))
@@ -160,25 +161,25 @@ def test_a_pack_may_be_moved(corpus: Clips, undisturbed: Path, tmp_path: Path) -
 def test_packs_files_and_soundscapes_mix(corpus: Clips, undisturbed: Path, tmp_path: Path) -> None:
     """A table may hold rows of two packs, files and soundscapes in any order; it may be written, read and packed."""
     shutil.copytree(undisturbed, tmp_path / "second")
-    first, second = read_clips(undisturbed), read_clips(tmp_path / "second")
+    first, second = Clips.read(undisturbed), Clips.read(tmp_path / "second")
     second = Clips(second.frame.with_columns(pl.format("again {}", "clip_id").alias("clip_id")), second.vocabulary)
     files = Clips(corpus.frame.with_columns(pl.format("file {}", "clip_id").alias("clip_id")), corpus.vocabulary)
     mixed = first.join(second).join(files.filter(~pl.col("note").is_in([3, 8, 9, 22])))
     mixed = mixed.filter(pl.Series(np.random.default_rng(1).random(len(mixed)) < 0.5))
     mixed = Clips(mixed.frame.sample(fraction=1.0, shuffle=True, seed=0), mixed.vocabulary)
     mixed.write(tmp_path / "mixed.parquet")
-    source, plain = open_source(read_clips(tmp_path / "mixed.parquet")), open_source(corpus)
+    source, plain = open_source(Clips.read(tmp_path / "mixed.parquet")), open_source(corpus)
     assert source.clip_ids == mixed.clip_ids
     for index, note in enumerate(mixed.frame["note"]):
         assert np.array_equal(source.read(index), plain.read(note))
     pack(mixed, tmp_path / "repacked", workers=1)
-    again = open_source(read_clips(tmp_path / "repacked"))
+    again = open_source(Clips.read(tmp_path / "repacked"))
     assert all(np.array_equal(again.read(index), source.read(index)) for index in range(len(source)))
 
 
 def test_a_part_of_a_packed_clip(undisturbed: Path) -> None:
     """start_s and end_s of a row cut the packed clip; a part behind its end is an AudioError, not silence."""
-    table = read_clips(undisturbed)
+    table = Clips.read(undisturbed)
     spans = {0: (0.05, 0.1), 1: (0.2, None), 2: (None, 0.1), 3: (None, 100.0), 4: (90.0, None)}
     start, end = ([spans.get(index, (None, None))[side] for index in range(len(table))] for side in (0, 1))
     cut = Clips(
@@ -199,7 +200,7 @@ def test_a_part_of_a_packed_clip(undisturbed: Path) -> None:
 
 def test_processes_and_threads_share_a_pack(undisturbed: Path) -> None:
     """A source goes to another process without its maps; threads that read at once get the right clips; no writing."""
-    source = open_source(read_clips(undisturbed))
+    source = open_source(Clips.read(undisturbed))
     expected = [source.read(index).copy() for index in range(len(source))]
     again = pickle.loads(pickle.dumps(source))
     assert isinstance(again, PackSource)
@@ -296,10 +297,10 @@ def test_what_is_no_pack_of_this_version_is_refused(undisturbed: Path, tmp_path:
     ):
         (tmp_path / "pack" / "pack.json").write_text(text)
         with pytest.raises(PackError, match=message):
-            read_clips(tmp_path / "pack")
+            Clips.read(tmp_path / "pack")
     (tmp_path / "pack" / "pack.json").unlink()
     with pytest.raises(PackError, match=r"is no pack: it holds no pack\.json"):
-        read_clips(tmp_path / "pack")
+        Clips.read(tmp_path / "pack")
     (tmp_path / "pack" / "unfinished").mkdir()
     with pytest.raises(PackError, match="is a pack that is not finished"):
         Pack.open(tmp_path / "pack")

@@ -200,8 +200,8 @@ def test_same_bits_from_the_address_alone(tapes, tmp_path):
     recordings._decoded.cache_clear()
     assert all(np.array_equal(open_source(made).read(i), wave) for i, wave in zip((0, 35), first, strict=True))
     code = (
-        "import sys, zlib; from psla.data.source import read_soundscape\n"
-        "print(zlib.crc32(read_soundscape(sys.argv[1]).tobytes()))"
+        "import sys, zlib; from psla.synth.scene import read_address\n"
+        "print(zlib.crc32(read_address(sys.argv[1]).tobytes()))"
     )
     path = made.frame["path"][35]
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)

@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from psla.audio import addresses
 from psla.audio.decode import AudioError, AudioStream, Source
 
 HEAD = struct.Struct("<cQ")
@@ -29,26 +30,22 @@ READY, BLOCK, END, ERROR = b"R", b"B", b"E", b"X"
 
 
 def decode(source: Source, start_s: float | None, end_s: float | None) -> Iterator[np.ndarray]:
-    """The int16 blocks of a sound file, or of the address of a soundscape or of a clip in a pack.
+    """The int16 blocks of a sound file, or of what lies at an address (`psla.audio.addresses`).
 
     Example:
         >>> sum(len(block) for block in decode("soundscape://7/3?seconds=0.5", 0.25, None))
         4000
     """
-    if isinstance(source, str) and "://" in source:  # these bring polars, which files do not need
-        from psla.data.pack.format import PACK_PREFIX, read_address
-        from psla.data.source import SOUNDSCAPE_PREFIX, read_soundscape
-
-        for prefix, read in ((PACK_PREFIX, read_address), (SOUNDSCAPE_PREFIX, read_soundscape)):
-            if source.startswith(prefix):
-                yield read(source, start_s, end_s)
-                return
+    if addresses.scheme_of(source):
+        yield addresses.read(source, start_s, end_s)
+        return
     with AudioStream(source, start_s=start_s, end_s=end_s) as stream:
         yield from stream
 
 
-def main(decoder: str, memory_bytes: int) -> None:
-    """Decode jobs from stdin until it ends; `decoder` is `module:function`, called as `decode` is."""
+def main(decoder: str, memory_bytes: int, readers: dict[str, str]) -> None:
+    """Decode jobs from stdin until it ends; `decoder` is `module:function`, called as `decode`; see `addresses`."""
+    addresses.READERS.update(readers)
     jobs, replies = _take_pipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer: it ends its workers
     module, _, function = decoder.partition(":")

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from psla.audio import addresses
 from psla.audio.decode import AudioError
 from psla.audio.worker import BLOCK, END, ERROR, HEAD, READY
 
@@ -32,7 +33,7 @@ _ENVIRONMENT = {
 }
 _BOOT = (
     "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
-    "from psla.audio.worker import main; main(given['decoder'], given['memory_bytes'])"
+    "from psla.audio.worker import main; main(**given['main'])"
 )
 
 
@@ -190,7 +191,10 @@ def _ending(code: int) -> str:
 
 def worker_command(decoder: str, memory_bytes: int) -> list[str]:
     """How to start a worker: a plain interpreter that finds modules where this one does."""
-    given = {"path": [p for p in sys.path if isinstance(p, str)], "decoder": decoder, "memory_bytes": memory_bytes}
+    given = {
+        "path": [p for p in sys.path if isinstance(p, str)],
+        "main": {"decoder": decoder, "memory_bytes": memory_bytes, "readers": addresses.READERS},
+    }
     return [sys.executable, "-c", _BOOT, json.dumps(given)]
 
 

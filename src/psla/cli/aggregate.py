@@ -67,12 +67,12 @@ def _reestimate(model: Path, clips: Path) -> None:
     """Replace a model file's BatchNorm statistics by those of training clips."""
     from dataclasses import replace
 
-    from psla.data.pack.format import read_clips
+    from psla.data.clips import Clips
     from psla.data.source import open_source
     from psla.model.file import load_model, save_model
     from psla.training.batch_norm import reestimate
 
-    part, found = read_clips(clips).split("train"), load_model(model)
+    part, found = Clips.read(clips).split("train"), load_model(model)
     with progress({"BatchNorm": min(len(part), 2000)}) as tell:
         rejected = reestimate(found.network, open_source(part), progress=lambda count: tell("BatchNorm", count))
     for id, reason in rejected.items():

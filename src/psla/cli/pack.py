@@ -15,7 +15,7 @@ import typer
 from psla.cli.console import CommandError, guarded
 
 if TYPE_CHECKING:
-    from psla.data.pack.format import Pack
+    from psla.data.pack.reading import Pack
     from psla.data.pack.write import Progress
 
 _LINE_S = 30.0  # seconds between two lines of progress where there is no terminal
@@ -47,13 +47,13 @@ def pack(
         raise CommandError("give the folder of the pack: psla pack CLIPS OUT")
     if shard_clips is not None and shard_mb is not None:
         raise CommandError("give --shard-clips or --shard-mb, not both")
-    from psla.data.pack.format import read_clips
+    from psla.data.clips import Clips
     from psla.data.pack.write import SHARD_CLIPS
     from psla.data.pack.write import pack as run_packing
 
     per_shard = round(shard_mb / 0.32) if shard_mb is not None else shard_clips or SHARD_CLIPS
     part = _part(shard)
-    table = read_clips(clips)
+    table = Clips.read(clips)
     count = workers or _processors()
     with _progress() as report:
         packed = run_packing(
@@ -73,7 +73,7 @@ def _merge(folder: Path, as_json: bool) -> None:
 
 def _verify(folder: Path, workers: int | None, as_json: bool) -> None:
     from psla.cli.console import progress
-    from psla.data.pack.format import Pack
+    from psla.data.pack.reading import Pack
     from psla.data.pack.verify import check
 
     found = Pack.open(folder)

@@ -44,13 +44,13 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Class counts, label errors, which clips a training hears, mean and deviation of the log-mel."""
-    from psla.data.pack.format import read_clips
+    from psla.data.clips import Clips
     from psla.data.source import open_source
     from psla.lab import statistics
 
     if split not in _SPLITS:
         raise CommandError(f"--split must be one of {', '.join(_SPLITS)}, not {split!r}")
-    corpus = read_clips(clips)
+    corpus = Clips.read(clips)
     part = corpus if split == "all" else corpus.split(split)
     if not len(part):
         raise CommandError(f"{clips} has no clip in the split {split!r}; it has {corpus.counts()}")

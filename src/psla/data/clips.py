@@ -23,6 +23,7 @@ from psla.data.clip_rules import SPLITS as SPLITS
 from psla.data.clip_rules import ClipsError as ClipsError
 from psla.data.hold_out import choose_sources
 from psla.data.labels import Labels
+from psla.data.pack.format import located, read_info
 from psla.data.vocabulary import Vocabulary
 from psla.files import atomic_write
 
@@ -75,32 +76,23 @@ class Clips:
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> Clips:
-        """Read a file that `write` wrote, or the table of a pack's folder.
+        """Read a file that `write` wrote, or the table of a pack by the pack's folder.
 
-        Relative paths in the table stay as they are: relative to where you work.
+        Relative paths in the table stay as they are: relative to where you work. Clips of a pack come to say where the
+        pack lies.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: there is no such file or folder.
             ClipsError: not a table of clips, one of another format version, or one that breaks a rule.
+            PackError: a folder that is no finished pack of this version.
         """
-        if Path(path).is_dir():
-            from psla.data.pack.format import read_clips
-
-            return read_clips(path)
-        try:
-            stored = pl.read_parquet_metadata(Path(path)).get("psla_clips")
-            frame = pl.read_parquet(Path(path)) if stored is not None else pl.DataFrame()
-        except pl.exceptions.PolarsError as error:
-            raise ClipsError(f"{path} is not a readable Parquet file ({error}); write it again") from error
-        if stored is None:
-            raise ClipsError(f"{path} was not written by Clips.write: give its frame and a vocabulary to Clips")
-        header = json.loads(stored)
-        if header.get("version") != FORMAT_VERSION:
-            raise ClipsError(
-                f"{path} has clips format version {header.get('version')}, this psla reads {FORMAT_VERSION}; "
-                "write the table again with this psla, or read it with the one that wrote it"
-            )
-        return Clips(frame, Vocabulary.from_dict(header["vocabulary"]), header["name"])
+        where = Path(path)
+        if where.is_dir():
+            read_info(where)
+            where = where.resolve() / "clips.parquet"
+        clips = read_table(where)
+        clips.frame = located(clips.frame, where.resolve().parent)
+        return clips
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the table as Parquet, vocabulary, name and format version in its metadata; all or nothing."""
@@ -231,6 +223,24 @@ class Clips:
     def __repr__(self) -> str:
         counts = ", ".join(f"{name} {n}" for name, n in self.counts().items()) or "none"
         return f"Clips({self.name!r}: {len(self)} clips ({counts}), {len(self.vocabulary)} classes)"
+
+
+def read_table(path: Path) -> Clips:
+    """The table in a file as it stands there: clips of a pack do not say where the pack lies; see `Clips.read`."""
+    try:
+        stored = pl.read_parquet_metadata(path).get("psla_clips")
+        frame = pl.read_parquet(path) if stored is not None else pl.DataFrame()
+    except pl.exceptions.PolarsError as error:
+        raise ClipsError(f"{path} is not a readable Parquet file ({error}); write it again") from error
+    if stored is None:
+        raise ClipsError(f"{path} was not written by Clips.write: give its frame and a vocabulary to Clips")
+    header = json.loads(stored)
+    if header.get("version") != FORMAT_VERSION:
+        raise ClipsError(
+            f"{path} has clips format version {header.get('version')}, this psla reads {FORMAT_VERSION}; "
+            "write the table again with this psla, or read it with the one that wrote it"
+        )
+    return Clips(frame, Vocabulary.from_dict(header["vocabulary"]), header["name"])
 
 
 def _entries(labels: pl.Series, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
 """Where waveforms come from: a ClipSource hands out the int16 waveform of the i-th clip, whatever stores it.
 
-Files and synthesised soundscapes are here, and a cache over either; packs are in `psla.data.pack.format`. A table may
-mix all three: `open_source` reads each row as its path says. All sources give mono int16 at 16 kHz.
+Sound files and what lies at an address (`psla.audio.addresses`) are read here, with a cache over either; packs by
+`psla.data.pack.reading`. A table may mix them all: `open_source` reads each row as its path says. All sources give mono
+int16 at 16 kHz.
 """
 
 from __future__ import annotations
@@ -12,13 +13,10 @@ from typing import Protocol
 
 import numpy as np
 
-from psla.audio import decode as audio
-from psla.audio.decode import AudioError
+from psla.audio import addresses
+from psla.audio.addresses import PACK_PREFIX, SOUNDSCAPE_PREFIX
 from psla.data.clips import Clips, ClipsError
-from psla.data.pack.format import PACK_PREFIX
-from psla.data.pack.format import PackSource as PackSource
-
-SOUNDSCAPE_PREFIX = "soundscape://"
+from psla.data.pack.reading import PackSource as PackSource
 
 
 class ClipSource(Protocol):
@@ -72,47 +70,46 @@ class ArraySource:
         return self._arrays[_checked(index, len(self))]
 
 
-class FileSource:
-    """Clips that are sound files, or spans of sound files from `start_s` to `end_s` seconds.
+class TableSource:
+    """The clips of a table, each read as its path says: a sound file or an address, or a span of it in seconds."""
 
-    Raises:
-        ClipsError: a row is a soundscape, not a file.
-    """
-
-    _serves: tuple[bool, ...] = (False,)  # of rows that are soundscapes: no, yes
+    _scheme: str | None = None  # with which every path must begin; None: any will do
 
     def __init__(self, clips: Clips) -> None:
         self.clip_ids = clips.clip_ids
         columns = clips.frame.select("path", "start_s", "end_s").get_columns()
         self._paths, self._starts, self._ends = (column.to_list() for column in columns)
         for id, path in zip(self.clip_ids, self._paths, strict=True):
-            if path.startswith(SOUNDSCAPE_PREFIX) not in self._serves:
+            if self._scheme not in (None, addresses.scheme_of(path)):
                 raise ClipsError(f"clip {id!r} at {path} is not for {type(self).__name__}; open_source reads any table")
 
     def __len__(self) -> int:
         return len(self.clip_ids)
 
     def read(self, index: int) -> np.ndarray:
-        """See `ClipSource.read`; a malformed soundscape address is an AudioError, too."""
+        """See `ClipSource.read`; a malformed address is an AudioError, too."""
         index = _checked(index, len(self))
-        path, start_s, end_s = self._paths[index], self._starts[index], self._ends[index]
-        return (read_soundscape if path.startswith(SOUNDSCAPE_PREFIX) else audio.read)(path, start_s, end_s)
+        return addresses.read(self._paths[index], self._starts[index], self._ends[index])
 
 
-class SoundscapeSource(FileSource):
+class FileSource(TableSource):
+    """Clips that are sound files, or spans of sound files from `start_s` to `end_s` seconds.
+
+    Raises:
+        ClipsError: a row is an address, not a file.
+    """
+
+    _scheme = ""
+
+
+class SoundscapeSource(TableSource):
     """Clips that are synthesised when they are read, from paths such as `soundscape://seed/index`.
 
     Raises:
-        ClipsError: a row is a file, not a soundscape.
+        ClipsError: a row is no soundscape.
     """
 
-    _serves = (True,)
-
-
-class _AnySource(FileSource):
-    """Files and soundscapes in one table: each row is read as its path says."""
-
-    _serves = (False, True)
+    _scheme = SOUNDSCAPE_PREFIX
 
 
 class CachedSource:
@@ -198,7 +195,7 @@ def open_source(clips: Clips, cache_bytes: int = 0) -> ClipSource:
     """The source of a table's waveforms: files, soundscapes and clips in packs, mixed as they come.
 
     Args:
-        clips: the table; see `psla.data.pack.format.read_clips` for one that lies in a pack.
+        clips: the table.
         cache_bytes: of decoded waveforms that are kept in memory. A table that is all in packs needs no cache, and
             gets none.
 
@@ -211,30 +208,13 @@ def open_source(clips: Clips, cache_bytes: int = 0) -> ClipSource:
         return PackSource(clips)
     source: ClipSource
     if not packed.any():
-        source = _AnySource(clips)
+        source = TableSource(clips)
     else:
         in_pack = packed.to_numpy()
         place = np.where(in_pack, np.cumsum(in_pack), np.cumsum(~in_pack)) - 1
-        parts = (_AnySource(clips.filter(~packed)), PackSource(clips.filter(packed)))
+        parts = (TableSource(clips.filter(~packed)), PackSource(clips.filter(packed)))
         source = JoinedSource(parts, in_pack.astype(np.int64), place)
     return CachedSource(source, cache_bytes) if cache_bytes else source
-
-
-def read_soundscape(uri: str, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
-    """Synthesise the soundscape at an address, and cut the span from `start_s` to `end_s` seconds out of it.
-
-    Raises:
-        AudioError: a malformed address.
-    """
-    from psla.synth import scene as soundscape
-
-    try:
-        config, index = soundscape.from_uri(uri)
-    except ValueError as error:
-        raise AudioError(uri, str(error)) from error
-    waveform = soundscape.synthesise(config, index)
-    start = round((start_s or 0.0) * audio.SAMPLE_RATE)
-    return waveform[start : None if end_s is None else round(end_s * audio.SAMPLE_RATE)]
 
 
 def _checked(index: int, length: int) -> int:

@@ -22,11 +22,12 @@ from urllib.parse import quote
 
 import numpy as np
 
+from psla.audio.addresses import SOUNDSCAPE_PREFIX
 from psla.audio.decode import SAMPLE_RATE, AudioError
 from psla.data.clips import Clips
 from psla.data.labels import Labels
 from psla.data.ontology import Ontology
-from psla.data.source import SOUNDSCAPE_PREFIX, open_source
+from psla.data.source import open_source
 from psla.files import atomic_write, write_json_atomic
 from psla.report.html import Folded, Heading, Numbers, Part, Table, Text, write_page
 from psla.report.spectrogram_image import spectrogram_png

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from psla.audio.addresses import PACK_PREFIX
 from psla.audio.decode import AudioError
 from psla.data.clips import Clips
-from psla.data.pack.format import PACK_PREFIX, UNFINISHED, shard_header, shard_path
+from psla.data.pack.format import UNFINISHED, shard_header, shard_path
 from psla.files import atomic_write, write_text_atomic
 
 

@@ -24,10 +24,11 @@ import polars as pl
 
 from psla.audio.decode import SAMPLE_RATE, AudioError
 from psla.audio.watch import DecodePool, Job
-from psla.data.clips import Clips
+from psla.data.clips import Clips, read_table
 from psla.data.pack.disk_space import DiskSpace, as_disk_full
-from psla.data.pack.format import FORMAT_VERSION, UNFINISHED, Pack, PackError
+from psla.data.pack.format import FORMAT_VERSION, UNFINISHED, PackError
 from psla.data.pack.plan import PackPlan, begin, check_same, read_plan, table_hash
+from psla.data.pack.reading import Pack
 from psla.data.pack.shard import (
     ShardWriter,
     index_path,
@@ -136,7 +137,7 @@ def merge(folder: str | os.PathLike[str]) -> Pack:
     if missing:
         some = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
         raise PackError(f"{folder}: {len(missing)} of {plan.shards} shards are missing ({some}): run their parts first")
-    tables = [Clips.read(index_path(out, shard)) for shard in range(plan.shards)]
+    tables = [read_table(index_path(out, shard)) for shard in range(plan.shards)]
     frame = pl.concat([table.frame for table in tables], how="vertical", rechunk=True)
     whole = Clips(frame, tables[0].vocabulary, plan.name)
     rejected = [row for shard in range(plan.shards) for row in read_rejected(rejections_path(out, shard))]
