@@ -42,7 +42,7 @@ def run(out: str, batch_size: int, broken: str) -> None:
     fabric = open_fabric(Runtime(accelerator="cpu"), "float64")
     network, _ = build_network(recipe, clips.vocabulary)
     wrapped, optimizer = fabric.setup(network, torch.optim.SGD(network.parameters(), lr=0.02))
-    loader = Loader(open_source(clips), network.config.front_end.window_samples)
+    loader = Loader(open_source(clips, 16000), network.config.front_end.window_samples)
     trainer = Trainer(recipe, wrapped, optimizer, fabric, clips.labels(), loader)
     gradients, steps, losses = None, 0, []
     for epoch in range(20):
@@ -61,7 +61,9 @@ def run(out: str, batch_size: int, broken: str) -> None:
     weights = {f"weight.{name}": parameter.detach().clone() for name, parameter in network.named_parameters()}
     network.float()  # predictions are float32
     held_out = Clips.from_rows(table(SoundscapeConfig(seconds=0.3, clips=CLIPS), "evaluation"), vocabulary())
-    found = predict_together(fabric, network, open_source(held_out), held_out.vocabulary, "evaluation").predictions
+    found = predict_together(
+        fabric, network, open_source(held_out, 16000), held_out.vocabulary, "evaluation"
+    ).predictions
     if fabric.is_global_zero:
         arrays = {name: tensor.numpy() for name, tensor in [*weights.items(), *(gradients or {}).items()]}
         np.savez(

@@ -58,13 +58,13 @@ FAKE = "fake_decoder:decode"
 
 @scenario("psla.data.pack.write.pack", lambda setting: fake_clips(FAKES), keeps=True)
 def _pack(clips: Clips, out: Path, tell: Tell) -> Pack:
-    found = pack(clips, out, workers=1, shard_clips=3, decoder=FAKE, progress=tell)
+    found = pack(clips, out, RATE, workers=1, shard_clips=3, decoder=FAKE, progress=tell)
     assert found is not None
     return found
 
 
 def damaged_pack(setting: Setting) -> Pack:
-    found = pack(fake_clips(FAKES), setting.folder / "pack", workers=1, shard_clips=2, decoder=FAKE)
+    found = pack(fake_clips(FAKES), setting.folder / "pack", RATE, workers=1, shard_clips=2, decoder=FAKE)
     assert found is not None
     file = setting.folder / "pack/waveforms/00002.npy"
     file.write_bytes(file.read_bytes()[:-1] + b"\1")
@@ -82,12 +82,12 @@ def fake_pool(setting: Setting) -> DecodePool:
 
 @scenario("psla.audio.watch.DecodePool.map", fake_pool)
 def _map(pool: DecodePool, out: Path, tell: Tell) -> Any:
-    return tell.each(pool.map(Job(name) for name in FAKES))
+    return tell.each(pool.map(Job(name, RATE) for name in FAKES))
 
 
 @scenario("psla.audio.watch.DecodePool.stream", fake_pool)
 def _stream(pool: DecodePool, out: Path, tell: Tell) -> Any:
-    return tell.each(pool.stream("many:5"))
+    return tell.each(pool.stream("many:5", RATE))
 
 
 def long_file(setting: Setting) -> Path:
@@ -97,18 +97,18 @@ def long_file(setting: Setting) -> Path:
 
 @scenario("psla.audio.worker.decode", long_file)
 def _decode(path: Path, out: Path, tell: Tell) -> Any:
-    return tell.each(worker.decode(str(path), None, None))
+    return tell.each(worker.decode(str(path), RATE, None, None))
 
 
 @scenario("psla.audio.tag_decoding.decode", long_file)
 def _decode_to_tag(path: Path, out: Path, tell: Tell) -> Any:
-    return tell.each(tag_decoding.decode(str(path), None, None))
+    return tell.each(tag_decoding.decode(str(path), RATE, None, None))
 
 
 @scenario("psla.audio.inspection.inspect", long_file)
 def _inspect(path: Path, out: Path, tell: Tell) -> Any:
     asked = f'{{"paths": ["{path}", "absent.wav"], "decode": true}}'
-    return tell.each(inspection.inspect(asked.encode(), None, None))
+    return tell.each(inspection.inspect(asked.encode(), 1, None, None))
 
 
 IDS = [f"{letter * 11}" for letter in "abcde"]

@@ -85,7 +85,7 @@ def _tag_groups(given: tuple[Tagger, list[str], DecodePool], out: Path, tell: Te
 
 @scenario("psla.tagging.batch.read_files", to_tag)
 def _read_files(given: tuple[Tagger, list[str], DecodePool], out: Path, tell: Tell) -> Any:
-    return [stream.path for stream in tell.each(batch.read_files(given[1], given[2]))]
+    return [stream.path for stream in tell.each(batch.read_files(given[1], given[2], 16000))]
 
 
 @scenario("psla.tagging.tagger.Tagger.tag_files", to_tag)

@@ -121,10 +121,10 @@ def test_a_crashed_decoder_costs_one_file(tmp_path, monkeypatch):
     (tmp_path / "crashing.py").write_text(
         "import json, os\n"
         "from psla.audio import inspection\n"
-        "def inspect(source, start_s, end_s):\n"
+        "def inspect(source, rate, start_s, end_s):\n"
         "    if any(p.endswith('1.wav') for p in json.loads(source)['paths']):\n"
         "        os.abort()\n"
-        "    yield from inspection.inspect(source, start_s, end_s)\n"
+        "    yield from inspection.inspect(source, rate, start_s, end_s)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     pool = headers_module.DecodePool

@@ -2,7 +2,7 @@
 
 A scheme is registered with the function that reads its addresses, `module:function`, which is imported when the first
 such address is read: who decodes files alone imports neither packs nor the synthesis. A reader is called as
-`read(address, start_s, end_s)`, returns (samples,) int16, and raises AudioError. A decoding worker
+`read(address, rate, start_s, end_s)`, returns (samples,) int16 at `rate` Hz, and raises AudioError. A decoding worker
 knows the schemes that were registered when its pool was opened.
 """
 
@@ -47,20 +47,20 @@ def scheme_of(path: object) -> str:
     return next((scheme for scheme in READERS if isinstance(path, str) and path.startswith(scheme)), "")
 
 
-def read(path: Source, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
+def read(path: Source, rate: int, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
     """The samples of a sound file or at an address, or of their part from start_s to end_s, in seconds.
 
     Shape:
-        (samples,) int16, mono at 16 kHz.
+        (samples,) int16, mono at `rate` Hz.
 
     Raises:
         AudioError: it cannot be read.
 
     Example:
-        >>> read("soundscape://7/3?seconds=0.5", start_s=0.25).shape
+        >>> read("soundscape://7/3?seconds=0.5", 16000, start_s=0.25).shape
         (4000,)
     """
     if not (scheme := scheme_of(path)):
-        return decode.read(path, start_s, end_s)
+        return decode.read(path, rate, start_s, end_s)
     module, _, function = READERS[scheme].partition(":")
-    return getattr(import_module(module), function)(path, start_s, end_s)
+    return getattr(import_module(module), function)(path, rate, start_s, end_s)

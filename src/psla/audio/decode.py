@@ -1,4 +1,4 @@
-"""Audio files, bytes and arrays as mono int16 at 16 kHz.
+"""Audio files, bytes and arrays as mono int16 at the rate that is asked for.
 
     decode to float32 -> mean of the channels -> resample in float32 -> round to int16
 
@@ -25,8 +25,6 @@ from psla.audio.sound_file import AudioError as AudioError
 from psla.audio.sound_file import Source as Source
 from psla.audio.sound_file import name_of, open_sound
 
-SAMPLE_RATE = 16000  # Hz
-
 _MOST_VALUES = 1 << 23  # values decoded at a time, over all channels: a bound for files of absurd rate or channel count
 _UNKNOWN_LENGTH = 1 << 62  # libsndfile gives the greatest int64 where a header leaves the length open
 
@@ -43,10 +41,11 @@ class AudioInfo:
 
 
 class AudioStream:
-    """Audio of any length as an iterator of mono int16 blocks at 16 kHz, in bounded memory. A context manager.
+    """Audio of any length as an iterator of mono int16 blocks, in bounded memory. A context manager.
 
     Args:
         source: a path, the bytes of a file, or a binary file object (read from its beginning, left open).
+        rate: sample rate of the blocks, in Hz, >= 1.
         block_s: seconds of the source decoded at a time, > 0. It sets the lengths of the blocks, never the samples.
         start_s: where to begin in the source, in seconds, >= 0; None is its beginning.
         end_s: where to end in the source, in seconds, > start_s; None, or past its end, is its end.
@@ -57,7 +56,7 @@ class AudioStream:
         source_channels: channels of the source.
 
     Shape:
-        each block: (samples,) int16, never empty, at most about block_s * 16000 samples.
+        each block: (samples,) int16, never empty, at most about block_s * rate samples.
 
     Raises:
         AudioError: at the start or while iterating; the file, and why it cannot be read.
@@ -67,13 +66,19 @@ class AudioStream:
         >>> import io
         >>> file = io.BytesIO()
         >>> soundfile.write(file, np.zeros((8000, 2)), 8000, format="WAV")
-        >>> with AudioStream(file, block_s=0.25) as stream:
+        >>> with AudioStream(file, 16000, block_s=0.25) as stream:
         ...     print(stream.source_rate, stream.source_channels, sum(len(block) for block in stream))
         8000 2 16000
     """
 
     def __init__(
-        self, source: Source, block_s: float = 10.0, *, start_s: float | None = None, end_s: float | None = None
+        self,
+        source: Source,
+        rate: int,
+        block_s: float = 10.0,
+        *,
+        start_s: float | None = None,
+        end_s: float | None = None,
     ) -> None:
         if not block_s > 0:
             raise ValueError(f"block_s must be greater than 0 seconds, not {block_s}")
@@ -84,7 +89,7 @@ class AudioStream:
         most = max(1, _MOST_VALUES // self.source_channels)
         self._block_frames = max(1, int(min(block_s * self.source_rate, most)))
         self._begin, self._end = self._part(start_s, end_s)
-        self._blocks = _convert(self._decode(), self.source_rate, self.name)
+        self._blocks = _convert(self._decode(), self.source_rate, rate, self.name)
 
     def __iter__(self) -> AudioStream:
         return self
@@ -138,11 +143,11 @@ class AudioStream:
             raise AudioError(self.name, f"truncated: decoding stops after {frames}")
 
 
-def read(source: Source, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
+def read(source: Source, rate: int, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
     """The whole source, or its part from start_s to end_s, in seconds: the blocks of `AudioStream`, joined.
 
     Shape:
-        (samples,) int16, mono at 16 kHz.
+        (samples,) int16, mono at `rate` Hz.
 
     Raises:
         AudioError: the file, and why it cannot be read.
@@ -151,25 +156,25 @@ def read(source: Source, start_s: float | None = None, end_s: float | None = Non
         >>> import io
         >>> file = io.BytesIO()
         >>> soundfile.write(file, np.full((48000, 2), [0.5, 0.0]), 16000, format="FLAC")
-        >>> read(file, start_s=1.0, end_s=1.5).shape, read(file.getvalue())[:3].tolist()
+        >>> read(file, 16000, start_s=1.0, end_s=1.5).shape, read(file.getvalue(), 16000)[:3].tolist()
         ((8000,), [8192, 8192, 8192])
     """
-    with AudioStream(source, start_s=start_s, end_s=end_s) as stream:
+    with AudioStream(source, rate, start_s=start_s, end_s=end_s) as stream:
         return np.concatenate(list(stream))
 
 
-def from_array(array: np.ndarray, sample_rate: int) -> np.ndarray:
+def from_array(array: np.ndarray, sample_rate: int, rate: int) -> np.ndarray:
     """Samples in memory, by the path that files take: an array and the lossless file written from it agree to the bit.
 
     Shape:
         array: (samples,) or (samples, channels), not more channels than samples; int16, int32, or float in [-1, 1],
-            clipped beyond. Result: (samples at 16 kHz,) int16. `sample_rate` is in Hz, >= 1.
+            clipped beyond. Result: (samples at `rate`,) int16. `sample_rate`, of the array, and `rate` are in Hz, >= 1.
 
     Raises:
         AudioError: another shape or type, no samples, NaN or infinity, or a rate below 1 Hz.
 
     Example:
-        >>> from_array(np.array([0.0, 0.25, -1.0, 1.0]), 16000).tolist()
+        >>> from_array(np.array([0.0, 0.25, -1.0, 1.0]), 8000, rate=8000).tolist()
         [0, 8192, -32768, 32767]
     """
     name = "<array>"
@@ -187,7 +192,7 @@ def from_array(array: np.ndarray, sample_rate: int) -> np.ndarray:
             values = array.astype(np.float32)
     else:
         raise AudioError(name, f"the type must be float, int16 or int32, not {array.dtype}")
-    return np.concatenate(list(_convert([values.reshape(len(values), -1)], sample_rate, name)))
+    return np.concatenate(list(_convert([values.reshape(len(values), -1)], sample_rate, rate, name)))
 
 
 def probe(source: Source) -> AudioInfo:
@@ -211,14 +216,14 @@ def probe(source: Source) -> AudioInfo:
         return AudioInfo(file.samplerate, file.channels, file.frames, duration_s, f"{file.format}/{file.subtype}")
 
 
-def _convert(blocks: Iterable[np.ndarray], rate: float, name: str) -> Iterator[np.ndarray]:
-    """Blocks (frames, channels) float32 at any rate -> blocks (samples,) int16 at 16 kHz, none of them empty."""
-    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+def _convert(blocks: Iterable[np.ndarray], source_rate: float, rate: int, name: str) -> Iterator[np.ndarray]:
+    """Blocks (frames, channels) float32 at source_rate -> blocks (samples,) int16 at rate, none of them empty."""
+    resampler = soxr.ResampleStream(source_rate, rate, 1, dtype="float32", quality="HQ")
     samples = 0
     for block in itertools.chain(blocks, [None]):  # None brings out what the resampler holds
         with np.errstate(over="ignore", invalid="ignore"):
             mono = np.zeros(0, np.float32) if block is None else block.mean(axis=1, dtype=np.float32)
-        if rate != SAMPLE_RATE and np.isfinite(mono).all():
+        if source_rate != rate and np.isfinite(mono).all():
             mono = resampler.resample_chunk(mono, last=block is None)
         if not np.isfinite(mono).all():  # also after the filter, where values near the end of float32 overflow
             raise AudioError(name, "holds NaN or infinite samples")
@@ -226,4 +231,4 @@ def _convert(blocks: Iterable[np.ndarray], rate: float, name: str) -> Iterator[n
         if len(mono):
             yield np.minimum(np.rint(np.clip(mono, -1, 1) * np.float32(32768)), 32767).astype(np.int16)
     if not samples:
-        raise AudioError(name, f"too short for one sample at {SAMPLE_RATE} Hz")
+        raise AudioError(name, f"too short for one sample at {rate} Hz")

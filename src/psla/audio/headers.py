@@ -150,4 +150,4 @@ def _ask(paths: Sequence[str], decode: bool, workers: int | None) -> Iterator[li
 
 
 def _job(paths: Sequence[str], decode: bool) -> Job:
-    return Job(json.dumps({"paths": list(paths), "decode": decode}).encode("ascii"))
+    return Job(json.dumps({"paths": list(paths), "decode": decode}).encode("ascii"), rate=1)  # no samples are asked for

@@ -17,19 +17,19 @@ from psla.audio import decode as audio
 from psla.audio.decode import AudioError, AudioStream, Source
 
 
-def inspect(source: Source, start_s: float | None, end_s: float | None) -> Iterator[np.ndarray]:
+def inspect(source: Source, rate: int, start_s: float | None, end_s: float | None) -> Iterator[np.ndarray]:
     """Blocks whose bytes, joined, are a JSON list with [seconds, reason] for each path: one of the two is null.
 
     Args:
         source: JSON `{"paths": [...], "decode": bool}` as bytes; `decode`: decode each file to its end (slow, finds all
             damage) and not only its header.
-        start_s, end_s: not used; a decoder has them.
+        rate, start_s, end_s: not used; a decoder has them.
 
     Shape:
         each block: (values,) int16, and white space where it only says that the worker lives.
 
     Example:
-        >>> blocks = inspect(b'{"paths": ["gone.wav"], "decode": false}', None, None)
+        >>> blocks = inspect(b'{"paths": ["gone.wav"], "decode": false}', 1, None, None)
         >>> json.loads(b"".join(block.tobytes() for block in blocks))
         [[None, 'cannot be opened: No such file or directory']]
     """
@@ -39,12 +39,12 @@ def inspect(source: Source, start_s: float | None, end_s: float | None) -> Itera
     for number, path in enumerate(asked["paths"]):
         comma = "," if number else ""
         try:
-            seconds = audio.probe(path).duration_s
+            found = audio.probe(path)
             if asked["decode"]:
-                with AudioStream(path) as stream:
+                with AudioStream(path, found.sample_rate) as stream:
                     for _ in stream:
                         yield _block(" ")
-            answer: list[Any] = [seconds, None]
+            answer: list[Any] = [found.duration_s, None]
         except AudioError as error:
             answer = [None, error.reason]
         yield _block(comma + json.dumps(answer))

@@ -26,9 +26,9 @@ def decode_pool(workers: int = 2, timeout_s: float = 10.0) -> DecodePool:
     return DecodePool(workers, timeout_s, decoder=DECODER)
 
 
-def decode(source: Source, start_s: float | None, end_s: float | None) -> Iterator[np.ndarray]:
-    """First the sample rate of the source, packed into two int16, then the mono int16 blocks at 16 kHz."""
-    with AudioStream(source, start_s=start_s, end_s=end_s) as stream:
+def decode(source: Source, rate: int, start_s: float | None, end_s: float | None) -> Iterator[np.ndarray]:
+    """First the sample rate of the source, packed into two int16, then the mono int16 blocks at `rate` Hz."""
+    with AudioStream(source, rate, start_s=start_s, end_s=end_s) as stream:
         yield pack_rate(checked_rate(stream.source_rate, stream.name))
         yield from stream
 

@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from psla.audio.decode import SAMPLE_RATE, AudioError
+from psla.audio.decode import AudioError
 from psla.audio.worker_handle import Job as Job
 from psla.audio.worker_handle import LostWorker, WorkerHandle, worker_command
 from psla.audio.worker_handle import WorkerError as WorkerError
@@ -54,7 +54,7 @@ class DecodePool:
         >>> good, bad = (f"{tempfile.mkdtemp()}/{name}.wav" for name in ("good", "bad"))
         >>> soundfile.write(good, np.zeros(16000), 16000)
         >>> with DecodePool(workers=1) as pool:
-        ...     for job, result in pool.map([Job(good), Job(bad)]):
+        ...     for job, result in pool.map([Job(good, 16000), Job(bad, 16000)]):
         ...         print(result.shape if isinstance(result, np.ndarray) else result.reason)
         (16000,)
         cannot be opened: No such file or directory
@@ -77,7 +77,7 @@ class DecodePool:
         if memory_bytes < 128 << 20:
             raise ValueError(f"memory_bytes must be 128 MiB ({128 << 20}) or more, not {memory_bytes}")
         self.workers, self.timeout_s, self.attempts = workers, timeout_s, attempts
-        self._most_samples = round(longest_s * SAMPLE_RATE)
+        self._longest_s = longest_s
         self._command = worker_command(decoder, memory_bytes)
         self._closed = threading.Event()
         self._living: set[WorkerHandle] = set()
@@ -96,7 +96,7 @@ class DecodePool:
 
         Jobs are taken up as they are needed, a few for each worker ahead of what has been handed out.
 
-        Shape: samples: (samples,) int16, mono, 16 kHz; writeable or not.
+        Shape: samples: (samples,) int16, mono, at the job's rate; writeable or not.
         """
         ahead: deque[tuple[Job, Future[np.ndarray | AudioError]]] = deque()
         try:
@@ -113,21 +113,25 @@ class DecodePool:
                 future.cancel()
 
     def stream(
-        self, source: str | os.PathLike[str] | bytes, start_s: float | None = None, end_s: float | None = None
+        self,
+        source: str | os.PathLike[str] | bytes,
+        rate: int,
+        start_s: float | None = None,
+        end_s: float | None = None,
     ) -> Generator[np.ndarray, None, None]:
         """Decode one recording of any length, block by block, in bounded memory.
 
         A worker is lent to it from the first block to the last, or until the iterator is closed; where all are lent,
         it waits for one.
 
-        Shape: each block: (samples,) int16, mono, 16 kHz, at most about 10 s, none empty.
+        Shape: each block: (samples,) int16, mono, at `rate` Hz, at most about 10 s, none empty.
 
         Raises:
             AudioError: it cannot be read, or the decoder crashed or stalled; perhaps after some blocks.
             ValueError: the pool is closed.
         """
         with self._lent() as worker:
-            yield from worker.blocks(Job(source, start_s, end_s), self.timeout_s)
+            yield from worker.blocks(Job(source, rate, start_s, end_s), self.timeout_s)
 
     def close(self) -> None:
         """End the workers, at once, and wait until they are gone."""
@@ -154,9 +158,9 @@ class DecodePool:
                 with self._lent() as worker, contextlib.closing(worker.blocks(job, self.timeout_s)) as stream:
                     for block in stream:
                         samples += len(block)
-                        if samples > self._most_samples:
-                            longest = f"{self._most_samples / SAMPLE_RATE:g} s"
-                            return AudioError(job.name, f"longer than {longest}: give its clips a start and an end")
+                        if samples > self._longest_s * job.rate:
+                            longest = f"longer than {self._longest_s:g} s: give its clips a start and an end"
+                            return AudioError(job.name, longest)
                         blocks.append(block)
             except LostWorker as error:
                 lost: AudioError = error

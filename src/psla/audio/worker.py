@@ -29,17 +29,17 @@ HEAD = struct.Struct("<cQ")
 READY, BLOCK, END, ERROR = b"R", b"B", b"E", b"X"
 
 
-def decode(source: Source, start_s: float | None, end_s: float | None) -> Iterator[np.ndarray]:
+def decode(source: Source, rate: int, start_s: float | None, end_s: float | None) -> Iterator[np.ndarray]:
     """The int16 blocks of a sound file, or of what lies at an address (`psla.audio.addresses`).
 
     Example:
-        >>> sum(len(block) for block in decode("soundscape://7/3?seconds=0.5", 0.25, None))
+        >>> sum(len(block) for block in decode("soundscape://7/3?seconds=0.5", 16000, 0.25, None))
         4000
     """
     if addresses.scheme_of(source):
-        yield addresses.read(source, start_s, end_s)
+        yield addresses.read(source, rate, start_s, end_s)
         return
-    with AudioStream(source, start_s=start_s, end_s=end_s) as stream:
+    with AudioStream(source, rate, start_s=start_s, end_s=end_s) as stream:
         yield from stream
 
 
@@ -51,14 +51,14 @@ def main(decoder: str, memory_bytes: int, readers: dict[str, str]) -> None:
     module, _, function = decoder.partition(":")
     decode_blocks = getattr(import_module(module), function)
     limit_memory(memory_bytes)
-    waiting: SimpleQueue[tuple[Source, float | None, float | None]] = SimpleQueue()
+    waiting: SimpleQueue[tuple[Source, int, float | None, float | None]] = SimpleQueue()
     threading.Thread(target=_receive, args=(jobs, waiting), daemon=True).start()
     _send(replies, READY)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the C decoders' own words are of no use to anyone
     while True:
-        source, start_s, end_s = waiting.get()
+        source, rate, start_s, end_s = waiting.get()
         try:
-            for block in decode_blocks(source, start_s, end_s):
+            for block in decode_blocks(source, rate, start_s, end_s):
                 _send(replies, BLOCK, np.ascontiguousarray(block, dtype=np.int16).data)
         except AudioError as error:
             _refuse(replies, error.path, error.reason)
@@ -94,7 +94,8 @@ def _receive(jobs: BinaryIO, waiting: SimpleQueue) -> None:
         for line in jobs:
             job = json.loads(line)
             length = job["bytes"]
-            waiting.put((job["path"] if length is None else jobs.read(length), job["start_s"], job["end_s"]))
+            source = job["path"] if length is None else jobs.read(length)
+            waiting.put((source, job["rate"], job["start_s"], job["end_s"]))
     finally:
         os._exit(0)
 

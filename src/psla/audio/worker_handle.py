@@ -42,9 +42,10 @@ class WorkerError(RuntimeError):
 
 
 class Job(NamedTuple):
-    """What to decode: a file by its path, the bytes of a file, or a soundscape's address; and which seconds of it."""
+    """What to decode: a file by its path, its bytes, or an address; to which rate in Hz; and which seconds of it."""
 
     path: str | os.PathLike[str] | bytes
+    rate: int
     start_s: float | None = None
     end_s: float | None = None
 
@@ -138,7 +139,7 @@ class WorkerHandle:
     def _give(self, job: Job, timeout_s: float) -> None:
         data = job.path if isinstance(job.path, bytes) else b""
         length = len(data) if isinstance(job.path, bytes) else None
-        told = {"path": job.name, "bytes": length, "start_s": job.start_s, "end_s": job.end_s}
+        told = {"path": job.name, "bytes": length, "rate": job.rate, "start_s": job.start_s, "end_s": job.end_s}
         message = memoryview(json.dumps(told).encode() + b"\n" + data)
         while message:
             with self._watched(timeout_s):

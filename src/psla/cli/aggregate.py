@@ -73,8 +73,9 @@ def _reestimate(model: Path, clips: Path) -> None:
     from psla.training.batch_norm import reestimate
 
     part, found = Clips.read(clips).split("train"), load_model(model)
+    source = open_source(part, found.network.config.front_end.sample_rate)
     with progress({"BatchNorm": min(len(part), 2000)}) as tell:
-        rejected = reestimate(found.network, open_source(part), progress=lambda count: tell("BatchNorm", count))
+        rejected = reestimate(found.network, source, progress=lambda count: tell("BatchNorm", count))
     for id, reason in rejected.items():
         typer.echo(f"left out: {id}: {reason}", err=True)
     provenance = {**found.card.provenance, "batch_norm": "estimated again on training clips"}
@@ -96,7 +97,7 @@ def _sweep(checkpoints: list[Path], model: Path, clips: Path, split: str) -> lis
     labels = part.labels().part(tagger.vocabulary)
     kept = {path.stem: path.parent.parent / "predictions" / split / path.name for path in checkpoints}
     stored = {stem: path for stem, path in kept.items() if path.is_file()}
-    source = open_source(part)
+    source = open_source(part, tagger.network.config.front_end.sample_rate)
 
     def predict(weights: Mapping[str, Tensor]) -> Predictions:
         tagger.network.load_state_dict(weights)

@@ -64,13 +64,12 @@ def stats(
         )
     moments = None
     if log_mel:
-        source = open_source(part)
+        front_end = _front_end(recipe)
+        source = open_source(part, front_end.sample_rate)
         with progress({"log-mel": min(sample or len(part), len(part))}) as tell:
             from psla.lab.moments import measure
 
-            moments = measure(
-                source, _front_end(recipe), sample or len(part), seed, lambda count: tell("log-mel", count)
-            )
+            moments = measure(source, front_end, sample or len(part), seed, lambda count: tell("log-mel", count))
     data: dict[str, Any] = {
         "source": str(clips),
         "split": split,

@@ -62,7 +62,7 @@ def predict(
     with progress({"predict": len(chosen)}) as report:
         found = inference.predict(
             tagger.network,
-            open_source(chosen),
+            open_source(chosen, tagger.network.config.front_end.sample_rate),
             tagger.vocabulary,
             split=split or "",
             progress=lambda count: report("predict", count),

@@ -2,7 +2,7 @@
 
 Sound files and what lies at an address (`psla.audio.addresses`) are read here, with a cache over either; packs by
 `psla.data.pack.reading`. A table may mix them all: `open_source` reads each row as its path says. All sources give mono
-int16 at 16 kHz.
+int16, each at the rate that it was opened with.
 """
 
 from __future__ import annotations
@@ -27,12 +27,17 @@ class ClipSource(Protocol):
         """The clip ids, in the order of the indices."""
         ...
 
+    @property
+    def sample_rate(self) -> int:
+        """Of every waveform, in Hz."""
+        ...
+
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> np.ndarray:
         """The waveform of one clip.
 
-        Shape: (samples,) int16, mono, 16 kHz.
+        Shape: (samples,) int16, mono, at `sample_rate`.
 
         Raises:
             AudioError: the clip cannot be read; the error says which file and why.
@@ -48,18 +53,18 @@ class ArraySource:
         ValueError: another number of arrays than clip ids, or an array that is not (samples,) int16.
 
     Example:
-        >>> source = ArraySource(["a"], [np.zeros(16000, dtype=np.int16)])
+        >>> source = ArraySource(["a"], [np.zeros(16000, dtype=np.int16)], sample_rate=16000)
         >>> len(source), source.clip_ids, source.read(0).shape
         (1, ['a'], (16000,))
     """
 
-    def __init__(self, clip_ids: Sequence[str], arrays: Sequence[np.ndarray]) -> None:
+    def __init__(self, clip_ids: Sequence[str], arrays: Sequence[np.ndarray], sample_rate: int) -> None:
         if len(clip_ids) != len(arrays):
             raise ValueError(f"array source: {len(clip_ids)} clip ids but {len(arrays)} arrays")
         for id, array in zip(clip_ids, arrays, strict=True):
             if array.ndim != 1 or array.dtype != np.int16:
                 raise ValueError(f"array source: clip {id!r} is {array.dtype} {array.shape}, must be int16 (samples,)")
-        self.clip_ids = list(clip_ids)
+        self.clip_ids, self.sample_rate = list(clip_ids), sample_rate
         self._arrays = list(arrays)
 
     def __len__(self) -> int:
@@ -75,8 +80,8 @@ class TableSource:
 
     _scheme: str | None = None  # with which every path must begin; None: any will do
 
-    def __init__(self, clips: Clips) -> None:
-        self.clip_ids = clips.clip_ids
+    def __init__(self, clips: Clips, rate: int) -> None:
+        self.clip_ids, self.sample_rate = clips.clip_ids, rate
         columns = clips.frame.select("path", "start_s", "end_s").get_columns()
         self._paths, self._starts, self._ends = (column.to_list() for column in columns)
         for id, path in zip(self.clip_ids, self._paths, strict=True):
@@ -89,7 +94,7 @@ class TableSource:
     def read(self, index: int) -> np.ndarray:
         """See `ClipSource.read`; a malformed address is an AudioError, too."""
         index = _checked(index, len(self))
-        return addresses.read(self._paths[index], self._starts[index], self._ends[index])
+        return addresses.read(self._paths[index], self.sample_rate, self._starts[index], self._ends[index])
 
 
 class FileSource(TableSource):
@@ -123,7 +128,7 @@ class CachedSource:
         limit_bytes: bytes of waveforms to keep, 0 or more.
 
     Example:
-        >>> cached = CachedSource(ArraySource(["a"], [np.zeros(8, dtype=np.int16)]), limit_bytes=16)
+        >>> cached = CachedSource(ArraySource(["a"], [np.zeros(8, dtype=np.int16)], 16000), limit_bytes=16)
         >>> cached.read(0) is cached.read(0), cached.used_bytes
         (True, 16)
     """
@@ -141,6 +146,11 @@ class CachedSource:
     def clip_ids(self) -> list[str]:
         """The clip ids, in the order of the indices."""
         return self.source.clip_ids
+
+    @property
+    def sample_rate(self) -> int:
+        """Of every waveform, in Hz."""
+        return self.source.sample_rate
 
     def __len__(self) -> int:
         return len(self.source)
@@ -171,14 +181,21 @@ class CachedSource:
 class JoinedSource:
     """Several sources as one: clip i of the table is clip `place[i]` of the source `part[i]`.
 
+    Raises:
+        ValueError: sources of different sample rates.
+
     Example:
-        >>> one, two = (ArraySource([id], [np.full(4, n, dtype=np.int16)]) for n, id in enumerate("ab"))
+        >>> one, two = (ArraySource([id], [np.full(4, n, dtype=np.int16)], 16000) for n, id in enumerate("ab"))
         >>> joined = JoinedSource([one, two], part=np.array([1, 0]), place=np.array([0, 0]))
         >>> joined.clip_ids, joined.read(0).tolist()
         (['b', 'a'], [1, 1, 1, 1])
     """
 
     def __init__(self, sources: Sequence[ClipSource], part: np.ndarray, place: np.ndarray) -> None:
+        rates = {source.sample_rate for source in sources}
+        if len(rates) != 1:
+            raise ValueError(f"sources of {' and '.join(map(str, sorted(rates)))} Hz cannot be read as one")
+        (self.sample_rate,) = rates
         self._sources, self._part, self._place = list(sources), part, place
         self.clip_ids = [sources[p].clip_ids[i] for p, i in zip(part.tolist(), place.tolist(), strict=True)]
 
@@ -191,28 +208,29 @@ class JoinedSource:
         return self._sources[self._part[index]].read(int(self._place[index]))
 
 
-def open_source(clips: Clips, cache_bytes: int = 0) -> ClipSource:
+def open_source(clips: Clips, rate: int, cache_bytes: int = 0) -> ClipSource:
     """The source of a table's waveforms: files, soundscapes and clips in packs, mixed as they come.
 
     Args:
         clips: the table.
+        rate: sample rate of the waveforms, in Hz: what the front end hears.
         cache_bytes: of decoded waveforms that are kept in memory. A table that is all in packs needs no cache, and
             gets none.
 
     Raises:
-        PackError: a shard of a pack is missing or too short.
+        PackError: a shard of a pack is missing or too short, or a pack holds another rate.
         ClipsError: a clip in a pack, of which it is not known where that lies.
     """
     packed = clips.frame["path"].str.starts_with(PACK_PREFIX)
     if len(clips) and packed.all():
-        return PackSource(clips)
+        return PackSource(clips, rate)
     source: ClipSource
     if not packed.any():
-        source = TableSource(clips)
+        source = TableSource(clips, rate)
     else:
         in_pack = packed.to_numpy()
         place = np.where(in_pack, np.cumsum(in_pack), np.cumsum(~in_pack)) - 1
-        parts = (TableSource(clips.filter(~packed)), PackSource(clips.filter(packed)))
+        parts = (TableSource(clips.filter(~packed), rate), PackSource(clips.filter(packed), rate))
         source = JoinedSource(parts, in_pack.astype(np.int64), place)
     return CachedSource(source, cache_bytes) if cache_bytes else source
 

@@ -109,7 +109,8 @@ def _enhanced(clips: Clips, first: Run, folder: Path, teaching: Teaching) -> Enh
             found = Predictions.read(given)
         else:
             model = load_any(given if given is not None else first.model_file)
-            found = predict(model.network, open_source(part), model.vocabulary, split="train").predictions
+            source = open_source(part, model.network.config.front_end.sample_rate)
+            found = predict(model.network, source, model.vocabulary, split="train").predictions
         found.save(path)
     enhanced = enhance_clips(
         clips, Predictions.read(path), teaching.ontology, teaching.types, teaching.threshold, teaching.relation

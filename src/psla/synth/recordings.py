@@ -120,7 +120,7 @@ def write_events(table: Clips, beside: str | os.PathLike[str]) -> Path:
 @lru_cache(maxsize=_KEPT)
 def _decoded(path: str, start_s: float, end_s: float, crc32: int) -> np.ndarray:
     """(samples,) int16 of a row. Raises: AudioError: it cannot be read, or is not what it was."""
-    samples = np.array(addresses.read(path, start_s, end_s))
+    samples = np.array(addresses.read(path, RATE, start_s, end_s))
     if zlib.crc32(samples.tobytes()) != crc32:
         raise AudioError(path, "is not the recording that it was when the events were cut; make the corpus again")
     samples.flags.writeable = False

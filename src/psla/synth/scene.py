@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from psla.audio.decode import AudioError
+from psla.audio.decode import AudioError, from_array
 from psla.data.ontology import Ontology
 from psla.data.vocabulary import Vocabulary
 from psla.synth.config import SoundscapeConfig as SoundscapeConfig
@@ -223,8 +223,11 @@ def _reverberate(rng: np.random.Generator, wave: np.ndarray, longest: float) -> 
     return wave + np.fft.irfft(spectrum, length)[: len(wave)]
 
 
-def read_address(address: str, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
+def read_address(address: str, rate: int, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
     """Synthesise the soundscape at an address, and cut the span from `start_s` to `end_s` seconds out of it.
+
+    Shape:
+        (samples,) int16 at `rate` Hz: resampled where that is not the rate of the synthesis.
 
     Raises:
         AudioError: a malformed address.
@@ -233,7 +236,8 @@ def read_address(address: str, start_s: float | None = None, end_s: float | None
         config, index = from_uri(address)
     except ValueError as error:
         raise AudioError(address, str(error)) from error
-    return synthesise(config, index)[round((start_s or 0.0) * RATE) : None if end_s is None else round(end_s * RATE)]
+    wave = synthesise(config, index)[round((start_s or 0.0) * RATE) : None if end_s is None else round(end_s * RATE)]
+    return wave if rate == RATE else from_array(wave, RATE, rate)
 
 
 def table(config: SoundscapeConfig, split: str = "train", first: int = 0) -> list[dict[str, Any]]:

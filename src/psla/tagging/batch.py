@@ -69,7 +69,7 @@ def tag_groups(
     """As `tag_files`, but those that are finished together come together: what a journal writes at once."""
     waiting: deque[_Open] = deque()
     batch: list[tuple[Recording, np.ndarray]] = []
-    with closing(read_files(paths, pool)) as files:
+    with closing(read_files(paths, pool, tagger.sample_rate)) as files:
         for file in files:
             opened = _Open(file.path)
             waiting.append(opened)
@@ -136,12 +136,12 @@ class FileStream:
                 raise item
             yield item
 
-    def fill(self, pool: DecodePool, stop: threading.Event) -> None:
+    def fill(self, pool: DecodePool, rate: int, stop: threading.Event) -> None:
         """The thread's part."""
         if stop.is_set():
             return
         try:
-            with closing(_closable(pool.stream(self.path))) as blocks:
+            with closing(_closable(pool.stream(self.path, rate))) as blocks:
                 for block in blocks:
                     if not self._put(block, stop):
                         return
@@ -164,7 +164,7 @@ def _closable(blocks: Iterator[np.ndarray]) -> Generator[np.ndarray, None, None]
     return blocks
 
 
-def read_files(paths: Iterable[str], pool: DecodePool) -> Generator[FileStream, None, None]:
+def read_files(paths: Iterable[str], pool: DecodePool, rate: int) -> Generator[FileStream, None, None]:
     """The files in order; those after the one that is being read are decoded meanwhile."""
     ahead: deque[FileStream] = deque()
     stop = threading.Event()
@@ -172,7 +172,7 @@ def read_files(paths: Iterable[str], pool: DecodePool) -> Generator[FileStream, 
         try:
             for path in paths:
                 file = FileStream(path)
-                threads.submit(file.fill, pool, stop)
+                threads.submit(file.fill, pool, rate, stop)
                 ahead.append(file)
                 if len(ahead) > pool.workers * _AHEAD:
                     yield ahead.popleft()

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from psla.audio.decode import SAMPLE_RATE
+from psla.tagging.timeline import SAMPLE_RATE
 
 SILENT_PEAK = 0.001  # of full scale
 SHORT_SHARE = 0.9  # of the window

@@ -12,11 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from psla.audio.decode import SAMPLE_RATE
 from psla.data.vocabulary import Vocabulary
 from psla.tagging.meter import SignalMeter
 from psla.tagging.result import Embedding, TagResult
-from psla.tagging.timeline import Timeline, steps_within
+from psla.tagging.timeline import SAMPLE_RATE, Timeline, steps_within
 
 Combine = Literal["mean", "max"]
 

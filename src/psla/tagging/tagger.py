@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from psla.audio.decode import SAMPLE_RATE, AudioStream, Source, from_array
+from psla.audio.decode import AudioStream, Source, from_array
 from psla.audio.tag_decoding import checked_rate, decode_pool
 from psla.model.ensemble import load_any
 from psla.model.file import Model
@@ -29,6 +29,7 @@ from psla.model.network import STRIDE
 from psla.tagging.recording import Combine, Recording, WindowTagging
 from psla.tagging.result import Embedding, TagResult
 from psla.tagging.sources import expand_sources
+from psla.tagging.timeline import SAMPLE_RATE
 from psla.tagging.windows import cut_windows
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Tagger:
             raise ValueError(f"the front end must take {SAMPLE_RATE} Hz; this model's takes {front_end.sample_rate} Hz")
         if combine not in ("mean", "max"):
             raise ValueError(f"combine must be mean or max, not {combine!r}")
+        self.sample_rate = front_end.sample_rate
         self.window_samples = front_end.window_samples
         self.window_s = self.window_samples / SAMPLE_RATE
         if hop_s is not None and not 1 / SAMPLE_RATE <= hop_s <= self.window_s:
@@ -133,10 +135,10 @@ class Tagger:
             if sample_rate is None:
                 raise ValueError("an array does not say how fast it was sampled: give its sample_rate in Hz")
             rate = checked_rate(sample_rate, "<array>")
-            return self.tag_blocks([from_array(source, rate)], rate, embed)
+            return self.tag_blocks([from_array(source, rate, SAMPLE_RATE)], rate, embed)
         if sample_rate is not None:
             raise ValueError("sample_rate is for arrays only: a file says its own")
-        with AudioStream(source) as stream:
+        with AudioStream(source, SAMPLE_RATE) as stream:
             return self.tag_blocks(stream, checked_rate(stream.source_rate, stream.name), embed)
 
     def tag_blocks(

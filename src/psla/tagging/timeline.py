@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from psla.audio.decode import SAMPLE_RATE
+from psla.model.frontends.kaldi import FrontEndConfig
+
+SAMPLE_RATE = FrontEndConfig().sample_rate
 
 
 class Timeline:

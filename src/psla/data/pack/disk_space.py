@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
-from psla.audio.decode import SAMPLE_RATE
 from psla.audio.watch import DecodePool, Job
 from psla.data.clips import Clips
 from psla.data.pack.format import PackError
@@ -29,19 +29,19 @@ class DiskSpace:
     a few of them, evenly spaced over the table, which are decoded here.
     """
 
-    def __init__(self, out: Path, clips: Clips, pool: DecodePool) -> None:
-        self._out = out
+    def __init__(self, out: Path, clips: Clips, rate: int, pool: DecodePool) -> None:
+        self._out, self._rate = out, rate
         start_s, end_s = (clips.frame[column].to_numpy() for column in ("start_s", "end_s"))  # NaN where null
         self._seconds = end_s - np.nan_to_num(start_s)
         unknown = np.flatnonzero(np.isnan(self._seconds))
         if len(unknown):
             count = min(len(unknown), max(_SAMPLED[0], min(_SAMPLED[1], len(unknown) // 100)))
             chosen = unknown[np.linspace(0, len(unknown) - 1, count).astype(np.int64)]
-            self._seconds[unknown] = _mean_seconds(clips, chosen, pool)
+            self._seconds[unknown] = _mean_seconds(clips, chosen, rate, pool)
 
     def needed(self, rows: Sequence[int]) -> int:
         """Bytes that these clips take, about."""
-        return int(self._seconds[np.asarray(rows, dtype=np.int64)].sum() * SAMPLE_RATE * 2) + _BESIDE * len(rows)
+        return int(self._seconds[np.asarray(rows, dtype=np.int64)].sum() * self._rate * 2) + _BESIDE * len(rows)
 
     def check(self, rows: Sequence[int]) -> None:
         """Raise PackError where these clips do not fit onto the disk any more."""
@@ -80,9 +80,9 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
-def _mean_seconds(clips: Clips, rows: np.ndarray, pool: DecodePool) -> float:
-    columns = [clips.frame[name] for name in ("path", "start_s", "end_s")]
-    jobs = [Job(*(column[int(row)] for column in columns)) for row in rows]
+def _mean_seconds(clips: Clips, rows: np.ndarray, rate: int, pool: DecodePool) -> float:
+    frame = clips.frame[rows].select("path", pl.lit(rate), "start_s", "end_s")
+    jobs = [Job(*row) for row in frame.iter_rows()]
     until = time.monotonic() + _SAMPLING_S
     lengths = []
     with contextlib.closing(pool.map(jobs)) as results:
@@ -91,4 +91,4 @@ def _mean_seconds(clips: Clips, rows: np.ndarray, pool: DecodePool) -> float:
                 lengths.append(len(result))
             if time.monotonic() > until:
                 break
-    return float(np.mean(lengths)) / SAMPLE_RATE if lengths else 0.0
+    return float(np.mean(lengths)) / rate if lengths else 0.0

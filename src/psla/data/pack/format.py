@@ -2,7 +2,7 @@
 
     pack.json            version, sample rate, counts, hashes; written last: without it a pack is incomplete
     clips.parquet        a table of clips (`psla.data.clips`) with the columns shard, offset, samples, crc32
-    waveforms/00000.npy  1-D int16: the clips of one shard, one after the other, mono at 16 kHz
+    waveforms/00000.npy  1-D int16: the clips of one shard, one after the other, mono
     rejected.csv         clip_id, path, reason of the clips that could not be decoded
 
 In the file, the path of a clip is `pack://SHARD/OFFSET+SAMPLES`: a pack may be moved. Where the table is read, the
@@ -25,7 +25,7 @@ import numpy as np
 import polars as pl
 
 from psla.audio.addresses import PACK_PREFIX
-from psla.audio.decode import SAMPLE_RATE, AudioError
+from psla.audio.decode import AudioError
 
 FORMAT_VERSION = 1
 UNFINISHED = "unfinished"  # the folder inside a pack in which it grows
@@ -65,7 +65,7 @@ def read_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such folder.
-        PackError: no pack, one that is not finished, or one of another format version.
+        PackError: no pack, one that is not finished, one of another format version, or one that states no sample rate.
     """
     path = Path(folder).resolve()
     if not path.exists():
@@ -84,9 +84,24 @@ def read_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
             f"{folder} has pack format version {version}, this psla reads {FORMAT_VERSION}; pack the clips again "
             "with this psla, or read the pack with the one that wrote it"
         )
-    if info.get("sample_rate") != SAMPLE_RATE:
-        raise PackError(f"{folder} holds {info.get('sample_rate')} Hz; packs of this psla hold {SAMPLE_RATE} Hz")
+    if not isinstance(rate := info.get("sample_rate"), int) or rate < 1:
+        raise PackError(f"{folder} states the sample rate {rate!r} in its pack.json: pack again into a new folder")
     return info
+
+
+def check_rate(folder: str | os.PathLike[str], rate: int) -> None:
+    """Refuse a pack that holds another sample rate than the one that is asked for, in Hz.
+
+    Raises:
+        PackError: it does, or it is no finished pack that can be read.
+    """
+    try:
+        held = read_info(folder)["sample_rate"]
+    except FileNotFoundError as error:
+        raise PackError(f"{folder}: there is no such pack") from error
+    if held != rate:
+        mend = f"pack the clips again with --sample-rate {rate}"
+        raise PackError(f"{folder} holds {held} Hz, the front end hears {rate} Hz: {mend}")
 
 
 def located(frame: pl.DataFrame, folder: Path) -> pl.DataFrame:
@@ -121,11 +136,11 @@ def map_shard(file: Path) -> np.ndarray:
     return np.asarray(mapped)  # the plain view is several times faster to cut than numpy's memmap
 
 
-def read_address(path: str, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
+def read_address(path: str, rate: int, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
     """The waveform at an address such as `pack:///data/as/00003/160000+160000`, or its part; (samples,) int16.
 
     Raises:
-        AudioError: no such clip.
+        AudioError: no such clip, or a pack of another sample rate than `rate`, in Hz.
     """
     found = re.match(ADDRESS, path)
     if found is None or found[1] is None:
@@ -133,10 +148,12 @@ def read_address(path: str, start_s: float | None = None, end_s: float | None = 
     begin = int(found[3])
     try:
         samples = _mapped(shard_path(found[1], int(found[2])))[begin : begin + int(found[4])]
+        _checked_rate(found[1], rate)
     except PackError as error:
         raise AudioError(path, str(error)) from error
-    first = round((start_s or 0.0) * SAMPLE_RATE)
-    return samples[first : None if end_s is None else round(end_s * SAMPLE_RATE)]
+    first = round((start_s or 0.0) * rate)
+    return samples[first : None if end_s is None else round(end_s * rate)]
 
 
 _mapped = lru_cache(maxsize=64)(map_shard)
+_checked_rate = lru_cache(maxsize=64)(check_rate)

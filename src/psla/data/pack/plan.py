@@ -33,6 +33,7 @@ class PackPlan:
         vocabulary_sha256: `Vocabulary.hash`.
         clips: rows of the table.
         shard_clips: rows in each shard but the last.
+        sample_rate: of the waveforms, in Hz.
     """
 
     version: int
@@ -41,6 +42,7 @@ class PackPlan:
     vocabulary_sha256: str
     clips: int
     shard_clips: int
+    sample_rate: int
 
     @property
     def shards(self) -> int:
@@ -80,7 +82,7 @@ def read_plan(out: Path) -> PackPlan:
     """The plan of a pack that was begun.
 
     Raises:
-        PackError: there is none, or one of another version.
+        PackError: there is none, one of another version, or one that states no sample rate.
     """
     try:
         stored = json.loads((out / UNFINISHED / "plan.json").read_bytes())
@@ -90,6 +92,11 @@ def read_plan(out: Path) -> PackPlan:
         raise PackError(
             f"{out} was begun with pack format version {stored.get('version')}, this psla writes {FORMAT_VERSION}: "
             "give another folder, or finish it with the psla that began it"
+        )
+    if "sample_rate" not in stored:
+        raise PackError(
+            f"{out} was begun by an earlier psla, without a sample rate in its plan: finish it with that one, or give "
+            "another folder"
         )
     return PackPlan(**stored)
 
@@ -106,9 +113,11 @@ def check_same(out: Path, found: Mapping[str, Any], plan: PackPlan) -> None:
     """Refuse to go on with a pack whose plan, or finished pack.json, is another.
 
     Raises:
-        PackError: another table, or other shards.
+        PackError: another table, another sample rate, or other shards.
     """
     if found.get("table_sha256") != plan.table_sha256:
         raise PackError(f"{out} was begun with another table of clips: give that table, or another folder")
+    if (rate := found.get("sample_rate")) != plan.sample_rate:
+        raise PackError(f"{out} was begun at {rate} Hz, not {plan.sample_rate} Hz: give that rate, or another folder")
     if (shard_clips := found.get("shard_clips")) != plan.shard_clips:
         raise PackError(f"{out} was begun with {shard_clips} clips a shard, not {plan.shard_clips}: give that number")

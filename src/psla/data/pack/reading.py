@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from psla.audio.decode import SAMPLE_RATE, AudioError
+from psla.audio.decode import AudioError
 from psla.data.clips import Clips, ClipsError
-from psla.data.pack.format import ADDRESS, HEADER_BYTES, PackError, map_shard, read_info, shard_path
+from psla.data.pack.format import ADDRESS, HEADER_BYTES, PackError, check_rate, map_shard, read_info, shard_path
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,14 @@ class Pack:
 
         Raises:
             FileNotFoundError: there is no such folder.
-            PackError: no pack, one that is not finished, or one of another format version.
+            PackError: no pack, one that is not finished, one of another format version, or one without a sample rate.
         """
         return Pack(Path(folder).resolve(), read_info(folder))
+
+    @property
+    def sample_rate(self) -> int:
+        """Of its waveforms, in Hz."""
+        return self.info["sample_rate"]
 
     @cached_property
     def clips(self) -> Clips:
@@ -71,11 +76,11 @@ class PackSource:
 
     Raises:
         ClipsError: a row whose path is no clip in a pack.
-        PackError: a shard is missing, or shorter than the table says.
+        PackError: a shard is missing or shorter than the table says, or a pack holds another sample rate than `rate`.
     """
 
-    def __init__(self, clips: Clips) -> None:
-        self.clip_ids = clips.clip_ids
+    def __init__(self, clips: Clips, rate: int) -> None:
+        self.clip_ids, self.sample_rate = clips.clip_ids, rate
         columns = ("folder", "shard", "offset", "samples")
         places = clips.frame["path"].str.extract_groups(ADDRESS).struct.rename_fields(list(columns)).struct.unnest()
         for column in columns:
@@ -88,12 +93,14 @@ class PackSource:
         self._files = [shard_path(folder, shard) for folder, shard, _ in ends.iter_rows()]
         for file, needed in zip(self._files, ends["end"], strict=True):
             _check_shard(file, needed)
+        for folder in ends["folder"].unique(maintain_order=True):
+            check_rate(folder, rate)
         numbered = ends.select("folder", "shard").with_row_index("file")
         self._file = places.join(numbered, on=["folder", "shard"], how="left", maintain_order="left")["file"].to_numpy()
         self._begin = places["offset"].to_numpy()
         self._end = self._begin + places["samples"].to_numpy()
         if clips.frame["start_s"].null_count() + clips.frame["end_s"].null_count() < 2 * len(clips):
-            self._begin, self._end = _spans(clips.frame, self._begin, self._end)
+            self._begin, self._end = _spans(clips.frame, rate, self._begin, self._end)
         self._open_files()
 
     def __len__(self) -> int:
@@ -131,11 +138,11 @@ class PackSource:
         self._open_files()
 
 
-def _spans(frame: pl.DataFrame, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Begin and end of the parts from start_s to end_s of clips from begin to end."""
+def _spans(frame: pl.DataFrame, rate: int, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Begin and end, in samples, of the parts from start_s to end_s of clips from begin to end."""
     start_s, end_s = (frame[column].to_numpy() for column in ("start_s", "end_s"))  # NaN where null
-    first = begin + np.rint(np.nan_to_num(start_s) * SAMPLE_RATE).astype(np.int64)
-    last = np.where(np.isnan(end_s), end, begin + np.rint(np.nan_to_num(end_s) * SAMPLE_RATE).astype(np.int64))
+    first = begin + np.rint(np.nan_to_num(start_s) * rate).astype(np.int64)
+    last = np.where(np.isnan(end_s), end, begin + np.rint(np.nan_to_num(end_s) * rate).astype(np.int64))
     return np.minimum(first, end), np.minimum(last, end)
 
 

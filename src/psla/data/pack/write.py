@@ -22,7 +22,7 @@ from pathlib import Path
 
 import polars as pl
 
-from psla.audio.decode import SAMPLE_RATE, AudioError
+from psla.audio.decode import AudioError
 from psla.audio.watch import DecodePool, Job
 from psla.data.clips import Clips, read_table
 from psla.data.pack.disk_space import DiskSpace, as_disk_full
@@ -57,6 +57,7 @@ class Progress:
 def pack(
     clips: Clips,
     folder: str | os.PathLike[str],
+    rate: int,
     *,
     workers: int = 2,
     part: tuple[int, int] = (1, 1),
@@ -70,6 +71,7 @@ def pack(
     Args:
         clips: any table: files, soundscapes, clips of other packs.
         folder: the pack: a new or empty folder, one that was begun with the same table, or the finished pack of it.
+        rate: sample rate of the waveforms, in Hz, 1 or more: what the front end hears.
         workers: processes that decode, 1 or more.
         part: (i, n), 1 <= i <= n: only each n-th shard, from the i-th on; `merge` puts the parts together.
         shard_clips: rows of the table in a shard, 1 or more.
@@ -81,7 +83,7 @@ def pack(
         The finished pack; None where `part` is not the whole.
 
     Raises:
-        PackError: a folder that holds something else or was begun with another table or other shards; a full disk, or
+        PackError: a folder that holds something else or was begun with another table, rate or shards; a full disk, or
             one too small; another process at work on the same part. What was finished before stays.
         ValueError: an argument out of range.
 
@@ -90,19 +92,22 @@ def pack(
         >>> from psla.data.vocabulary import Vocabulary
         >>> row = {"source": "x", "split": "train", "labels": ["dog"]}
         >>> rows = [row | {"clip_id": i, "path": f"soundscape://7/{i}?seconds=0.5"} for i in "12"]
-        >>> packed = pack(Clips.from_rows(rows, Vocabulary(["dog"])), tempfile.mkdtemp(), workers=1)
+        >>> packed = pack(Clips.from_rows(rows, Vocabulary(["dog"])), tempfile.mkdtemp(), 16000, workers=1)
         >>> packed.clips.frame["samples"].to_list()
         [8000, 8000]
     """
     number, parts = part
     if not 1 <= number <= parts:
         raise ValueError(f"part {number}/{parts}: parts are counted from 1/{parts} to {parts}/{parts}")
+    if rate < 1:
+        raise ValueError(f"a sample rate is 1 Hz or more, not {rate}")
     if shard_clips < 1:
         raise ValueError(f"a shard holds 1 clip or more, not {shard_clips}")
     if not len(clips):
         raise PackError("there is nothing to pack: the table holds no clip")
     out = Path(folder)
-    plan = PackPlan(FORMAT_VERSION, clips.name, table_hash(clips), clips.vocabulary.hash, len(clips), shard_clips)
+    hashes = table_hash(clips), clips.vocabulary.hash
+    plan = PackPlan(FORMAT_VERSION, clips.name, *hashes, len(clips), shard_clips, rate)
     if (out / "pack.json").exists():
         check_same(out, Pack.open(out).info, plan)
         return merge(out)
@@ -116,7 +121,7 @@ def pack(
         if missing:
             # A second attempt, for the pack must not depend on what else went on in the machine.
             with DecodePool(workers, timeout_s, attempts=2, decoder=decoder) as pool:
-                space = DiskSpace(out, clips, pool)
+                space = DiskSpace(out, clips, rate, pool)
                 space.check([row for shard in missing for row in plan.rows(shard)])
                 _pack_shards(out, clips, plan, missing, pool, space, Progress(total, resumed, resumed, 0), progress)
     return merge(out) if parts == 1 else None
@@ -143,7 +148,6 @@ def merge(folder: str | os.PathLike[str]) -> Pack:
     rejected = [row for shard in range(plan.shards) for row in read_rejected(rejections_path(out, shard))]
     totals = dict(frame.group_by("shard").agg(pl.col("samples").sum()).iter_rows())
     info = asdict(plan) | {
-        "sample_rate": SAMPLE_RATE,
         "clips": len(whole),
         "rejected": len(rejected),
         "splits": whole.counts(),
@@ -184,7 +188,7 @@ def _pack_shards(
     """Decode these shards, one after the other; while one goes to the disk, the next is being decoded."""
     columns = (clips.frame[name] for name in ("clip_id", "path", "start_s", "end_s"))
     ids, paths, starts, ends = columns
-    jobs = (Job(paths[row], starts[row], ends[row]) for shard in shards for row in plan.rows(shard))
+    jobs = (Job(paths[row], plan.sample_rate, starts[row], ends[row]) for shard in shards for row in plan.rows(shard))
     results = pool.map(jobs)
     done, rejected = state.done, state.rejected
     with contextlib.closing(results), ThreadPoolExecutor(1) as finisher:

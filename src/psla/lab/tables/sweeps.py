@@ -41,7 +41,7 @@ def _sweep(lab: Lab, run: Run, device: torch.device | str) -> dict[str, list[Any
     stored = {path.stem: folder / path.name for path in checkpoints}
     model = load_model(run.model_file)
     network = model.network.to(device)
-    source = open_source(lab.clips.split(lab.split))
+    source = open_source(lab.clips.split(lab.split), network.config.front_end.sample_rate)
 
     def predicted(weights: Mapping[str, Tensor]) -> Predictions:
         network.load_state_dict(weights)

@@ -104,7 +104,8 @@ def teacher_predictions(teacher: Run, folder: Path, predicting: Predicting) -> P
     """What the averaged model of a run says of the training clips; made once."""
     path = folder / f"teacher-{teacher.folder.name}.safetensors"
     if not path.is_file():
-        model, source = load_model(teacher.model_file), open_source(predicting.clips.split("train"))
+        model = load_model(teacher.model_file)
+        source = open_source(predicting.clips.split("train"), model.network.config.front_end.sample_rate)
         network, device = model.network.to(predicting.device), predicting.device
         found = predict(network, source, model.vocabulary, split="train", device=device, progress=predicting.progress)
         folder.mkdir(parents=True, exist_ok=True)
