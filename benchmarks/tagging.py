@@ -121,7 +121,7 @@ def short_files(folder: Path, model: Path, count: int, rounds: int, threads: int
     """All at once against the parts, interleaved; the median of the ratios."""
     import torch
 
-    from psla.audio.tag_decoding import decode_pool
+    from psla.audio.pool import decode_pool
     from psla.model.inference import tag_waveforms
     from psla.tagging.batch import read_files, tag_files
     from psla.tagging.tagger import load

@@ -19,8 +19,7 @@ from interruption_files import RATE
 from interruption_law import Setting, Tell, scenario
 from interruption_training import CPU, corpus, network, recipe
 from lab_fixture import write_lab
-from psla.audio import tag_decoding as tag_decoding
-from psla.audio.watch import DecodePool
+from psla.audio.pool import DecodePool, decode_pool
 from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
 from psla.files import Journal
@@ -60,7 +59,7 @@ def to_tag(setting: Setting) -> tuple[Tagger, list[str], DecodePool]:
     for index, path in enumerate(paths):
         soundfile.write(path, noise((1 + index % 4) * tagger.window_samples - 999, index), RATE)
     paths[2].write_text("words")
-    pool = setting.stack.enter_context(tag_decoding.decode_pool(1))
+    pool = setting.stack.enter_context(decode_pool(1))
     setting.patch.setattr(batch, "BATCH", 2)
     return tagger, [str(path) for path in paths], pool
 

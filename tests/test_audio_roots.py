@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from audioset_tree import MUSIC, scan, sound
-from psla.audio.headers import Headers
+from psla.audio.probe import Headers
 from psla.corpora import audioset
 from psla.corpora.audio_roots import find_files
 from psla.corpora.clip_files import choose_files

@@ -28,7 +28,7 @@ from psla.audio import decode as audio
 from psla.audio.decode import AudioError
 from psla.cli import app
 from psla.data.clips import Clips, ClipsError
-from psla.data.pack import disk_space, shard
+from psla.data.pack import plan as planning
 from psla.data.pack import write as packing
 from psla.data.pack.format import HEADER_BYTES, PackError, shard_path
 from psla.data.pack.reading import Pack, PackSource
@@ -413,7 +413,7 @@ def test_a_disk_that_is_too_small_is_refused_before(tmp_path: Path, monkeypatch:
     """The space is estimated from the spans, and from a sample of the clips without; too little: nothing is begun."""
     free = {"bytes": 0}
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: usage._replace(free=free["bytes"]))
+    monkeypatch.setattr(planning.shutil, "disk_usage", lambda path: usage._replace(free=free["bytes"]))
     rows = [row(str(index), "good:1600", start_s=0.0, end_s=0.1) for index in range(10)]
     rows += [row(str(index), "many:2") for index in range(10, 20)]
     needed = 10 * 3200 + 10 * 6400
@@ -444,10 +444,10 @@ def test_a_full_disk_leaves_a_pack_that_can_be_resumed(
 
     where = {
         "samples": (packing.ShardWriter, "add"),
-        "rejected": (shard, "write_rejected"),
+        "rejected": (packing, "write_rejected"),
         "index": (packing.ShardWriter, "_table"),
         "table": (packing, "write_json_atomic"),
-        "watched": (disk_space.shutil, "disk_usage"),
+        "watched": (planning.shutil, "disk_usage"),
     }[moment]
     original = getattr(*where)
     with monkeypatch.context() as patch:

@@ -9,7 +9,7 @@ import soundfile
 
 from psla.audio import addresses
 from psla.audio.decode import AudioError
-from psla.audio.watch import DecodePool, Job
+from psla.audio.pool import DecodePool, Job
 from psla.data.clips import Clips, ClipsError
 from psla.data.source import ArraySource, CachedSource, FileSource, JoinedSource, SoundscapeSource, open_source
 from psla.data.vocabulary import Vocabulary

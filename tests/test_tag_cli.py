@@ -20,7 +20,7 @@ import soundfile
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from psla.audio.tag_decoding import decode_pool
+from psla.audio.pool import decode_pool
 from psla.cli import app
 from psla.data.clips import Clips
 from psla.data.source import open_source

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from psla.audio import decode as audio
 from psla.audio.decode import AudioError
-from psla.audio.watch import DecodePool, Job, WorkerError
+from psla.audio.pool import DecodePool, Job, SourceInfo, WorkerError, decode_pool
 
 FAKE = "fake_decoder:decode"
 
@@ -79,6 +79,30 @@ def test_exactly_the_bad_clips_fail(pool: DecodePool, names: list[str]) -> None:
             what, value = name.split(":")
             wanted = np.full(int(value), int(value)) if what == "good" else np.repeat(np.arange(int(value)), 1600)
             assert np.array_equal(result, wanted.astype(np.int16))
+
+
+def test_what_a_decoder_tells_is_no_sound(pool: DecodePool) -> None:
+    """What a decoder tells comes as it was told, by `ask`; `map` has the samples alone, a stream has both, in order."""
+    jobs = [Job("tell:44100", 16000), Job("refuse", 16000), Job("good:1", 16000)]
+    told, refused, silent = (result for _, result in pool.ask(jobs))
+    assert (told, silent) == ([{"sample_rate": 44100}], [])
+    assert isinstance(refused, AudioError)
+    ((_, samples),) = pool.map([Job("tell:7", 16000)])
+    assert samples.tolist() == [7, 7]
+    *infos, block = pool.stream(b"tell:7", 16000)
+    assert infos[-1] == SourceInfo(sample_rate=7)
+    assert block.tolist() == [7, 7]
+
+
+def test_tagging_is_told_the_rate_of_bytes_and_paths(tmp_path: Path) -> None:
+    """The pool for tagging tells the source's rate before its samples, for a path as for the bytes of a file."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros(44100), 44100)
+    with decode_pool(1) as pool:
+        for source in (path, str(path), path.read_bytes()):
+            info, *blocks = pool.stream(source, 32000)
+            assert info == SourceInfo(44100)
+            assert sum(map(len, blocks)) == 32000
 
 
 def test_what_makes_progress_is_not_given_up() -> None:
@@ -233,7 +257,7 @@ def wait_for_end(pids: set[int]) -> bool:
 SCRIPT = """
 import sys
 sys.path.insert(0, {folder!r})
-from psla.audio.watch import DecodePool, Job
+from psla.audio.pool import DecodePool, Job
 with DecodePool(2, 60.0, decoder="fake_decoder:decode") as pool:
     assert [len(r) for _, r in pool.map([Job("good:3", 16000)])] == [3]
     print(*[worker._process.pid for worker in pool._living], flush=True)

@@ -6,27 +6,56 @@ Rounding stands last because resampling int16 turns silence into +-1. There is o
 file read whole, the same file streamed in blocks of any size and the same samples given as an array agree to the bit
 (soxr's output does not depend on how its input is cut; the tests hold it to that).
 
-A file that holds less than its header declares is refused, not shortened. Not covered: headerless files; headers whose
-length libsndfile does not compare with the file (Ogg, AVR, MPC2K, PAF, PVF, IRCAM, NIST, MAT5); MP3 without a Xing
-header, of which libsndfile decodes the length it guesses.
+A file that holds less than its header declares is refused, not shortened: libsndfile shortens it in silence, but what
+it notes on the way gives that away. Not covered: headerless files; headers whose length libsndfile does not compare
+with the file (Ogg, AVR, MPC2K, PAF, PVF, IRCAM, NIST, MAT5); MP3 without a Xing header, of which libsndfile decodes the
+length it guesses.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
+import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import BinaryIO, cast
 
 import numpy as np
 import soundfile
 import soxr
 
-from psla.audio.sound_file import AudioError as AudioError
-from psla.audio.sound_file import Source as Source
-from psla.audio.sound_file import name_of, open_sound
+Source = str | os.PathLike[str] | bytes | BinaryIO
 
 _MOST_VALUES = 1 << 23  # values decoded at a time, over all channels: a bound for files of absurd rate or channel count
 _UNKNOWN_LENGTH = 1 << 62  # libsndfile gives the greatest int64 where a header leaves the length open
+_STREAMED_BYTES = 0x7FFFF000  # a WAV written to a pipe declares this many bytes or more, and means "until the end"
+
+# What libsndfile notes when a header declares more bytes than the file holds. It then shortens the audio in silence.
+_SHORTENED = re.compile(
+    r"^\s*(?:data|SSND|BODY|Data Size|Data length|Riff size|riff)[ :]*(\d+) \(?should be (\d+)"
+    r"|File seems to be truncated|Seems to be a truncated file",
+    re.MULTILINE,
+)
+
+
+class AudioError(ValueError):
+    """Audio that cannot be read.
+
+    Attributes:
+        path: the file, or `<bytes>`, `<file object>`, `<array>`.
+        reason: what is wrong with it, in one sentence.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[AudioError], tuple[str, str]]:
+        """Both arguments, so that the error crosses from a worker process."""
+        return type(self), (self.path, self.reason)
 
 
 @dataclass(frozen=True)
@@ -82,8 +111,8 @@ class AudioStream:
     ) -> None:
         if not block_s > 0:
             raise ValueError(f"block_s must be greater than 0 seconds, not {block_s}")
-        self.name = name_of(source)
-        self._file = open_sound(source, self.name)
+        self.name = _name_of(source)
+        self._file = _open_sound(source, self.name)
         self.source_rate = int(self._file.samplerate)
         self.source_channels = int(self._file.channels)
         most = max(1, _MOST_VALUES // self.source_channels)
@@ -208,8 +237,8 @@ def probe(source: Source) -> AudioInfo:
         >>> probe(file)
         AudioInfo(sample_rate=8000, channels=1, frames=4000, duration_s=0.5, format='WAV/PCM_16')
     """
-    name = name_of(source)
-    with open_sound(source, name) as file:
+    name = _name_of(source)
+    with _open_sound(source, name) as file:
         if file.frames >= _UNKNOWN_LENGTH:
             raise AudioError(name, "its header does not say how long it is")
         duration_s = file.frames / file.samplerate
@@ -232,3 +261,85 @@ def _convert(blocks: Iterable[np.ndarray], source_rate: float, rate: int, name: 
             yield np.minimum(np.rint(np.clip(mono, -1, 1) * np.float32(32768)), 32767).astype(np.int16)
     if not samples:
         raise AudioError(name, f"too short for one sample at {rate} Hz")
+
+
+class _ForwardFile(soundfile.SoundFile):
+    """Reads straight on. soundfile seeks after every read of a seekable file: that fails for FLAC of open length."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def can_seek(self) -> bool:
+        return bool(super().seekable())
+
+
+def _name_of(source: Source) -> str:
+    """What errors call a source: its path, or what it is."""
+    if isinstance(source, bytes):
+        return "<bytes>"
+    if isinstance(source, str | os.PathLike):
+        return os.fsdecode(source)
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else "<file object>"
+
+
+def _open_sound(source: Source, name: str) -> _ForwardFile:
+    """An open file with at least one frame, whose header agrees with the size of the file."""
+    if isinstance(source, str | os.PathLike):
+        _check_path(name)
+        opened: bytes | BinaryIO = os.fsencode(name)  # soundfile itself refuses a str that is not UTF-8
+    else:
+        opened = _file_object(source, name)
+    try:
+        file = _ForwardFile(opened)
+    except soundfile.LibsndfileError as error:
+        reason = "not audio" if error.code == 1 else "damaged or truncated audio"
+        raise AudioError(name, f"{reason}, libsndfile says: {error.error_string}") from error
+    note = _SHORTENED.search(file.extra_info)
+    reason = "holds no samples" if file.frames <= 0 else ""
+    if note and (note[1] is None or int(note[2]) < int(note[1]) < _STREAMED_BYTES):
+        reason = f"truncated: its header declares more than the file holds ({note[0].strip()})"
+    if reason:
+        file.close()
+        raise AudioError(name, reason)
+    return file
+
+
+def _check_path(name: str) -> None:
+    try:
+        with open(name, "rb") as file:
+            if not file.read(1):
+                raise AudioError(name, "an empty file")
+    except OSError as error:
+        raise AudioError(name, f"cannot be opened: {error.strerror}") from error
+    if name.lower().endswith(".raw"):
+        raise AudioError(name, "a headerless file does not say what its samples are")
+
+
+def _file_object(source: bytes | BinaryIO, name: str) -> BinaryIO:
+    """The source as a binary file that can seek, at its beginning."""
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    if not isinstance(file.read(0), bytes):
+        raise AudioError(name, "a file object must be opened in binary mode")
+    if not file.seekable():
+        file = io.BytesIO(b"".join(iter(lambda: file.read(1 << 20) or b"", b"")))
+    if not file.seek(0, os.SEEK_END):
+        raise AudioError(name, "an empty file")
+    file.seek(0)
+    return file if isinstance(file, io.BufferedIOBase) else cast(BinaryIO, _WholeReads(file))
+
+
+class _WholeReads:
+    """A file object whose reads are short only at its end: libsndfile takes any short read for the end of the file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """`size` bytes, or what is left."""
+        parts: list[bytes] = []
+        while size > 0 and (part := self._file.read(size)):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)

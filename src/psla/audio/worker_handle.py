@@ -1,6 +1,6 @@
 """The parent's end of a decoding worker: starting it, giving it jobs, taking blocks, noticing that it died or stalled.
 
-The other end and what the two say to each other: `psla.audio.worker`. Who uses these: `psla.audio.watch`.
+The other end and what the two say to each other: `psla.audio.worker`. Who uses these: `psla.audio.pool`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from psla.audio import addresses
 from psla.audio.decode import AudioError
-from psla.audio.worker import BLOCK, END, ERROR, HEAD, READY
+from psla.audio.worker import BLOCK, END, ERROR, HEAD, INFO, READY, Message
 
 _START = 60.0  # seconds that a worker may take to start, on a machine that is busy with other things
 _PIPE_BYTES = 1 << 20  # a clip of ten seconds is 320,000 bytes; with 64 KiB each worker would wait in mid-clip
@@ -81,8 +81,8 @@ class WorkerHandle:
         self._jobs, self._replies = self._process.stdin, self._process.stdout
         _widen(self._replies.fileno())
 
-    def blocks(self, job: Job, timeout_s: float) -> Generator[np.ndarray, None, None]:
-        """The blocks of a job; raises AudioError, LostWorker where the process did not survive it."""
+    def messages(self, job: Job, timeout_s: float) -> Generator[Message, None, None]:
+        """What the decoder gives for a job; raises AudioError, LostWorker where the process did not survive it."""
         self.busy = True
         name = job.name
         if not self._started:
@@ -93,6 +93,8 @@ class WorkerHandle:
                 kind, data = self._reply(timeout_s)
                 if kind == BLOCK and not len(data) % 2:
                     yield data.view(np.int16)
+                elif kind == INFO and isinstance(told := json.loads(data.tobytes()), dict):
+                    yield told
                 elif kind == END:
                     self.busy = False
                     return

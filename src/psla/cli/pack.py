@@ -103,7 +103,7 @@ def _verify(folder: Path, workers: int | None, as_json: bool) -> None:
 
 
 def _print(packed: Pack, as_json: bool) -> None:
-    from psla.data.pack.disk_space import size
+    from psla.data.pack.plan import size
 
     info = packed.info
     if as_json:

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import polars as pl
 
-from psla.audio.headers import Report
+from psla.audio.probe import Report
 from psla.corpora.folder import AUDIO_SUFFIXES
 from psla.corpora.segments import ID_PATTERN
 from psla.data.clips import ClipsError
-from psla.data.paths import NOT_TEXT, is_text, printable
+from psla.files import NOT_TEXT, is_text, printable
 
 UNDECODABLE = frozenset({".m4a", ".aac", ".mp4", ".webm", ".mkv", ".mka", ".wma"})
 """Suffixes of sound that people have and libsndfile does not decode."""

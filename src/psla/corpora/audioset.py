@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from psla.audio.headers import Headers, Report
+from psla.audio.probe import Headers, Report
 from psla.corpora.audio_roots import Found, find_files
 from psla.corpora.class_lists import read_class_list
 from psla.corpora.clip_files import UNREADABLE, WRONG_LENGTH, Matched, choose_files

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from psla.audio.headers import Headers, Report, short
+from psla.audio.probe import Headers, Report, short
 from psla.corpora.audio_roots import UNDECODABLE
 
 TOLERANCE_S = 0.5  # between a file's length and its segment's

@@ -20,8 +20,8 @@ from typing import Any
 import polars as pl
 
 from psla.data.clips import SPLITS, Clips, ClipsError
-from psla.data.paths import is_text, printable
 from psla.data.vocabulary import Vocabulary, VocabularyError
+from psla.files import is_text, printable
 
 FACTS = {
     "name": "folder",

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from psla.audio.addresses import SOUNDSCAPE_PREFIX
-from psla.audio.headers import Headers, Report, short
+from psla.audio.probe import Headers, Report, short
 from psla.data.clips import SPLITS, Clips, ClipsError
 
 _LISTED = 10  # clips of each kind that a summary names

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from psla.audio.decode import AudioError
-from psla.audio.tag_decoding import unpack_rate
-from psla.audio.watch import DecodePool
+from psla.audio.pool import DecodePool, SourceInfo
 from psla.tagging.recording import Recording
 from psla.tagging.result import TagResult
 from psla.tagging.tagger import BATCH, Tagger
@@ -51,7 +50,7 @@ def tag_files(tagger: Tagger, paths: Iterable[str], pool: DecodePool, embed: boo
     """Tag files, one result for each path, in their order.
 
     Args:
-        pool: what `psla.audio.tag_decoding.decode_pool` gives.
+        pool: what `psla.audio.pool.decode_pool` gives.
         embed: fill in `TagResult.embedding`.
 
     Example:
@@ -123,25 +122,32 @@ class FileStream:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._queue: queue.Queue[np.ndarray | Exception | None] = queue.Queue(_BLOCKS)
+        self._queue: queue.Queue[np.ndarray | SourceInfo | Exception | None] = queue.Queue(_BLOCKS)
 
     def source_rate(self) -> int:
         """Sample rate of the source in Hz; raises AudioError."""
-        return unpack_rate(next(self.blocks()))
+        item = self._take()
+        assert isinstance(item, SourceInfo)
+        return item.sample_rate
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """What is left of the blocks; raises AudioError."""
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, Exception):
-                raise item
+        """The blocks, once the sample rate is known; raises AudioError."""
+        while (item := self._take()) is not None:
+            assert isinstance(item, np.ndarray)
             yield item
+
+    def _take(self) -> np.ndarray | SourceInfo | None:
+        item = self._queue.get()
+        if isinstance(item, Exception):
+            raise item
+        return item
 
     def fill(self, pool: DecodePool, rate: int, stop: threading.Event) -> None:
         """The thread's part."""
         if stop.is_set():
             return
         try:
-            with closing(_closable(pool.stream(self.path, rate))) as blocks:
+            with closing(pool.stream(self.path, rate)) as blocks:
                 for block in blocks:
                     if not self._put(block, stop):
                         return
@@ -149,7 +155,7 @@ class FileStream:
         except Exception as error:  # it is raised where the blocks are read
             self._put(error, stop)
 
-    def _put(self, item: np.ndarray | Exception | None, stop: threading.Event) -> bool:
+    def _put(self, item: np.ndarray | SourceInfo | Exception | None, stop: threading.Event) -> bool:
         while not stop.is_set():
             try:
                 self._queue.put(item, timeout=_PAUSE)
@@ -157,11 +163,6 @@ class FileStream:
                 continue
             return True
         return False
-
-
-def _closable(blocks: Iterator[np.ndarray]) -> Generator[np.ndarray, None, None]:
-    assert isinstance(blocks, Generator)
-    return blocks
 
 
 def read_files(paths: Iterable[str], pool: DecodePool, rate: int) -> Generator[FileStream, None, None]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from psla.audio.watch import DecodePool
+from psla.audio.pool import DecodePool
 from psla.files import Journal
 from psla.tagging.batch import FileResult, tag_groups
 from psla.tagging.embeddings import EmbeddingFile

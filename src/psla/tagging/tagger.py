@@ -20,7 +20,8 @@ import numpy as np
 from torch import Tensor
 
 from psla.audio.decode import AudioStream, Source, from_array
-from psla.audio.tag_decoding import checked_rate, decode_pool
+from psla.audio.pool import decode_pool
+from psla.audio.worker import checked_rate
 from psla.model.ensemble import load_any
 from psla.model.file import Model
 from psla.model.folding import Precision, for_inference

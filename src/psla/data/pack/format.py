@@ -12,6 +12,7 @@ Reading a pack: `psla.data.pack.reading`; writing one: `psla.data.pack.write`; i
 
 from __future__ import annotations
 
+import csv
 import errno
 import io
 import json
@@ -116,6 +117,12 @@ def located(frame: pl.DataFrame, folder: Path) -> pl.DataFrame:
     prefix = f"{PACK_PREFIX}{folder}/"
     path = pl.when(unplaced).then(prefix + pl.col("path").str.strip_prefix(PACK_PREFIX)).otherwise("path").alias("path")
     return frame.with_columns(path)
+
+
+def read_rejected(path: Path) -> list[tuple[str, str, str]]:
+    """Clip ids, paths and reasons."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [(row[0], row[1], row[2]) for row in list(csv.reader(file))[1:]]
 
 
 def map_shard(file: Path) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import threading
@@ -16,7 +15,16 @@ import polars as pl
 
 from psla.audio.decode import AudioError
 from psla.data.clips import Clips, ClipsError
-from psla.data.pack.format import ADDRESS, HEADER_BYTES, PackError, check_rate, map_shard, read_info, shard_path
+from psla.data.pack.format import (
+    ADDRESS,
+    HEADER_BYTES,
+    PackError,
+    check_rate,
+    map_shard,
+    read_info,
+    read_rejected,
+    shard_path,
+)
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,7 @@ class Pack:
     @cached_property
     def rejected(self) -> list[tuple[str, str, str]]:
         """Clip id, path and reason of the clips that could not be decoded."""
-        with open(self.folder / "rejected.csv", newline="", encoding="utf-8") as file:
-            rows = csv.reader(file)
-            next(rows)
-            return [(row[0], row[1], row[2]) for row in rows]
+        return read_rejected(self.folder / "rejected.csv")
 
     def __repr__(self) -> str:
         return f"Pack({str(self.folder)!r}: {self.info['clips']} clips, {self.info['rejected']} rejected)"

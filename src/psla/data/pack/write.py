@@ -13,32 +13,27 @@ Not covered: sound files that change between two attempts.
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
+from psla.audio.addresses import PACK_PREFIX
 from psla.audio.decode import AudioError
-from psla.audio.watch import DecodePool, Job
+from psla.audio.pool import DecodePool, Job
 from psla.data.clips import Clips, read_table
-from psla.data.pack.disk_space import DiskSpace, as_disk_full
-from psla.data.pack.format import FORMAT_VERSION, UNFINISHED, PackError
-from psla.data.pack.plan import PackPlan, begin, check_same, read_plan, table_hash
+from psla.data.pack.format import FORMAT_VERSION, UNFINISHED, PackError, read_rejected, shard_header, shard_path
+from psla.data.pack.plan import DiskSpace, PackPlan, as_disk_full, begin, check_same, read_plan, table_hash
 from psla.data.pack.reading import Pack
-from psla.data.pack.shard import (
-    ShardWriter,
-    index_path,
-    is_done,
-    read_rejected,
-    rejections_path,
-    remove_torn,
-    write_rejected,
-)
-from psla.files import Journal, JournalError, sha256_of, write_json_atomic
+from psla.files import Journal, JournalError, atomic_write, sha256_of, write_json_atomic, write_text_atomic
 
 SHARD_CLIPS = 10_000  # 3.2 GB of ten-second clips: AudioSet is 207 files, which one process may have open at once
 TIMEOUT_S = 30.0
@@ -208,3 +203,97 @@ def _pack_shards(
                 finishing = finisher.submit(writer.finish, clips, stack.pop_all())
         if finishing is not None:
             finishing.result()
+
+
+class ShardWriter(contextlib.AbstractContextManager):
+    """Takes the clips of a shard as they come. A context manager: left without `finish`, it leaves nothing behind.
+
+    Three files, each written atomically: the samples, the rejected clips, and last the index, which makes the shard
+    count.
+    """
+
+    def __init__(self, out: Path, shard: int) -> None:
+        self._out, self._shard = out, shard
+        self._rows: list[int] = []
+        self._lengths: list[int] = []
+        self._crcs: list[int] = []
+        self._rejected: list[tuple[str, str, str]] = []
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> ShardWriter:
+        target = shard_path(self._out, self._shard)
+        for file in (target, rejections_path(self._out, self._shard), index_path(self._out, self._shard)):
+            remove_torn(file)
+        temporary = self._stack.enter_context(atomic_write(target))
+        self._file = self._stack.enter_context(open(temporary, "wb"))
+        self._file.write(shard_header(0))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)  # type: ignore[arg-type]
+
+    def add(self, row: int, clip_id: str, result: np.ndarray | AudioError) -> None:
+        """The samples of the next clip, or why there are none."""
+        if isinstance(result, AudioError):
+            self._rejected.append((clip_id, result.path, result.reason))
+            return
+        self._file.write(result.data)
+        self._rows.append(row)
+        self._lengths.append(len(result))
+        self._crcs.append(zlib.crc32(result.data))
+
+    def finish(self, clips: Clips, stack: contextlib.ExitStack) -> None:
+        """Bring the shard to the disk; `stack` holds this writer."""
+        with stack:
+            self._file.seek(0)
+            self._file.write(shard_header(sum(self._lengths)))
+        write_rejected(rejections_path(self._out, self._shard), self._rejected)
+        self._table(clips).write(index_path(self._out, self._shard))
+
+    def _table(self, clips: Clips) -> Clips:
+        """The rows of the table that are in the shard, with their places."""
+        samples = pl.Series("samples", self._lengths, dtype=pl.Int64)
+        places = pl.DataFrame(
+            {
+                "shard": pl.repeat(self._shard, len(samples), dtype=pl.Int32, eager=True),
+                "offset": samples.cum_sum() - samples,
+                "samples": samples,
+                "crc32": pl.Series(self._crcs, dtype=pl.UInt32),
+            }
+        )
+        frame = clips.frame[self._rows]
+        original = frame.select(pl.col("path", "start_s", "end_s").name.prefix("original_"))
+        frame = frame.select(pl.exclude([*places.columns, *original.columns]))
+        address = pl.format(f"{PACK_PREFIX}{self._shard:05d}/{{}}+{{}}", "offset", "samples")
+        frame = pl.concat([frame, places, original], how="horizontal")
+        nowhere = pl.lit(None, dtype=pl.Float64)
+        frame = frame.with_columns(address.alias("path"), nowhere.alias("start_s"), nowhere.alias("end_s"))
+        return Clips(frame, clips.vocabulary, clips.name)
+
+
+def is_done(out: Path, shard: int) -> bool:
+    """Whether a shard is there, whole."""
+    return index_path(out, shard).exists() and shard_path(out, shard).exists()
+
+
+def index_path(out: Path, shard: int) -> Path:
+    """The table of a shard's clips, until the pack is finished."""
+    return out / UNFINISHED / f"{shard:05d}.parquet"
+
+
+def rejections_path(out: Path, shard: int) -> Path:
+    """The rejected clips of a shard, until the pack is finished."""
+    return out / UNFINISHED / f"{shard:05d}.csv"
+
+
+def remove_torn(target: Path) -> None:
+    """What a process that was killed left of this file; see `atomic_write`."""
+    for torn in target.parent.glob(f".????????????.{target.name}"):
+        torn.unlink()
+
+
+def write_rejected(path: Path, rows: list[tuple[str, str, str]]) -> None:
+    """Write clip ids, paths and reasons as CSV; all or nothing."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("clip_id", "path", "reason"), *rows])
+    write_text_atomic(path, text.getvalue())
