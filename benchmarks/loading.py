@@ -9,6 +9,7 @@ a loader that gives every clip a future of its own, and with bare copies of the 
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import statistics
 import tempfile
@@ -22,7 +23,8 @@ import torch
 
 from machine import machine
 from psla.data.clips import Clips
-from psla.data.pack.format import PackSource, shard_path
+from psla.data.pack.format import FORMAT_VERSION, shard_path
+from psla.data.pack.reading import PackSource
 from psla.data.source import ClipSource
 from psla.data.vocabulary import Vocabulary
 from psla.techniques.sampling import EpochPlan
@@ -35,6 +37,7 @@ def pack_of(folder: Path, clips: int) -> PackSource:
     """A pack of noise, in shards of 200 clips, read once so that it is warm."""
     generator, rows, per_shard = np.random.default_rng(0), [], 200
     (folder / "waveforms").mkdir()
+    (folder / "pack.json").write_text(json.dumps({"version": FORMAT_VERSION, "sample_rate": 16000}))
     noise = generator.integers(-3000, 3000, per_shard * SAMPLES, dtype=np.int16)
     for shard in range(-(-clips // per_shard)):
         count = min(per_shard, clips - shard * per_shard)
@@ -42,7 +45,7 @@ def pack_of(folder: Path, clips: int) -> PackSource:
         for i in range(count):
             id, path = f"{shard}-{i}", f"pack://{folder}/{shard:05d}/{i * SAMPLES}+{SAMPLES}"
             rows.append({"clip_id": id, "source": id, "path": path, "split": "train", "labels": ["noise"]})
-    source = PackSource(Clips.from_rows(rows, Vocabulary(["noise"])))
+    source = PackSource(Clips.from_rows(rows, Vocabulary(["noise"])), 16000)
     assert all(len(source.read(i)) == SAMPLES and source.read(i).max() >= 0 for i in range(len(source)))
     return source
 

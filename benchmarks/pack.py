@@ -26,12 +26,13 @@ import soundfile
 
 from psla.audio import decode as audio
 from psla.data.clips import Clips
-from psla.data.pack.format import Pack, shard_path
+from psla.data.pack.format import shard_path
+from psla.data.pack.reading import Pack
 from psla.data.pack.write import pack
 from psla.data.source import open_source
 from psla.data.vocabulary import Vocabulary
 
-SECONDS = 10
+SECONDS, RATE = 10, 16000
 # What corpora are delivered as: AudioSet as people download it, FSD50K, and AudioSet already converted.
 KINDS = {
     "FLAC 44.1 kHz stereo": ("flac", 44100, 2),
@@ -60,7 +61,7 @@ def make(folder: Path, suffix: str, rate: int, channels: int, clips: int) -> Cli
 
 def length(path: str) -> int:
     """Decode and resample, and forget the samples."""
-    return len(audio.read(path))
+    return len(audio.read(path, RATE))
 
 
 def bare_rate(pool: multiprocessing.pool.Pool, paths: list[str]) -> float:
@@ -91,18 +92,18 @@ def pack_rate(clips: Clips, folder: Path, workers: int) -> float:
     """Clips a second of `pack`, from the table to the finished pack on the disk, the start of its workers included."""
     shutil.rmtree(folder, ignore_errors=True)
     began = time.perf_counter()
-    pack(clips, folder, workers=workers)
+    pack(clips, folder, RATE, workers=workers)
     return len(clips) / (time.perf_counter() - began)
 
 
 def read_rates(packed: Pack) -> tuple[float, float, float]:
     """Clips a second from a warm pack: copied by PackSource's caller, the same from bare maps, and only handed out."""
-    source = open_source(packed.clips)
+    source = open_source(packed.clips, RATE)
     frame = packed.clips.frame
     shards = [np.load(shard_path(packed.folder, n), mmap_mode="r") for n in range(len(packed.info["shard_samples"]))]
     places = list(zip(frame["shard"].to_list(), frame["offset"].to_list(), frame["samples"].to_list(), strict=True))
     order = np.random.default_rng(0).integers(0, len(places), 4000).tolist()
-    row = np.empty(SECONDS * audio.SAMPLE_RATE, np.int16)
+    row = np.empty(SECONDS * RATE, np.int16)
     for index in range(len(places)):
         row[:] = source.read(index)
 

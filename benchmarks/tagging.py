@@ -121,7 +121,7 @@ def short_files(folder: Path, model: Path, count: int, rounds: int, threads: int
     """All at once against the parts, interleaved; the median of the ratios."""
     import torch
 
-    from psla.audio.tag_decoding import decode_pool
+    from psla.audio.pool import decode_pool
     from psla.model.inference import tag_waveforms
     from psla.tagging.batch import read_files, tag_files
     from psla.tagging.tagger import load
@@ -134,12 +134,12 @@ def short_files(folder: Path, model: Path, count: int, rounds: int, threads: int
     tagger = load(model)
     with decode_pool(CORES) as pool:
         ready = []
-        for file in read_files(paths[:different], pool):
+        for file in read_files(paths[:different], pool, 16000):
             file.source_rate()
             ready.append(np.concatenate(list(file.blocks())))
 
         def decode() -> None:
-            for file in read_files(paths, pool):
+            for file in read_files(paths, pool, 16000):
                 file.source_rate()
                 assert sum(len(block) for block in file.blocks())
 

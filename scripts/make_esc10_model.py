@@ -136,7 +136,7 @@ def card(run: Run, scored: dict[str, Any], own: ModelCard) -> ModelCard:
 
 def compare(one: Model, other: Model, clips: Clips) -> str:
     """How far two models are apart on clips, and how often the second is right."""
-    source = open_source(clips)
+    source = open_source(clips, one.network.config.front_end.sample_rate)
     ours, theirs = (predict(each.network, source, each.vocabulary) for each in (one, other))
     ids = ours.predictions.clip_ids
     if not ids:

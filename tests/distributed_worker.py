@@ -79,7 +79,7 @@ def run(out: str, batch_size: int, broken: str = "", norms: str = "") -> None:
     if norms == "synchronised":
         network = of_all_processes(network)
     wrapped, optimizer = fabric.setup(network, torch.optim.SGD(network.parameters(), lr=0.02))
-    loader = Loader(open_source(clips), network.config.front_end.window_samples)
+    loader = Loader(open_source(clips, 16000), network.config.front_end.window_samples)
     trainer = Trainer(recipe, wrapped, optimizer, fabric, clips.labels(), loader)
     gradients, steps, losses, most_steps = None, 0, [], 1 if norms else 20
     for epoch in range(20):
@@ -101,7 +101,9 @@ def run(out: str, batch_size: int, broken: str = "", norms: str = "") -> None:
         weights = {f"statistics.{name}": value.clone() for name, value in network.named_buffers() if "running" in name}
     network.float()  # predictions are float32
     held_out = Clips.from_rows(table(SoundscapeConfig(seconds=0.3, clips=CLIPS), "evaluation"), vocabulary())
-    found = predict_together(fabric, network, open_source(held_out), held_out.vocabulary, "evaluation").predictions
+    found = predict_together(
+        fabric, network, open_source(held_out, 16000), held_out.vocabulary, "evaluation"
+    ).predictions
     if fabric.is_global_zero:
         arrays = {name: tensor.numpy() for name, tensor in [*weights.items(), *(gradients or {}).items()]}
         np.savez(

@@ -13,13 +13,17 @@ import numpy as np
 from psla.audio.decode import AudioError
 
 
-def decode(source: str | bytes, start_s: float | None, end_s: float | None) -> Iterator[np.ndarray]:
+def decode(source: str | bytes, rate: int, start_s: float | None, end_s: float | None) -> Iterator[np.ndarray | dict]:
     """`good:7` gives 7 samples of value 7; see below for the others."""
     name = source.decode() if isinstance(source, bytes) else source
     what, _, text = name.partition(":")
     value = int(text) if text.isdigit() else 0
     if what == "good":
-        yield np.full(value, value, np.int16)
+        yield np.full(value, value).astype(np.int16)
+    elif what == "tell":  # a sign of life, then a number, then samples
+        yield {}
+        yield {"sample_rate": value}
+        yield np.full(2, 7, np.int16)
     elif what == "many":  # so many blocks of 0.1 s
         for index in range(value):
             yield np.full(1600, index, np.int16)

@@ -18,15 +18,14 @@ import torch
 
 from audioset_tree import MUSIC, sound, write_list
 from interruption_law import Setting, Tell, scenario
-from psla.audio import inspection, worker
-from psla.audio import tag_decoding as tag_decoding
-from psla.audio.headers import Headers
-from psla.audio.watch import DecodePool, Job
+from psla.audio import worker
+from psla.audio.pool import DecodePool, Job
+from psla.audio.probe import Headers
 from psla.corpora import audioset
 from psla.corpora.audioset import files as audioset_files
 from psla.data.clips import Clips
 from psla.data.inventory import take_inventory
-from psla.data.pack.format import Pack
+from psla.data.pack.reading import Pack
 from psla.data.pack.verify import check
 from psla.data.pack.write import pack
 from psla.data.vocabulary import Vocabulary
@@ -60,13 +59,13 @@ FAKE = "fake_decoder:decode"
 
 @scenario("psla.data.pack.write.pack", lambda setting: fake_clips(FAKES), keeps=True)
 def _pack(clips: Clips, out: Path, tell: Tell) -> Pack:
-    found = pack(clips, out, workers=1, shard_clips=3, decoder=FAKE, progress=tell)
+    found = pack(clips, out, RATE, workers=1, shard_clips=3, decoder=FAKE, progress=tell)
     assert found is not None
     return found
 
 
 def damaged_pack(setting: Setting) -> Pack:
-    found = pack(fake_clips(FAKES), setting.folder / "pack", workers=1, shard_clips=2, decoder=FAKE)
+    found = pack(fake_clips(FAKES), setting.folder / "pack", RATE, workers=1, shard_clips=2, decoder=FAKE)
     assert found is not None
     file = setting.folder / "pack/waveforms/00002.npy"
     file.write_bytes(file.read_bytes()[:-1] + b"\1")
@@ -82,14 +81,19 @@ def fake_pool(setting: Setting) -> DecodePool:
     return setting.stack.enter_context(DecodePool(1, decoder=FAKE))
 
 
-@scenario("psla.audio.watch.DecodePool.map", fake_pool)
+@scenario("psla.audio.pool.DecodePool.map", fake_pool)
 def _map(pool: DecodePool, out: Path, tell: Tell) -> Any:
-    return tell.each(pool.map(Job(name) for name in FAKES))
+    return tell.each(pool.map(Job(name, RATE) for name in FAKES))
 
 
-@scenario("psla.audio.watch.DecodePool.stream", fake_pool)
+@scenario("psla.audio.pool.DecodePool.stream", fake_pool)
 def _stream(pool: DecodePool, out: Path, tell: Tell) -> Any:
-    return tell.each(pool.stream("many:5"))
+    return tell.each(pool.stream("many:5", RATE))
+
+
+@scenario("psla.audio.pool.DecodePool.ask", fake_pool)
+def _ask(pool: DecodePool, out: Path, tell: Tell) -> Any:
+    return tell.each(pool.ask(Job(name, RATE) for name in ["tell:3", "refuse", "tell:5"]))
 
 
 def long_file(setting: Setting) -> Path:
@@ -99,18 +103,18 @@ def long_file(setting: Setting) -> Path:
 
 @scenario("psla.audio.worker.decode", long_file)
 def _decode(path: Path, out: Path, tell: Tell) -> Any:
-    return tell.each(worker.decode(str(path), None, None))
+    return tell.each(worker.decode(str(path), RATE, None, None))
 
 
-@scenario("psla.audio.tag_decoding.decode", long_file)
+@scenario("psla.audio.worker.decode_to_tag", long_file)
 def _decode_to_tag(path: Path, out: Path, tell: Tell) -> Any:
-    return tell.each(tag_decoding.decode(str(path), None, None))
+    return tell.each(worker.decode_to_tag(str(path), RATE, None, None))
 
 
-@scenario("psla.audio.inspection.inspect", long_file)
+@scenario("psla.audio.worker.inspect", long_file)
 def _inspect(path: Path, out: Path, tell: Tell) -> Any:
     asked = f'{{"paths": ["{path}", "absent.wav"], "decode": true}}'
-    return tell.each(inspection.inspect(asked.encode(), None, None))
+    return tell.each(worker.inspect(asked.encode(), 1, None, None))
 
 
 IDS = [f"{letter * 11}" for letter in "abcde"]
@@ -159,7 +163,7 @@ def _take_inventory(clips: Clips, out: Path, tell: Tell) -> Any:
     return take_inventory(clips, decode=True, headers=Headers(out / "headers", 1), report=tell)
 
 
-@scenario("psla.audio.headers.Headers.probe", sound_files, keeps=True)
+@scenario("psla.audio.probe.Headers.probe", sound_files, keeps=True)
 def _probe(clips: Clips, out: Path, tell: Tell) -> Any:
     status = [Path(path).stat() for path in clips.frame["path"][:3]]
     files = pl.DataFrame(

@@ -19,8 +19,7 @@ from interruption_files import RATE
 from interruption_law import Setting, Tell, scenario
 from interruption_training import CPU, corpus, network, recipe
 from lab_fixture import write_lab
-from psla.audio import tag_decoding as tag_decoding
-from psla.audio.watch import DecodePool
+from psla.audio.pool import DecodePool, decode_pool
 from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
 from psla.files import Journal
@@ -60,7 +59,7 @@ def to_tag(setting: Setting) -> tuple[Tagger, list[str], DecodePool]:
     for index, path in enumerate(paths):
         soundfile.write(path, noise((1 + index % 4) * tagger.window_samples - 999, index), RATE)
     paths[2].write_text("words")
-    pool = setting.stack.enter_context(tag_decoding.decode_pool(1))
+    pool = setting.stack.enter_context(decode_pool(1))
     setting.patch.setattr(batch, "BATCH", 2)
     return tagger, [str(path) for path in paths], pool
 
@@ -85,7 +84,7 @@ def _tag_groups(given: tuple[Tagger, list[str], DecodePool], out: Path, tell: Te
 
 @scenario("psla.tagging.batch.read_files", to_tag)
 def _read_files(given: tuple[Tagger, list[str], DecodePool], out: Path, tell: Tell) -> Any:
-    return [stream.path for stream in tell.each(batch.read_files(given[1], given[2]))]
+    return [stream.path for stream in tell.each(batch.read_files(given[1], given[2], 16000))]
 
 
 @scenario("psla.tagging.tagger.Tagger.tag_files", to_tag)

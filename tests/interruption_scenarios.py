@@ -15,7 +15,7 @@ __all__ = ["EXEMPT", "interruption_files", "interruption_lab", "interruption_tra
 
 # What the rules find and no scenario interrupts, each with the reason.
 EXEMPT = {
-    "psla.audio.worker_handle.WorkerHandle.blocks": "a worker that does not come to its end is replaced: DecodePool",
+    "psla.audio.pool.WorkerHandle.messages": "a worker that does not come to its end is replaced: DecodePool",
     "psla.tagging.batch.FileStream.blocks": "what one reader takes out of a queue, once: tag_groups makes another",
     "psla.corpora.audioset.corpus.read": "`scan`, and no more",
     "psla.tagging.tagger.load": "`load_any`, and no more",

@@ -121,7 +121,7 @@ def trainer(clips: Clips, **changes: Any) -> Trainer:
     network, _ = build_network(what, clips.vocabulary)
     fabric = open_fabric(CPU, "float32")
     wrapped, optimizer = fabric.setup(network, torch.optim.Adam(network.parameters(), lr=1e-3))
-    loader = Loader(open_source(part), network.config.front_end.window_samples)
+    loader = Loader(open_source(part, RATE), network.config.front_end.window_samples)
     return Trainer(what, wrapped, optimizer, fabric, part.labels(), loader)
 
 
@@ -146,7 +146,7 @@ def _epoch_warming_up(subject: Trainer, out: Path, tell: Tell) -> Any:
 
 @scenario("psla.training.loader.Loader.batches", lambda setting: corpus())
 def _batches(clips: Clips, out: Path, tell: Tell) -> Any:
-    loader = Loader(open_source(clips), limit_samples=4000)
+    loader = Loader(open_source(clips, RATE), limit_samples=4000)
     plan = EpochPlan(len(clips), mixup_rate=0.5, mixup_alpha=10.0, seed=0, epoch=0)
     return tell.each(loader.batches(plan, batch_size=3)), loader.rejected
 
@@ -172,7 +172,7 @@ def own_network(given: tuple[TaggingNetwork, Clips]) -> tuple[TaggingNetwork, Cl
 
 @scenario("psla.model.inference.predict", heard, lambda given: (deepcopy(given[0]).train(), given[1]))
 def _predict(given: tuple[TaggingNetwork, Clips], out: Path, tell: Tell) -> Any:
-    found = predict(given[0], open_source(given[1]), given[1].vocabulary, batch_size=4, progress=tell)
+    found = predict(given[0], open_source(given[1], RATE), given[1].vocabulary, batch_size=4, progress=tell)
     return found, given[0].training
 
 
@@ -183,13 +183,13 @@ def _predict_together(given: tuple[TaggingNetwork, ArraySource], out: Path, tell
 
 @scenario("psla.training.batch_norm.reestimate", heard, own_network)
 def _reestimate(given: tuple[TaggingNetwork, Clips], out: Path, tell: Tell) -> Any:
-    rejected = batch_norm.reestimate(given[0], open_source(given[1]), batch_size=4, progress=tell)
+    rejected = batch_norm.reestimate(given[0], open_source(given[1], RATE), batch_size=4, progress=tell)
     norms = [each for each in given[0].modules() if isinstance(each, torch.nn.BatchNorm2d)]
     return rejected, given[0], [(each.momentum, each.training) for each in norms]
 
 
 def array_source(clips: int) -> ArraySource:
-    return ArraySource([str(i) for i in range(clips)], [noise(4000, seed) for seed in range(clips)])
+    return ArraySource([str(i) for i in range(clips)], [noise(4000, seed) for seed in range(clips)], RATE)
 
 
 @scenario("psla.lab.moments.measure", lambda setting: array_source(40))

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from psla.audio.decode import SAMPLE_RATE, AudioError, AudioStream, from_array, probe, read
+from psla.audio.decode import AudioError, AudioStream, from_array, probe, read
+
+SAMPLE_RATE = 16000
 
 
 def tone(rate: int, seconds: float = 0.5, hertz: float = 1000.0, level: float = 0.5) -> np.ndarray:
@@ -31,7 +33,7 @@ def encoded(array: np.ndarray, rate: int, format: str = "WAV", subtype: str | No
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000, 96000, 192000])
 def test_a_tone_keeps_its_frequency_and_level(rate: int) -> None:
     """A 1 kHz tone of amplitude 0.5 arrives at 1 kHz with amplitude 0.5, whatever the rate of the source."""
-    samples = read(encoded(tone(rate), rate, subtype="FLOAT"))
+    samples = read(encoded(tone(rate), rate, subtype="FLOAT"), SAMPLE_RATE)
     assert samples.dtype == np.int16
     assert abs(len(samples) - SAMPLE_RATE // 2) <= 1
     middle = samples[2000:6000].astype(np.float64) / 32768  # 250 whole periods, away from the edges
@@ -40,36 +42,49 @@ def test_a_tone_keeps_its_frequency_and_level(rate: int) -> None:
     assert spectrum[250] == pytest.approx(0.5, rel=2e-3)
 
 
+@pytest.mark.parametrize("rate", [8000, 22050, 32000, 44100])
+def test_audio_comes_at_the_rate_that_is_asked_for(rate: int) -> None:
+    """The same tone at any rate that is asked for; at its own rate an int16 source comes out bit by bit."""
+    source = encoded(tone(16000), 16000, subtype="PCM_16")
+    samples = read(source, rate)
+    assert abs(len(samples) - rate // 2) <= 1
+    middle = samples[len(samples) // 4 :][: rate // 5].astype(np.float64) / 32768
+    assert np.argmax(np.abs(np.fft.rfft(middle))) == 200
+    own = noise(rate // 4)[:, 0]
+    values = np.rint(own * 32768).astype(np.int16)
+    assert np.array_equal(read(encoded(values, rate), rate), values)
+
+
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "FLOAT"])
 def test_silence_stays_exactly_zero(rate: int, subtype: str) -> None:
     """Silence is zero after decoding and resampling, to the last sample."""
-    assert not read(encoded(np.zeros((rate // 4, 2)), rate, subtype=subtype)).any()
+    assert not read(encoded(np.zeros((rate // 4, 2)), rate, subtype=subtype), SAMPLE_RATE).any()
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 48000])
 def test_channels_are_averaged(rate: int) -> None:
     """Many channels give what their mean gives; opposite channels cancel."""
     many = noise(rate // 4, 3)
-    assert np.array_equal(from_array(many, rate), from_array(many.mean(axis=1), rate))
+    assert np.array_equal(from_array(many, rate, SAMPLE_RATE), from_array(many.mean(axis=1), rate, SAMPLE_RATE))
     one = many[:, :1]
-    assert not read(encoded(np.hstack([one, -one]), rate, subtype="FLOAT")).any()
+    assert not read(encoded(np.hstack([one, -one]), rate, subtype="FLOAT"), SAMPLE_RATE).any()
 
 
 def test_int16_at_16_khz_passes_bit_exactly() -> None:
     """Every int16 value at 16 kHz, mono or the same on two channels, comes out as it went in."""
     values = np.arange(-32768, 32768).astype(np.int16)
     for samples in (values, np.stack([values, values], axis=1)):
-        assert np.array_equal(read(encoded(samples, SAMPLE_RATE)), values)
-        assert np.array_equal(from_array(samples, SAMPLE_RATE), values)
+        assert np.array_equal(read(encoded(samples, SAMPLE_RATE), SAMPLE_RATE), values)
+        assert np.array_equal(from_array(samples, SAMPLE_RATE, SAMPLE_RATE), values)
 
 
 def test_halves_round_to_even_and_the_range_clips() -> None:
     """x * 32768 is rounded half to even, and what lies beyond [-1, 1] is clipped, never wrapped."""
     values = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 40000.0, -40000.0, 1e9, -1e9], dtype=np.float32) / 32768
     expected = [0, 2, 2, 0, -2, 32767, -32768, 32767, -32768]
-    assert from_array(values, SAMPLE_RATE).tolist() == expected
-    assert read(encoded(values, SAMPLE_RATE, subtype="FLOAT")).tolist() == expected
+    assert from_array(values, SAMPLE_RATE, SAMPLE_RATE).tolist() == expected
+    assert read(encoded(values, SAMPLE_RATE, subtype="FLOAT"), SAMPLE_RATE).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -88,9 +103,9 @@ def test_halves_round_to_even_and_the_range_clips() -> None:
 def test_read_is_the_stream_joined(format: str, subtype: str, rate: int, channels: int) -> None:
     """Blocks of any size, joined, are what read gives, to the bit."""
     data = encoded(noise(rate, channels), rate, format, subtype)
-    whole = read(data)
+    whole = read(data, SAMPLE_RATE)
     for block_s in (1e-9 if rate == 8000 else 0.003, 0.1, 0.37, 10.0):
-        with AudioStream(data, block_s=block_s) as stream:
+        with AudioStream(data, SAMPLE_RATE, block_s=block_s) as stream:
             blocks = list(stream)
         assert (stream.source_rate, stream.source_channels) == (rate, channels)
         assert all(len(block) and block.dtype == np.int16 for block in blocks)
@@ -105,7 +120,9 @@ def test_an_array_and_its_file_agree(subtype: str, rate: int) -> None:
     if subtype.startswith("PCM"):
         bits = int(subtype[4:])
         array = np.rint(array * 2.0 ** (bits - 1)).astype(f"int{bits}")
-    assert np.array_equal(read(encoded(array, rate, subtype=subtype)), from_array(array, rate))
+    file = encoded(array, rate, subtype=subtype)
+    for asked in (SAMPLE_RATE, 32000, rate):
+        assert np.array_equal(read(file, asked), from_array(array, rate, asked))
 
 
 def test_path_bytes_and_file_object_agree(tmp_path: Path) -> None:
@@ -113,13 +130,13 @@ def test_path_bytes_and_file_object_agree(tmp_path: Path) -> None:
     data = encoded(noise(6000, 2), 22050, "FLAC")
     path = tmp_path / "a.flac"
     path.write_bytes(data)
-    expected = read(path)
+    expected = read(path, SAMPLE_RATE)
     with path.open("rb") as file:
         file.seek(100)
-        assert np.array_equal(read(file), expected)
+        assert np.array_equal(read(file, SAMPLE_RATE), expected)
         assert not file.closed
-    assert np.array_equal(read(str(path)), expected)
-    assert np.array_equal(read(data), expected)
+    assert np.array_equal(read(str(path), SAMPLE_RATE), expected)
+    assert np.array_equal(read(data, SAMPLE_RATE), expected)
 
 
 # RAW has no header; SD2 keeps its header in a second file, under a name of its own.
@@ -138,7 +155,7 @@ def test_every_format_that_can_be_written_is_read(tmp_path: Path, format: str) -
         except sf.LibsndfileError:
             continue  # an encoding that libsndfile lists but cannot write
         tried += 1
-        found = read(path)
+        found = read(path, SAMPLE_RATE)
         rate = probe(path).sample_rate
         spectrum = np.abs(np.fft.rfft(found.astype(np.float64) * np.hanning(len(found))))
         hertz = np.argmax(spectrum) * SAMPLE_RATE / len(found)
@@ -152,19 +169,19 @@ def test_every_format_that_can_be_written_is_read(tmp_path: Path, format: str) -
 def test_a_part_is_the_slice_of_the_whole(format: str, subtype: str | None) -> None:
     """start_s and end_s select samples of the source; at 16 kHz the part is the slice."""
     data = encoded(tone(16000, 2.0) + 0.1 * noise(32000)[:, 0], 16000, format, subtype)
-    whole = read(data).astype(int)
-    part = read(data, start_s=0.5, end_s=1.25).astype(int)
+    whole = read(data, SAMPLE_RATE).astype(int)
+    part = read(data, SAMPLE_RATE, start_s=0.5, end_s=1.25).astype(int)
     assert len(part) == 12000
     assert np.abs(part - whole[8000:20000])[2000:].max() <= (2 if format == "MP3" else 0)
-    assert np.array_equal(read(data, end_s=99.0), whole)
-    assert np.array_equal(read(data, start_s=0.0), whole)
+    assert np.array_equal(read(data, SAMPLE_RATE, end_s=99.0), whole)
+    assert np.array_equal(read(data, SAMPLE_RATE, start_s=0.0), whole)
 
 
 @pytest.mark.parametrize(("start", "end"), [(-1, None), (0.5, 0.5), (0.7, 0.2), (1.0, None), (float("nan"), 1.0)])
 def test_a_part_outside_the_source_is_refused(start: float, end: float | None) -> None:
     """A part without samples is an error, not an empty array."""
     with pytest.raises(AudioError, match="the part"):
-        read(encoded(noise(8000), 8000), start, end)
+        read(encoded(noise(8000), 8000), SAMPLE_RATE, start, end)
 
 
 def test_probe_reads_the_header() -> None:
@@ -192,15 +209,15 @@ def test_bad_paths_are_refused_with_their_reason(tmp_path: Path) -> None:
     }
     for name, reason in reasons.items():
         path = os.fspath(tmp_path / name)
-        for function in (read, probe, AudioStream):
+        for function in (lambda path: read(path, SAMPLE_RATE), probe, lambda path: AudioStream(path, SAMPLE_RATE)):
             with pytest.raises(AudioError, match=reason) as caught:
                 function(path)
             assert caught.value.path == path
             assert str(caught.value) == f"{path}: {caught.value.reason}"
     with pytest.raises(AudioError, match="<bytes>: an empty file"):
-        read(b"")
+        read(b"", SAMPLE_RATE)
     with pytest.raises(AudioError, match="binary mode"):
-        read(io.StringIO("text"))  # type: ignore[arg-type]
+        read(io.StringIO("text"), SAMPLE_RATE)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -209,9 +226,9 @@ def test_bad_paths_are_refused_with_their_reason(tmp_path: Path) -> None:
 def test_a_truncated_file_is_refused(format: str) -> None:
     """A file cut in the middle is an error, never a shorter clip."""
     data = encoded(noise(16000), 16000, format)
-    read(data)
+    read(data, SAMPLE_RATE)
     with pytest.raises(AudioError, match="truncated"):
-        read(data[: len(data) // 2])
+        read(data[: len(data) // 2], SAMPLE_RATE)
     if format == "WAV":
         with pytest.raises(AudioError, match="truncated"):
             probe(data[:-2])
@@ -221,13 +238,13 @@ def test_headers_of_open_length_are_read_to_the_end() -> None:
     """A WAV or FLAC written to a pipe declares no true length and is whole."""
     samples = (noise(8000) * 32767).astype(np.int16)
     wav = bytearray(encoded(samples, 16000))
-    expected = read(bytes(wav))
+    expected = read(bytes(wav), SAMPLE_RATE)
     wav[4:8] = wav[40:44] = b"\xff\xff\xff\xff"
-    assert np.array_equal(read(bytes(wav)), expected)
+    assert np.array_equal(read(bytes(wav), SAMPLE_RATE), expected)
     flac = bytearray(encoded(samples, 16000, "FLAC"))
     flac[21] &= 0xF0
     flac[22:26] = bytes(4)
-    assert np.array_equal(read(bytes(flac)), expected)
+    assert np.array_equal(read(bytes(flac), SAMPLE_RATE), expected)
     with pytest.raises(AudioError, match="how long"):
         probe(bytes(flac))
 
@@ -238,7 +255,8 @@ def test_non_finite_samples_are_refused(value: float, rate: int) -> None:
     """One NaN or infinity anywhere is an error, in a file as in an array."""
     samples = noise(4000, 2)
     samples[3999, 1] = value
-    for function in (lambda: read(encoded(samples, rate, subtype="FLOAT")), lambda: from_array(samples, rate)):
+    file = encoded(samples, rate, subtype="FLOAT")
+    for function in (lambda: read(file, SAMPLE_RATE), lambda: from_array(samples, rate, SAMPLE_RATE)):
         with pytest.raises(AudioError, match="NaN or infinite"):
             function()
 
@@ -258,18 +276,18 @@ def test_non_finite_samples_are_refused(value: float, rate: int) -> None:
 def test_arrays_of_other_kinds_are_refused(array: np.ndarray, rate: int) -> None:
     """Shape, type, rate and range are checked at the door."""
     with pytest.raises(AudioError, match="<array>"):
-        from_array(array, rate)
+        from_array(array, rate, SAMPLE_RATE)
 
 
 def test_a_closed_stream_and_a_bad_block_are_refused() -> None:
     """A stream that is closed does not pretend to be at its end; blocks have a length."""
     data = encoded(noise(8000), 8000)
-    with AudioStream(data) as stream:
+    with AudioStream(data, SAMPLE_RATE) as stream:
         pass
     with pytest.raises(ValueError, match="closed"):
         next(stream)
     with pytest.raises(ValueError, match="block_s"):
-        AudioStream(data, block_s=0)
+        AudioStream(data, SAMPLE_RATE, block_s=0)
 
 
 def test_an_error_crosses_processes() -> None:

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from audioset_tree import MUSIC, scan, sound
-from psla.audio.headers import Headers
+from psla.audio.probe import Headers
 from psla.corpora import audioset
 from psla.corpora.audioset.files import choose_files, find_files
 from psla.data.clips import ClipsError
@@ -39,7 +39,7 @@ def test_every_layout_is_found(tmp_path):
     assert [os.path.relpath(path, tmp_path / "audio") for path in clips.frame["path"]] == list(files)
     assert inventory.counts() == "9 of 9 clips present, 0 missing, 0 unreadable"
     assert clips.frame["start_s"].null_count() == len(ids)
-    assert {len(open_source(clips).read(row)) for row in range(9)} <= {*range(7990, 8011)}
+    assert {len(open_source(clips, 16000).read(row)) for row in range(9)} <= {*range(7990, 8011)}
 
 
 def test_names_that_are_no_clips_are_counted(tmp_path):

@@ -31,7 +31,7 @@ def clips(count: int = 6) -> Clips:
 
 def test_the_first_norm_has_the_statistics_of_its_input(network: TaggingNetwork) -> None:
     """After one batch of all clips, mean and variance are those of what the stem's convolution puts out."""
-    source, seen = open_source(clips()), []
+    source, seen = open_source(clips(), 16000), []
     network.backbone.stem.conv.register_forward_hook(lambda module, inputs, output: seen.append(output))
     weights = {name: p.clone() for name, p in network.named_parameters()}
     momentum = network.backbone.stem.bn.momentum
@@ -48,7 +48,7 @@ def test_the_first_norm_has_the_statistics_of_its_input(network: TaggingNetwork)
 
 def test_it_depends_on_clips_and_seed_alone(network: TaggingNetwork) -> None:
     """Whatever the statistics were before, the same clips give the same ones."""
-    source, found = open_source(clips()), []
+    source, found = open_source(clips(), 16000), []
     for start in (0.0, 7.0):
         network.backbone.stem.bn.running_mean.fill_(start)
         reestimate(network, source, batch_size=3)
@@ -58,14 +58,14 @@ def test_it_depends_on_clips_and_seed_alone(network: TaggingNetwork) -> None:
 
 def test_refusals(network: TaggingNetwork, tmp_path: Path) -> None:
     """No clips, one clip, or none that can be read."""
-    for source in (ArraySource([], []), ArraySource(["a"], [np.zeros(4800, np.int16)])):
+    for source in (ArraySource([], [], 16000), ArraySource(["a"], [np.zeros(4800, np.int16)], 16000)):
         with pytest.raises(BatchNormError, match="fewer than two clips"):
             reestimate(network, source)
     absent = [{**row, "path": str(tmp_path / "absent.wav")} for row in clips().frame.to_dicts()]
     with pytest.raises(BatchNormError, match=r"absent\.wav"):
-        reestimate(network, open_source(Clips.from_rows(absent, vocabulary())))
+        reestimate(network, open_source(Clips.from_rows(absent, vocabulary()), 16000))
     with pytest.raises(BatchNormError, match="2 clips"):
-        reestimate(network, open_source(clips()), clips=1)
+        reestimate(network, open_source(clips(), 16000), clips=1)
 
 
 def test_the_command(network: TaggingNetwork, tmp_path: Path) -> None:

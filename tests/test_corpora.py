@@ -54,7 +54,7 @@ def test_the_real_esc10():
         assert clips.is_single_label
         sources.append(set(clips.split("evaluation").frame["source"]))
     assert sum(map(len, sources)) == len(set().union(*sources))
-    assert len(open_source(clips).read(0)) == pytest.approx(5 * 16000, rel=0.01)
+    assert len(open_source(clips, 16000).read(0)) == pytest.approx(5 * 16000, rel=0.01)
     held = clips.hold_out(0.2, 0)
     counts = held.split("validation").labels().counts()
     assert counts.min() >= 4
@@ -180,7 +180,7 @@ def test_every_corpus_keeps_the_contract(name, tmp_path):
     assert {id for ids in clips.frame["labels"] for id in ids} <= set(clips.vocabulary.ids)
     assert clips.labels().counts().sum() > 0
     assert all(path.startswith("soundscape://") or Path(path).is_file() for path in clips.frame["path"])
-    assert [len(open_source(clips).read(row)) > 0 for row in range(len(clips))] == [True] * len(clips)
+    assert [len(open_source(clips, 16000).read(row)) > 0 for row in range(len(clips))] == [True] * len(clips)
     assert read(root) == clips, "the same tree must give the same table, in the same order"
     assert digest(root) == before
     kept, found = take_inventory(clips)

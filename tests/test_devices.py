@@ -134,7 +134,7 @@ def test_the_strides_are_the_whole(processes: int) -> None:
 
     class Source:
         def __init__(self, count: int) -> None:
-            self.clip_ids = [str(i) for i in range(count)]
+            self.clip_ids, self.sample_rate = [str(i) for i in range(count)], 16000
 
         def __len__(self) -> int:
             return len(self.clip_ids)

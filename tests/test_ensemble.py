@@ -75,7 +75,7 @@ def test_it_stands_where_a_model_does(folder: Path) -> None:
     """The Tagger and `predict` take an ensemble, and agree to the bit."""
     model = load_any(ensemble(folder, "a", "seeds/b"))
     tagged = Tagger(model).tag(WAVE, sample_rate=16_000)
-    predicted = predict(model.network, ArraySource(["x"], [WAVE]), model.vocabulary).predictions.probabilities
+    predicted = predict(model.network, ArraySource(["x"], [WAVE], 16000), model.vocabulary).predictions.probabilities
     assert np.array_equal(np.clip(predicted[0], 0, 1), tagged.clip_probabilities)
     with pytest.raises(EnsembleError, match="no features of its own"):
         Tagger(model).embed(WAVE, sample_rate=16_000)

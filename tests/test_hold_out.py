@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psla.data.hold_out import choose_sources
+from psla.data.labels import choose_sources
 
 
 def plain_choice(source, label, share, generator):

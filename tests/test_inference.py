@@ -57,5 +57,7 @@ def test_tag_and_predict_agree_to_the_bit() -> None:
     tagger = Tagger(Model(network, VOCABULARY, ModelCard()))
     tagged = np.stack([tagger.tag(clip, sample_rate=16_000).clip_probabilities for clip in clips])
     for size in (1, 2, 5):
-        predicted = predict(network, ArraySource(ids, clips), VOCABULARY, batch_size=size).predictions.probabilities
+        predicted = predict(
+            network, ArraySource(ids, clips, 16000), VOCABULARY, batch_size=size
+        ).predictions.probabilities
         assert np.array_equal(np.clip(predicted, 0, 1), tagged)

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from pictures import check_drawn
-from psla.audio import headers as headers_module
-from psla.audio.headers import Headers
+from psla.audio import probe as headers_module
+from psla.audio.probe import Headers
 from psla.data.clips import Clips
 from psla.data.inventory import Inventory, Share, shares, take_inventory
 from psla.data.vocabulary import Vocabulary
@@ -120,11 +120,11 @@ def test_a_crashed_decoder_costs_one_file(tmp_path, monkeypatch):
     paths = [sound(tmp_path / f"{n}.wav") for n in range(3)]
     (tmp_path / "crashing.py").write_text(
         "import json, os\n"
-        "from psla.audio import inspection\n"
-        "def inspect(source, start_s, end_s):\n"
+        "from psla.audio import worker\n"
+        "def inspect(source, rate, start_s, end_s):\n"
         "    if any(p.endswith('1.wav') for p in json.loads(source)['paths']):\n"
         "        os.abort()\n"
-        "    yield from inspection.inspect(source, start_s, end_s)\n"
+        "    yield from worker.inspect(source, rate, start_s, end_s)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     pool = headers_module.DecodePool

@@ -25,14 +25,14 @@ def waves(count: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def source_of(count: int) -> ArraySource:
-    return ArraySource([f"c{i}" for i in range(count)], waves(count))
+    return ArraySource([f"c{i}" for i in range(count)], waves(count), 16000)
 
 
 class Broken(ArraySource):
     """Some clips cannot be read."""
 
     def __init__(self, count: int, broken: Iterable[int]) -> None:
-        super().__init__([f"c{i}" for i in range(count)], waves(count))
+        super().__init__([f"c{i}" for i in range(count)], waves(count), 16000)
         self.broken = set(broken)
 
     def read(self, index: int) -> np.ndarray:
@@ -132,7 +132,7 @@ class Slow(ArraySource):
     """Counts its reads, and waits at one of them until it is released."""
 
     def __init__(self, count: int, blocked: int = -1) -> None:
-        super().__init__([f"c{i}" for i in range(count)], waves(count))
+        super().__init__([f"c{i}" for i in range(count)], waves(count), 16000)
         self.reads, self.blocked, self.released = 0, blocked, threading.Event()
 
     def read(self, index: int) -> np.ndarray:
@@ -191,7 +191,7 @@ def test_errors_of_the_threads_come_out() -> None:
                 raise RuntimeError("a fault of the source")
             return super().read(index)
 
-    source, plan = Faulty([f"c{i}" for i in range(12)], waves(12)), plan_of(12, rate=0.0)
+    source, plan = Faulty([f"c{i}" for i in range(12)], waves(12), 16000), plan_of(12, rate=0.0)
     where = int(np.flatnonzero(plan.first == 7)[0]) // 2
     batches = Loader(source, LIMIT).batches(plan, 2)
     for _ in range(where):

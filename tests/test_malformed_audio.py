@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from malformed_audio import malformed_files
-from psla.audio.tag_decoding import decode_pool
+from psla.audio.pool import decode_pool
 from psla.tagging.batch import FileResult, tag_files
 from psla.tagging.tagger import Tagger
 from tagging_models import noise, tiny_model

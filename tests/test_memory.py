@@ -39,7 +39,7 @@ clips = Clips.from_rows(table(SoundscapeConfig(seconds=0.3, clips=16), "train"),
 fabric = open_fabric(Runtime(accelerator="cpu"), "float32")
 network, _ = build_network(recipe, clips.vocabulary)
 wrapped, optimizer = fabric.setup(network, torch.optim.Adam(network.parameters()))
-loader = Loader(open_source(clips, 2**20), network.config.front_end.window_samples)
+loader = Loader(open_source(clips, 16000, 2**20), network.config.front_end.window_samples)
 trainer = Trainer(recipe, wrapped, optimizer, fabric, clips.labels(), loader)
 seen = {}
 
@@ -92,7 +92,8 @@ def progress(count):
     if done % 5000 == 0:
         seen[done] = resident()
 
-predictions = predict(network, open_source(clips), clips.vocabulary, batch_size=50, progress=progress).predictions
+source = open_source(clips, 16000)
+predictions = predict(network, source, clips.vocabulary, batch_size=50, progress=progress).predictions
 print(json.dumps({"seen": seen, "clips": len(predictions)}))
 """
 

@@ -186,7 +186,7 @@ def test_not_a_model_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("padding", ["released", "masked"])
 def test_predictions_do_not_depend_on_the_batch(padding: str) -> None:
     """A clip's probabilities are its own: batches of 1 and of 3 agree, in the order of the source."""
-    network, source = build(padding), ArraySource([f"c{i}" for i in range(7)], waves(7))
+    network, source = build(padding), ArraySource([f"c{i}" for i in range(7)], waves(7), 16000)
     one, three = (predict(network, source, VOCABULARY, batch_size=size).predictions for size in (1, 3))
     assert one.clip_ids == three.clip_ids == source.clip_ids
     np.testing.assert_allclose(one.probabilities, three.probabilities, rtol=0, atol=1e-6)
@@ -204,11 +204,11 @@ class _Broken(ArraySource):
 def test_broken_clips_are_rejected(network: TaggingNetwork, batch_size: int) -> None:
     """Broken clips are rejected with their reason; the others are predicted as if the broken were not there."""
     ids = list("abcde")
-    got = predict(network, _Broken(ids, waves(5)), VOCABULARY, batch_size, split="evaluation")
+    got = predict(network, _Broken(ids, waves(5), 16000), VOCABULARY, batch_size, split="evaluation")
     assert got.predictions.clip_ids == ["a", "c", "e"]
     assert list(got.rejected) == ["b", "d"]
     assert all("ends too early" in reason for reason in got.rejected.values())
-    whole = predict(network, ArraySource(ids, waves(5)), VOCABULARY, 5).predictions
+    whole = predict(network, ArraySource(ids, waves(5), 16000), VOCABULARY, 5).predictions
     np.testing.assert_allclose(got.predictions.probabilities, whole.probabilities[[0, 2, 4]], rtol=0, atol=1e-6)
 
 
@@ -222,7 +222,7 @@ def test_predict_restores_the_mode(network: TaggingNetwork) -> None:
     """Prediction is in evaluation mode and gives back the mode that it found."""
     fresh = build().train()
     before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
-    predict(fresh, ArraySource(["a", "b"], waves(2)), VOCABULARY)
+    predict(fresh, ArraySource(["a", "b"], waves(2), 16000), VOCABULARY)
     assert fresh.training
     assert all(torch.equal(before[name], tensor) for name, tensor in fresh.state_dict().items())
 

@@ -95,7 +95,7 @@ def test_real_recordings_become_soundscapes(tmp_path):
     assert all(
         (fold[row["path"]] == "5") == (row["split"] == "evaluation") for row in table.frame.iter_rows(named=True)
     )
-    waves = [open_source(made).read(i) for i in (0, 13)]
+    waves = [open_source(made, 16000).read(i) for i in (0, 13)]
     assert all(wave.shape == (80000,) and np.abs(wave).max() > 1000 for wave in waves)
 
 
@@ -158,7 +158,7 @@ def test_a_split_validation_of_its_own_is_used(tapes, tmp_path):
 def test_the_recording_is_heard_where_the_table_says(tapes, tmp_path):
     """In a clip of one loud event, the strongest frequency between onset and offset is the recording's own."""
     made = make(tapes, tmp_path, max_events=1, snr=(30.0, 30.0), imbalance=1.0)
-    source = open_source(made)
+    source = open_source(made, 16000)
     lengths = {DOG: [], RAIN: [], SIREN: []}
     for index, row in enumerate(made.frame.iter_rows(named=True)):
         (event,), (tape,) = row["events"], row["event_sources"]
@@ -213,18 +213,18 @@ def test_same_bits_from_the_address_alone(tapes, tmp_path):
     """The table is the same when made again; its paths give the same samples here, in another process and packed."""
     made, again = make(tapes, tmp_path), make(tapes, tmp_path)
     assert made == again
-    first = [open_source(made).read(i) for i in (0, 35)]
+    first = [open_source(made, 16000).read(i) for i in (0, 35)]
     recordings.open_events.cache_clear()
     recordings._decoded.cache_clear()
-    assert all(np.array_equal(open_source(made).read(i), wave) for i, wave in zip((0, 35), first, strict=True))
+    assert all(np.array_equal(open_source(made, 16000).read(i), wave) for i, wave in zip((0, 35), first, strict=True))
     code = (
-        "import sys, zlib; from psla.data.source import read_soundscape\n"
-        "print(zlib.crc32(read_soundscape(sys.argv[1]).tobytes()))"
+        "import sys, zlib; from psla.synth.scene import read_address\n"
+        "print(zlib.crc32(read_address(sys.argv[1], 16000).tobytes()))"
     )
     path = made.frame["path"][35]
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     assert int(done.stdout) == zlib.crc32(first[1].tobytes())
-    assert not np.array_equal(first[0], open_source(make(tapes, tmp_path, seed=1)).read(0))
+    assert not np.array_equal(first[0], open_source(make(tapes, tmp_path, seed=1), 16000).read(0))
 
 
 def test_classes_and_their_frequencies(tapes, tmp_path):
@@ -316,27 +316,27 @@ def test_refusals_when_read(tapes, tmp_path):
     good = path.read_bytes()
     soundfile.write(path, np.full(60000, 0.1), 22050)
     with pytest.raises(AudioError, match="is not the recording that it was") as caught:
-        open_source(made).read(0)
+        open_source(made, 16000).read(0)
     assert caught.value.path == str(path)
     path.unlink()
     with pytest.raises(AudioError, match="No such file"):
-        open_source(made).read(0)
+        open_source(made, 16000).read(0)
     path.write_bytes(good)
-    assert len(open_source(made).read(0)) == 32000
+    assert len(open_source(made, 16000).read(0)) == 32000
     recordings.open_events.cache_clear()
     tapes.write(config.events)
     with pytest.raises(AudioError, match="is no table of recorded events: it has no column loudest_s and crc32"):
-        open_source(made).read(0)
+        open_source(made, 16000).read(0)
     Path(config.events).write_text("no table")
     with pytest.raises(AudioError, match="cannot be read as a table of recorded events"):
-        open_source(made).read(0)
+        open_source(made, 16000).read(0)
     Path(config.events).unlink()
     with pytest.raises(AudioError, match="the table of recorded events is not there") as caught:
-        open_source(made).read(0)
+        open_source(made, 16000).read(0)
     assert caught.value.path == config.events
     with pytest.raises(AudioError, match="events_split"):
         open_source(
-            Clips(made.frame.with_columns(pl.lit("soundscape://0/1?events=x").alias("path")), made.vocabulary)
+            Clips(made.frame.with_columns(pl.lit("soundscape://0/1?events=x").alias("path")), made.vocabulary), 16000
         ).read(0)
 
 
@@ -351,7 +351,7 @@ def test_command_line(tapes, tmp_path):
     packed = CliRunner().invoke(app, ["pack", str(tmp_path / "mix.parquet"), str(tmp_path / "pack")])
     assert packed.exit_code == 0, packed.output
     pack = Clips.read(tmp_path / "pack")
-    assert all(np.array_equal(open_source(pack).read(i), open_source(made).read(i)) for i in range(8))
+    assert all(np.array_equal(open_source(pack, 16000).read(i), open_source(made, 16000).read(i)) for i in range(8))
     tapes.split("train").write(tmp_path / "tapes.parquet")
     refused = CliRunner().invoke(app, [*common, "--events", str(tmp_path / "tapes.parquet")])
     assert refused.exit_code == 2

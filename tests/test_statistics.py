@@ -197,7 +197,7 @@ class Clippings(ArraySource):
         lengths = [*generator.integers(400, 40_000, 20).tolist(), 5000, 399, 5000]
         waves = [generator.integers(-9000, 9000, length, dtype=np.int16) for length in lengths]
         waves[20][:] = 7
-        super().__init__([f"c{i}" for i in range(23)], waves)
+        super().__init__([f"c{i}" for i in range(23)], waves, 16000)
 
     def read(self, index: int) -> np.ndarray:
         if index == 22:
@@ -228,7 +228,7 @@ def test_moments_normalise() -> None:
     """A front end with the measured mean and deviation gives log-mels of mean 0 and deviation 1."""
     generator = np.random.default_rng(2)
     waves = [generator.integers(-500, 500, 17_000, dtype=np.int16) for _ in range(4)]
-    found = measure(ArraySource(list("abcd"), waves))
+    found = measure(ArraySource(list("abcd"), waves, 16000))
     front = FrontEnd(FrontEndConfig(mean=found.mean, deviation=found.deviation))
     normal = front.normalise(front.log_mel(torch.from_numpy(np.stack(waves)))).double()
     assert normal.mean().item() == pytest.approx(0, abs=1e-5)
@@ -247,7 +247,7 @@ def test_the_sample_is_its_seed() -> None:
 def test_nothing_to_measure() -> None:
     """Clips without one frame, or none that can be read, are refused with the reason."""
     with pytest.raises(MomentsError, match=r"none of 1 clips.*shorter than a frame"):
-        measure(ArraySource(["a"], [np.zeros(10, dtype=np.int16)]))
+        measure(ArraySource(["a"], [np.zeros(10, dtype=np.int16)], 16000))
     with pytest.raises(ValueError, match="1 clip or more; got 0"):
         measure(Clippings(), clips=0)
 

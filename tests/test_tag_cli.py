@@ -20,7 +20,7 @@ import soundfile
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from psla.audio.tag_decoding import decode_pool
+from psla.audio.pool import decode_pool
 from psla.cli import app
 from psla.data.clips import Clips
 from psla.data.source import open_source
@@ -96,7 +96,7 @@ def test_tag_and_predict_agree_to_the_bit(home: Path) -> None:
     [row] = rows(home, cut, "--top", 3)
     clip = {"clip_id": "a", "source": "a", "path": str(cut), "split": "evaluation", "labels": []}
     model = load_model(home / "model.safetensors")
-    expected = predict(model.network, open_source(Clips.from_rows([clip], CLASSES)), CLASSES).predictions
+    expected = predict(model.network, open_source(Clips.from_rows([clip], CLASSES), 16000), CLASSES).predictions
     printed = {c["id"]: np.float32(c["probability"]) for c in row["classes"]}
     assert [printed[id] for id in CLASSES.ids] == list(np.clip(expected.probabilities[0], 0, 1))
 

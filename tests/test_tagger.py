@@ -49,7 +49,7 @@ def test_a_clip_within_one_window_is_tagged_as_it_is_predicted(tmp_path: Path, p
     soundfile.write(path, noise(samples), 16000)
     model = load_model(tiny_model_file(tmp_path, padding))
     row = {"clip_id": "a", "source": "a", "path": str(path), "split": "evaluation", "labels": [CLASSES.ids[0]]}
-    predicted = predict(model.network, open_source(Clips.from_rows([row], CLASSES)), CLASSES).predictions
+    predicted = predict(model.network, open_source(Clips.from_rows([row], CLASSES), 16000), CLASSES).predictions
     result = load(tmp_path / "model.safetensors").tag(path)
     assert np.array_equal(result.clip_probabilities, np.clip(predicted.probabilities[0], 0, 1))
     assert result.windows == 1
@@ -133,7 +133,7 @@ def test_every_source_gives_the_same_result(tmp_path: Path, model: Model) -> Non
     tagger = Tagger(model)
     results = [tagger.tag(s) for s in (path, path.read_bytes(), io.BytesIO(path.read_bytes()))]
     results.append(tagger.tag(wave, sample_rate=44100))
-    assert results[0].duration_s == len(audio.read(path)) / 16000 == pytest.approx(70000 / 44100, abs=1e-3)
+    assert results[0].duration_s == len(audio.read(path, 16000)) / 16000 == pytest.approx(70000 / 44100, abs=1e-3)
     for other in results[1:]:
         assert np.array_equal(results[0].clip_probabilities, other.clip_probabilities)
         assert np.array_equal(results[0].frames, other.frames)
@@ -226,7 +226,7 @@ def test_training_prediction_and_tagging_hear_the_same(tmp_path: Path) -> None:
     batch[0, : len(wave)] = torch.from_numpy(wave)
     batch[1] = torch.from_numpy(noise(WINDOW, 1))
     network.train()(batch, torch.tensor([len(wave), WINDOW]))
-    predict(network, open_source(Clips.from_rows([row], CLASSES)), CLASSES)
+    predict(network, open_source(Clips.from_rows([row], CLASSES), 16000), CLASSES)
     Tagger(model).tag(tmp_path / "a.wav")
     assert len(heard) == 3
     assert torch.equal(heard[0][0], heard[1][0])
@@ -382,7 +382,7 @@ def test_in_bf16_it_is_nearly_the_same_and_predict_agrees(tmp_path: Path) -> Non
     soundfile.write(path, noise(5000), 16000)
     model = load_model(tiny_model_file(tmp_path, "released"))
     row = {"clip_id": "a", "source": "a", "path": str(path), "split": "evaluation", "labels": [CLASSES.ids[0]]}
-    source = open_source(Clips.from_rows([row], CLASSES))
+    source = open_source(Clips.from_rows([row], CLASSES), 16000)
     predicted = predict(model.network, source, CLASSES, precision="bf16").predictions.probabilities[0]
     exact, fast = (load(tmp_path / "model.safetensors", precision=each).tag(path) for each in ("float32", "bf16"))
     assert np.array_equal(fast.clip_probabilities, np.clip(predicted, 0, 1))

@@ -287,7 +287,7 @@ def trainer_of(recipe: Recipe, clips: Clips) -> Trainer:
     network, _ = build_network(recipe, clips.vocabulary)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     wrapped, wrapped_optimizer = fabric.setup(network, optimizer)
-    loader = Loader(open_source(clips), network.config.front_end.window_samples)
+    loader = Loader(open_source(clips, 16000), network.config.front_end.window_samples)
     return Trainer(recipe, wrapped, wrapped_optimizer, fabric, clips.labels(), loader)
 
 
@@ -300,7 +300,7 @@ def test_loss_of_a_mixed_batch(eight: Clips) -> None:
     batch = next(trainer.loader.batches(plan, 6))
     with torch.no_grad():
         got = trainer.loss(batch, 0)
-    source, truth = open_source(eight), eight.labels().matrix()
+    source, truth = open_source(eight, 16000), eight.labels().matrix()
     assert 0 < (plan.second[:6] >= 0).sum() < 6, "the law needs clips of both kinds"
     for i in range(6):
         first, second, share = int(plan.first[i]), int(plan.second[i]), float(plan.share[i])
@@ -341,7 +341,7 @@ def test_a_clip_has_one_mask_in_every_process(eight: Clips, rank: int) -> None:
 
 def test_processes_share_a_batch(eight: Clips) -> None:
     """The batches of two processes together are those of one."""
-    loader = Loader(open_source(eight), 10_000)
+    loader = Loader(open_source(eight, 16000), 10_000)
     plan = EpochPlan(8, 0.5, 10.0, 0, 0)
     whole = [batch.positions.tolist() for batch in loader.batches(plan, 3)]
     halves = [[batch.positions.tolist() for batch in loader.batches(plan, 3, rank, 2)] for rank in (0, 1)]
@@ -366,7 +366,7 @@ def test_a_broken_second_leaves_the_first_alone(tmp_path: Path) -> None:
     made = rows(4)
     made[2] = {**made[2], "path": str(tmp_path / "absent.wav")}
     clips = clips_of(made)
-    loader, plan = Loader(open_source(clips), 10_000), EpochPlan(4, 0.0, 10.0, 0, 0)
+    loader, plan = Loader(open_source(clips, 16000), 10_000), EpochPlan(4, 0.0, 10.0, 0, 0)
     plan.second = np.full(4, 2)
     plan.share[:] = 0.5
     batch = next(loader.batches(plan, 4))

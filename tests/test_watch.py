@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from psla.audio import decode as audio
 from psla.audio.decode import AudioError
-from psla.audio.watch import DecodePool, Job, WorkerError
+from psla.audio.pool import DecodePool, Job, SourceInfo, WorkerError, decode_pool
 
 FAKE = "fake_decoder:decode"
 
@@ -67,7 +67,7 @@ EXPECTED = {
 @given(st.lists(st.sampled_from([*EXPECTED, "good:1", "good:70000", "many:12"]), max_size=14))
 def test_exactly_the_bad_clips_fail(pool: DecodePool, names: list[str]) -> None:
     """Crashes, hangs and refusals mixed at random with good clips: each clip gets its own result, in order."""
-    results = list(pool.map(Job(name) for name in names))
+    results = list(pool.map(Job(name, 16000) for name in names))
     assert [job.path for job, _ in results] == names
     for name, (_, result) in zip(names, results, strict=True):
         if name in EXPECTED:
@@ -81,10 +81,34 @@ def test_exactly_the_bad_clips_fail(pool: DecodePool, names: list[str]) -> None:
             assert np.array_equal(result, wanted.astype(np.int16))
 
 
+def test_what_a_decoder_tells_is_no_sound(pool: DecodePool) -> None:
+    """What a decoder tells comes as it was told, by `ask`; `map` has the samples alone, a stream has both, in order."""
+    jobs = [Job("tell:44100", 16000), Job("refuse", 16000), Job("good:1", 16000)]
+    told, refused, silent = (result for _, result in pool.ask(jobs))
+    assert (told, silent) == ([{"sample_rate": 44100}], [])
+    assert isinstance(refused, AudioError)
+    ((_, samples),) = pool.map([Job("tell:7", 16000)])
+    assert samples.tolist() == [7, 7]
+    *infos, block = pool.stream(b"tell:7", 16000)
+    assert infos[-1] == SourceInfo(sample_rate=7)
+    assert block.tolist() == [7, 7]
+
+
+def test_tagging_is_told_the_rate_of_bytes_and_paths(tmp_path: Path) -> None:
+    """The pool for tagging tells the source's rate before its samples, for a path as for the bytes of a file."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros(44100), 44100)
+    with decode_pool(1) as pool:
+        for source in (path, str(path), path.read_bytes()):
+            info, *blocks = pool.stream(source, 32000)
+            assert info == SourceInfo(44100)
+            assert sum(map(len, blocks)) == 32000
+
+
 def test_what_makes_progress_is_not_given_up() -> None:
     """A clip that takes longer than the time limit, but gives a block within it, is decoded; one that spins is not."""
     with fake(timeout_s=0.8) as pool:
-        (_, slow), (_, spinning) = pool.map([Job("slow:8"), Job("spin")])
+        (_, slow), (_, spinning) = pool.map([Job("slow:8", 16000), Job("spin", 16000)])
     assert isinstance(slow, np.ndarray)
     assert len(slow) == 80
     assert isinstance(spinning, AudioError)
@@ -92,7 +116,7 @@ def test_what_makes_progress_is_not_given_up() -> None:
 
 def test_a_slow_reader_is_not_a_slow_decoder(pool: DecodePool) -> None:
     """Time in which nobody asks for the next block does not count against the decoder."""
-    stream = pool.stream("many:2000")
+    stream = pool.stream("many:2000", 16000)
     first = next(stream)
     time.sleep(1.0)
     blocks = [first, *stream]
@@ -101,32 +125,32 @@ def test_a_slow_reader_is_not_a_slow_decoder(pool: DecodePool) -> None:
 
 def test_a_stream_stops_where_the_decoder_died(pool: DecodePool) -> None:
     """Streaming gives the blocks before the crash, then the error; the pool serves the next clip as if nothing was."""
-    stream = pool.stream("late-crash")
+    stream = pool.stream("late-crash", 16000)
     assert len(next(stream)) == 10
     with pytest.raises(AudioError, match="late-crash: the decoder crashed"):
         next(stream)
-    assert len(b"".join(pool.stream(b"good:3"))) == 6
+    assert len(b"".join(pool.stream(b"good:3", 16000))) == 6
 
 
 def test_an_abandoned_stream_gives_its_worker_back() -> None:
     """A stream left in the middle, closed or forgotten, does not keep its worker."""
     with fake(workers=1) as pool:
         for _ in range(2):
-            stream = pool.stream("many:100000")
+            stream = pool.stream("many:100000", 16000)
             next(stream)
             stream.close()  # type: ignore[attr-defined]
-        stream = pool.stream("many:100000")
+        stream = pool.stream("many:100000", 16000)
         next(stream)
         del stream
         gc.collect()
-        assert [len(result) for _, result in pool.map([Job("good:5")])] == [5]
+        assert [len(result) for _, result in pool.map([Job("good:5", 16000)])] == [5]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory")
 def test_a_greedy_file_costs_one_clip() -> None:
     """A decoder that wants more memory than a worker may have is refused it; the worker goes on."""
     with fake(workers=1, memory_bytes=256 << 20) as pool:
-        (_, hungry), (_, good) = pool.map([Job("hungry:1000"), Job("good:2")])
+        (_, hungry), (_, good) = pool.map([Job("hungry:1000", 16000), Job("good:2", 16000)])
     assert isinstance(hungry, AudioError)
     assert "needs more than the 256 MiB" in hungry.reason
     assert isinstance(good, np.ndarray)
@@ -135,8 +159,8 @@ def test_a_greedy_file_costs_one_clip() -> None:
 def test_a_clip_longer_than_map_takes_is_refused() -> None:
     """What is handed over whole has a longest length; the sentence says so, and the stream takes it."""
     with DecodePool(1, longest_s=0.25, decoder=FAKE) as pool:
-        (_, long), (_, short) = pool.map([Job("many:3"), Job("many:2")])
-        assert sum(map(len, pool.stream("many:3"))) == 4800
+        (_, long), (_, short) = pool.map([Job("many:3", 16000), Job("many:2", 16000)])
+        assert sum(map(len, pool.stream("many:3", 16000))) == 4800
     assert isinstance(long, AudioError)
     assert long.reason.startswith("longer than 0.25 s")
     assert isinstance(short, np.ndarray)
@@ -146,17 +170,17 @@ def test_a_second_attempt_is_a_new_process(tmp_path: Path) -> None:
     """With two attempts, a worker that something else ended does not cost the clip; one that always dies does."""
     name = f"once:{tmp_path / 'mark'}"
     with fake(workers=1, attempts=2) as pool:
-        (_, again), (_, never) = pool.map([Job(name), Job("exit:1")])
+        (_, again), (_, never) = pool.map([Job(name, 16000), Job("exit:1", 16000)])
     assert isinstance(again, np.ndarray)
     assert isinstance(never, AudioError)
     with fake(workers=1) as pool:
-        ((_, once),) = pool.map([Job(f"once:{tmp_path / 'other'}")])
+        ((_, once),) = pool.map([Job(f"once:{tmp_path / 'other'}", 16000)])
     assert isinstance(once, AudioError)
 
 
 def test_nonsense_from_a_worker_is_a_crash(pool: DecodePool) -> None:
     """A worker that sends what is no reply is ended; what it prints on stdout is not a reply."""
-    (_, babble), (_, printed) = pool.map([Job("babble"), Job("print")])
+    (_, babble), (_, printed) = pool.map([Job("babble", 16000), Job("print", 16000)])
     assert isinstance(babble, AudioError)
     assert babble.reason.startswith("the decoder crashed")
     assert isinstance(printed, np.ndarray)
@@ -170,7 +194,7 @@ def test_jobs_are_taken_up_as_results_are_handed_out(pool: DecodePool) -> None:
         nonlocal taken
         while True:
             taken += 1
-            yield Job("good:1")
+            yield Job("good:1", 16000)
 
     results = pool.map(endless())
     for count in range(1, 30):
@@ -184,7 +208,7 @@ def test_threads_share_a_pool(pool: DecodePool) -> None:
     found: dict[int, list[int]] = {}
 
     def use(size: int) -> None:
-        found[size] = [len(result) for _, result in pool.map([Job(f"good:{size}")] * 20)]
+        found[size] = [len(result) for _, result in pool.map([Job(f"good:{size}", 16000)] * 20)]
 
     threads = [threading.Thread(target=use, args=(size,)) for size in range(1, 5)]
     for thread in threads:
@@ -196,7 +220,7 @@ def test_threads_share_a_pool(pool: DecodePool) -> None:
 
 def end_up_closed(pool: DecodePool) -> None:
     with contextlib.suppress(WorkerError, ValueError):
-        list(pool.map([Job("hang")]))
+        list(pool.map([Job("hang", 16000)]))
 
 
 @needs_proc
@@ -206,10 +230,10 @@ def test_nothing_is_left_behind() -> None:
     for leave in ("idle", "streaming", "mapping", "hanging"):
         with fake(timeout_s=30.0) as pool:
             if leave == "streaming":
-                stream = pool.stream("many:100000")
+                stream = pool.stream("many:100000", 16000)
                 next(stream)
             elif leave == "mapping":
-                results = pool.map([Job("many:1000")] * 8)
+                results = pool.map([Job("many:1000", 16000)] * 8)
                 next(results)
             elif leave == "hanging":
                 threading.Thread(target=end_up_closed, args=(pool,), daemon=True).start()
@@ -217,7 +241,7 @@ def test_nothing_is_left_behind() -> None:
             assert len(children() - before) == 2
         assert children() == before
     with pytest.raises(ValueError, match="closed"):
-        next(pool.stream("good:1"))
+        next(pool.stream("good:1", 16000))
     with pytest.raises(ValueError, match="closed"):
         next(stream)
 
@@ -233,11 +257,11 @@ def wait_for_end(pids: set[int]) -> bool:
 SCRIPT = """
 import sys
 sys.path.insert(0, {folder!r})
-from psla.audio.watch import DecodePool, Job
+from psla.audio.pool import DecodePool, Job
 with DecodePool(2, 60.0, decoder="fake_decoder:decode") as pool:
-    assert [len(r) for _, r in pool.map([Job("good:3")])] == [3]
+    assert [len(r) for _, r in pool.map([Job("good:3", 16000)])] == [3]
     print(*[worker._process.pid for worker in pool._living], flush=True)
-    list(pool.map([Job("hang")]))
+    list(pool.map([Job("hang", 16000)]))
 """
 
 
@@ -279,7 +303,7 @@ def test_workers_import_little() -> None:
 def test_a_worker_that_cannot_start_is_no_clip_error() -> None:
     """A decoder that does not exist is a fault of the caller: an error, not a rejected clip."""
     with DecodePool(1, decoder="no_such_module:decode") as pool, pytest.raises(WorkerError, match="did not start"):
-        list(pool.map([Job("good:1")]))
+        list(pool.map([Job("good:1", 16000)]))
 
 
 @pytest.mark.parametrize(
@@ -306,16 +330,17 @@ def test_the_pool_gives_what_the_reader_gives(tmp_path: Path) -> None:
     (tmp_path / "c.wav").write_text("words")
     (tmp_path / "d.wav").write_bytes(b"")
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.wav")
-    jobs = [Job(tmp_path / "a.flac"), Job(str(tmp_path / "a.flac"), 0.25, 1.0), Job(odd)]
-    jobs += [Job((tmp_path / "a.flac").read_bytes()), Job(tmp_path), Job(tmp_path / "c.wav"), Job(tmp_path / "d.wav")]
-    jobs += [Job(tmp_path / "none.wav"), Job(tmp_path / "a.flac", 2.0)]
+    file = tmp_path / "a.flac"
+    jobs = [Job(file, 16000), Job(str(file), 16000, 0.25, 1.0), Job(odd, 32000), Job(file.read_bytes(), 32000)]
+    jobs += [Job(path, 16000) for path in (tmp_path, tmp_path / "c.wav", tmp_path / "d.wav", tmp_path / "none.wav")]
+    jobs += [Job(file, 16000, 2.0)]
     with DecodePool(2) as pool:
         results = [result for _, result in pool.map(jobs)]
-    good = [audio.read(job.path, job.start_s, job.end_s) for job in jobs[:4]]
+    good = [audio.read(*job) for job in jobs[:4]]
     assert all(np.array_equal(result, expected) for result, expected in zip(results, good, strict=False))
     for job, result in zip(jobs[4:], results[4:], strict=True):
         with pytest.raises(AudioError) as caught:
-            audio.read(job.path, job.start_s, job.end_s)
+            audio.read(*job)
         assert isinstance(result, AudioError)
         assert (result.path, result.reason) == (caught.value.path, caught.value.reason)
 
@@ -329,7 +354,7 @@ def test_a_long_file_is_streamed_in_bounded_memory(tmp_path: Path) -> None:
             file.write(second)
     total = check = longest = 0
     with DecodePool(1, memory_bytes=128 << 20) as pool:
-        for block in pool.stream(path):
+        for block in pool.stream(path, 16000):
             total, check, longest = total + len(block), zlib.crc32(block.data, check), max(longest, len(block))
     assert (total, longest) == (600 * 16000, 160000)
     assert check == zlib.crc32(np.tile(second, 600).data)

@@ -115,7 +115,7 @@ def test_cosine_falls_from_the_rate_to_almost_nothing() -> None:
 
 def test_parts_belong_to_positions() -> None:
     """Whichever processes read them, from whichever batch on: the same parts; another epoch cuts elsewhere."""
-    source = ArraySource([str(i) for i in range(12)], [noise(40 * GRID, i) for i in range(12)])
+    source = ArraySource([str(i) for i in range(12)], [noise(40 * GRID, i) for i in range(12)], 16000)
     plan = EpochPlan(12, 0.5, 10.0, seed=3, epoch=1)
     loader = Loader(source, 8 * GRID, cut=Cut(8 * GRID, "uniform", shift=0.5))
     whole = {int(p): (b.first[i], b.second[i]) for b in loader.batches(plan, 4) for i, p in enumerate(b.positions)}

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, checksums and the append-only journal.
+"""Files that are whole or absent: atomic writes, checksums and the append-only journal; and paths that are no text.
 
 A reader never meets a half-written file: everything is written under another name beside its target and renamed when
 complete. Not here: downloads (`psla.download`).
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 20  # bytes
+NOT_TEXT = "its path is not UTF-8 text, which a table of clips must hold: rename the file or its folder"
 
 
 @contextlib.contextmanager
@@ -77,6 +78,26 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def is_text(path: str) -> bool:
+    """Whether a path can be written as UTF-8.
+
+    Example:
+        >>> is_text("café.wav"), is_text(os.fsdecode(b"caf\\xe9.wav"))
+        (True, False)
+    """
+    return not any("\ud800" <= character <= "\udfff" for character in path)
+
+
+def printable(path: str) -> str:
+    """A path as text that can be written: bytes that are not UTF-8 as `\\xff`.
+
+    Example:
+        >>> print(printable(os.fsdecode(b"caf\\xe9.wav")))
+        caf\\xe9.wav
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 class JournalError(ValueError):

@@ -1,4 +1,4 @@
-"""Audio files, bytes and arrays as mono int16 at 16 kHz.
+"""Audio files, bytes and arrays as mono int16 at the rate that is asked for.
 
     decode to float32 -> mean of the channels -> resample in float32 -> round to int16
 
@@ -6,29 +6,56 @@ Rounding stands last because resampling int16 turns silence into +-1. There is o
 file read whole, the same file streamed in blocks of any size and the same samples given as an array agree to the bit
 (soxr's output does not depend on how its input is cut; the tests hold it to that).
 
-A file that holds less than its header declares is refused, not shortened. Not covered: headerless files; headers whose
-length libsndfile does not compare with the file (Ogg, AVR, MPC2K, PAF, PVF, IRCAM, NIST, MAT5); MP3 without a Xing
-header, of which libsndfile decodes the length it guesses.
+A file that holds less than its header declares is refused, not shortened: libsndfile shortens it in silence, but what
+it notes on the way gives that away. Not covered: headerless files; headers whose length libsndfile does not compare
+with the file (Ogg, AVR, MPC2K, PAF, PVF, IRCAM, NIST, MAT5); MP3 without a Xing header, of which libsndfile decodes the
+length it guesses.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
+import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import BinaryIO, cast
 
 import numpy as np
 import soundfile
 import soxr
 
-from psla.audio.sound_file import AudioError as AudioError
-from psla.audio.sound_file import Source as Source
-from psla.audio.sound_file import name_of, open_sound
-
-SAMPLE_RATE = 16000  # Hz
+Source = str | os.PathLike[str] | bytes | BinaryIO
 
 _MOST_VALUES = 1 << 23  # values decoded at a time, over all channels: a bound for files of absurd rate or channel count
 _UNKNOWN_LENGTH = 1 << 62  # libsndfile gives the greatest int64 where a header leaves the length open
+_STREAMED_BYTES = 0x7FFFF000  # a WAV written to a pipe declares this many bytes or more, and means "until the end"
+
+# What libsndfile notes when a header declares more bytes than the file holds. It then shortens the audio in silence.
+_SHORTENED = re.compile(
+    r"^\s*(?:data|SSND|BODY|Data Size|Data length|Riff size|riff)[ :]*(\d+) \(?should be (\d+)"
+    r"|File seems to be truncated|Seems to be a truncated file",
+    re.MULTILINE,
+)
+
+
+class AudioError(ValueError):
+    """Audio that cannot be read.
+
+    Attributes:
+        path: the file, or `<bytes>`, `<file object>`, `<array>`.
+        reason: what is wrong with it, in one sentence.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[AudioError], tuple[str, str]]:
+        """Both arguments, so that the error crosses from a worker process."""
+        return type(self), (self.path, self.reason)
 
 
 @dataclass(frozen=True)
@@ -43,10 +70,11 @@ class AudioInfo:
 
 
 class AudioStream:
-    """Audio of any length as an iterator of mono int16 blocks at 16 kHz, in bounded memory. A context manager.
+    """Audio of any length as an iterator of mono int16 blocks, in bounded memory. A context manager.
 
     Args:
         source: a path, the bytes of a file, or a binary file object (read from its beginning, left open).
+        rate: sample rate of the blocks, in Hz, >= 1.
         block_s: seconds of the source decoded at a time, > 0. It sets the lengths of the blocks, never the samples.
         start_s: where to begin in the source, in seconds, >= 0; None is its beginning.
         end_s: where to end in the source, in seconds, > start_s; None, or past its end, is its end.
@@ -57,7 +85,7 @@ class AudioStream:
         source_channels: channels of the source.
 
     Shape:
-        each block: (samples,) int16, never empty, at most about block_s * 16000 samples.
+        each block: (samples,) int16, never empty, at most about block_s * rate samples.
 
     Raises:
         AudioError: at the start or while iterating; the file, and why it cannot be read.
@@ -67,7 +95,7 @@ class AudioStream:
         >>> import io
         >>> file = io.BytesIO()
         >>> soundfile.write(file, np.zeros((8000, 2)), 8000, format="WAV")
-        >>> with AudioStream(file, block_s=0.25) as stream:
+        >>> with AudioStream(file, 16000, block_s=0.25) as stream:
         ...     print(stream.source_rate, stream.source_channels, sum(len(block) for block in stream))
         8000 2 16000
     """
@@ -75,7 +103,7 @@ class AudioStream:
     def __init__(
         self,
         source: Source,
-        rate: int = SAMPLE_RATE,
+        rate: int,
         block_s: float = 10.0,
         *,
         start_s: float | None = None,
@@ -83,14 +111,14 @@ class AudioStream:
     ) -> None:
         if not block_s > 0:
             raise ValueError(f"block_s must be greater than 0 seconds, not {block_s}")
-        self.name = name_of(source)
-        self._file = open_sound(source, self.name)
+        self.name = _name_of(source)
+        self._file = _open_sound(source, self.name)
         self.source_rate = int(self._file.samplerate)
         self.source_channels = int(self._file.channels)
         most = max(1, _MOST_VALUES // self.source_channels)
         self._block_frames = max(1, int(min(block_s * self.source_rate, most)))
         self._begin, self._end = self._part(start_s, end_s)
-        self._blocks = _convert(self._decode(), self.source_rate, self.name, rate)
+        self._blocks = _convert(self._decode(), self.source_rate, rate, self.name)
 
     def __iter__(self) -> AudioStream:
         return self
@@ -144,11 +172,11 @@ class AudioStream:
             raise AudioError(self.name, f"truncated: decoding stops after {frames}")
 
 
-def read(source: Source, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
+def read(source: Source, rate: int, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
     """The whole source, or its part from start_s to end_s, in seconds: the blocks of `AudioStream`, joined.
 
     Shape:
-        (samples,) int16, mono at 16 kHz.
+        (samples,) int16, mono at `rate` Hz.
 
     Raises:
         AudioError: the file, and why it cannot be read.
@@ -157,25 +185,25 @@ def read(source: Source, start_s: float | None = None, end_s: float | None = Non
         >>> import io
         >>> file = io.BytesIO()
         >>> soundfile.write(file, np.full((48000, 2), [0.5, 0.0]), 16000, format="FLAC")
-        >>> read(file, start_s=1.0, end_s=1.5).shape, read(file.getvalue())[:3].tolist()
+        >>> read(file, 16000, start_s=1.0, end_s=1.5).shape, read(file.getvalue(), 16000)[:3].tolist()
         ((8000,), [8192, 8192, 8192])
     """
-    with AudioStream(source, start_s=start_s, end_s=end_s) as stream:
+    with AudioStream(source, rate, start_s=start_s, end_s=end_s) as stream:
         return np.concatenate(list(stream))
 
 
-def from_array(array: np.ndarray, sample_rate: int, rate: int = SAMPLE_RATE) -> np.ndarray:
+def from_array(array: np.ndarray, sample_rate: int, rate: int) -> np.ndarray:
     """Samples in memory, by the path that files take: an array and the lossless file written from it agree to the bit.
 
     Shape:
         array: (samples,) or (samples, channels), not more channels than samples; int16, int32, or float in [-1, 1],
-            clipped beyond. Result: (samples at 16 kHz,) int16. `sample_rate` is in Hz, >= 1.
+            clipped beyond. Result: (samples at `rate`,) int16. `sample_rate`, of the array, and `rate` are in Hz, >= 1.
 
     Raises:
         AudioError: another shape or type, no samples, NaN or infinity, or a rate below 1 Hz.
 
     Example:
-        >>> from_array(np.array([0.0, 0.25, -1.0, 1.0]), 16000).tolist()
+        >>> from_array(np.array([0.0, 0.25, -1.0, 1.0]), 8000, rate=8000).tolist()
         [0, 8192, -32768, 32767]
     """
     name = "<array>"
@@ -193,7 +221,7 @@ def from_array(array: np.ndarray, sample_rate: int, rate: int = SAMPLE_RATE) -> 
             values = array.astype(np.float32)
     else:
         raise AudioError(name, f"the type must be float, int16 or int32, not {array.dtype}")
-    return np.concatenate(list(_convert([values.reshape(len(values), -1)], sample_rate, name, rate)))
+    return np.concatenate(list(_convert([values.reshape(len(values), -1)], sample_rate, rate, name)))
 
 
 def probe(source: Source) -> AudioInfo:
@@ -209,22 +237,22 @@ def probe(source: Source) -> AudioInfo:
         >>> probe(file)
         AudioInfo(sample_rate=8000, channels=1, frames=4000, duration_s=0.5, format='WAV/PCM_16')
     """
-    name = name_of(source)
-    with open_sound(source, name) as file:
+    name = _name_of(source)
+    with _open_sound(source, name) as file:
         if file.frames >= _UNKNOWN_LENGTH:
             raise AudioError(name, "its header does not say how long it is")
         duration_s = file.frames / file.samplerate
         return AudioInfo(file.samplerate, file.channels, file.frames, duration_s, f"{file.format}/{file.subtype}")
 
 
-def _convert(blocks: Iterable[np.ndarray], rate: float, name: str, to: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
-    """Blocks (frames, channels) float32 at any rate -> blocks (samples,) int16 at 16 kHz, none of them empty."""
-    resampler = soxr.ResampleStream(rate, to, 1, dtype="float32", quality="HQ")
+def _convert(blocks: Iterable[np.ndarray], source_rate: float, rate: int, name: str) -> Iterator[np.ndarray]:
+    """Blocks (frames, channels) float32 at source_rate -> blocks (samples,) int16 at rate, none of them empty."""
+    resampler = soxr.ResampleStream(source_rate, rate, 1, dtype="float32", quality="HQ")
     samples = 0
     for block in itertools.chain(blocks, [None]):  # None brings out what the resampler holds
         with np.errstate(over="ignore", invalid="ignore"):
             mono = np.zeros(0, np.float32) if block is None else block.mean(axis=1, dtype=np.float32)
-        if rate != to and np.isfinite(mono).all():
+        if source_rate != rate and np.isfinite(mono).all():
             mono = resampler.resample_chunk(mono, last=block is None)
         if not np.isfinite(mono).all():  # also after the filter, where values near the end of float32 overflow
             raise AudioError(name, "holds NaN or infinite samples")
@@ -232,7 +260,89 @@ def _convert(blocks: Iterable[np.ndarray], rate: float, name: str, to: int = SAM
         if len(mono):
             yield np.minimum(np.rint(np.clip(mono, -1, 1) * np.float32(32768)), 32767).astype(np.int16)
     if not samples:
-        raise AudioError(name, f"too short for one sample at {SAMPLE_RATE} Hz")
+        raise AudioError(name, f"too short for one sample at {rate} Hz")
+
+
+class _ForwardFile(soundfile.SoundFile):
+    """Reads straight on. soundfile seeks after every read of a seekable file: that fails for FLAC of open length."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def can_seek(self) -> bool:
+        return bool(super().seekable())
+
+
+def _name_of(source: Source) -> str:
+    """What errors call a source: its path, or what it is."""
+    if isinstance(source, bytes):
+        return "<bytes>"
+    if isinstance(source, str | os.PathLike):
+        return os.fsdecode(source)
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else "<file object>"
+
+
+def _open_sound(source: Source, name: str) -> _ForwardFile:
+    """An open file with at least one frame, whose header agrees with the size of the file."""
+    if isinstance(source, str | os.PathLike):
+        _check_path(name)
+        opened: bytes | BinaryIO = os.fsencode(name)  # soundfile itself refuses a str that is not UTF-8
+    else:
+        opened = _file_object(source, name)
+    try:
+        file = _ForwardFile(opened)
+    except soundfile.LibsndfileError as error:
+        reason = "not audio" if error.code == 1 else "damaged or truncated audio"
+        raise AudioError(name, f"{reason}, libsndfile says: {error.error_string}") from error
+    note = _SHORTENED.search(file.extra_info)
+    reason = "holds no samples" if file.frames <= 0 else ""
+    if note and (note[1] is None or int(note[2]) < int(note[1]) < _STREAMED_BYTES):
+        reason = f"truncated: its header declares more than the file holds ({note[0].strip()})"
+    if reason:
+        file.close()
+        raise AudioError(name, reason)
+    return file
+
+
+def _check_path(name: str) -> None:
+    try:
+        with open(name, "rb") as file:
+            if not file.read(1):
+                raise AudioError(name, "an empty file")
+    except OSError as error:
+        raise AudioError(name, f"cannot be opened: {error.strerror}") from error
+    if name.lower().endswith(".raw"):
+        raise AudioError(name, "a headerless file does not say what its samples are")
+
+
+def _file_object(source: bytes | BinaryIO, name: str) -> BinaryIO:
+    """The source as a binary file that can seek, at its beginning."""
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    if not isinstance(file.read(0), bytes):
+        raise AudioError(name, "a file object must be opened in binary mode")
+    if not file.seekable():
+        file = io.BytesIO(b"".join(iter(lambda: file.read(1 << 20) or b"", b"")))
+    if not file.seek(0, os.SEEK_END):
+        raise AudioError(name, "an empty file")
+    file.seek(0)
+    return file if isinstance(file, io.BufferedIOBase) else cast(BinaryIO, _WholeReads(file))
+
+
+class _WholeReads:
+    """A file object whose reads are short only at its end: libsndfile takes any short read for the end of the file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """`size` bytes, or what is left."""
+        parts: list[bytes] = []
+        while size > 0 and (part := self._file.read(size)):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
 
 
 AUDIO_SUFFIXES = frozenset(

@@ -1,10 +1,12 @@
-"""A decoding worker: the process at the other end of `psla.audio.watch`, which decodes what nobody vouches for.
+"""A decoding worker: the process at the other end of `psla.audio.pool`, and what it can be asked to do.
 
     jobs     a line of JSON each; where its `bytes` is a number, that many bytes of a sound file follow
     replies  a kind (1 byte), a length (8 bytes, little-endian), then so many bytes:
-             R ready   B a block of int16 samples   E end of the clip   X it cannot be read: JSON [path, reason]
+             R ready   I what the decoder tells: a JSON object   B a block of int16 samples
+             E end of the job   X it cannot be read: JSON [path, reason]
 
-Nothing is unpickled on either side. This module is imported in every worker: it imports no torch and no polars.
+Nothing is unpickled on either side. A decoder is a function `(source, rate, start_s, end_s)` that yields blocks of
+samples and what it has to tell, as dicts. This module is imported in every worker: it imports no torch and no polars.
 """
 
 from __future__ import annotations
@@ -18,51 +20,104 @@ import threading
 from collections.abc import Iterator
 from importlib import import_module
 from queue import SimpleQueue
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from psla.audio.decode import AudioError, AudioStream, Source
+from psla.audio import addresses
+from psla.audio.decode import AudioError, AudioStream, Source, probe
 
 HEAD = struct.Struct("<cQ")
-READY, BLOCK, END, ERROR = b"R", b"B", b"E", b"X"
+READY, INFO, BLOCK, END, ERROR = b"R", b"I", b"B", b"E", b"X"
+Message = np.ndarray | dict[str, Any]
+"""What a decoder gives: a block of samples, or what it has to tell."""
+
+LOWEST_RATE = 1000  # Hz
 
 
-def decode(source: Source, start_s: float | None, end_s: float | None) -> Iterator[np.ndarray]:
-    """The int16 blocks of a sound file, or of the address of a soundscape or of a clip in a pack.
+def decode(source: Source, rate: int, start_s: float | None, end_s: float | None) -> Iterator[Message]:
+    """The int16 blocks of a sound file, or of what lies at an address (`psla.audio.addresses`).
 
     Example:
-        >>> sum(len(block) for block in decode("soundscape://7/3?seconds=0.5", 0.25, None))
+        >>> sum(len(block) for block in decode("soundscape://7/3?seconds=0.5", 16000, 0.25, None))
         4000
     """
-    if isinstance(source, str) and "://" in source:  # these bring polars, which files do not need
-        from psla.data.pack.format import PACK_PREFIX, read_address
-        from psla.data.source import SOUNDSCAPE_PREFIX, read_soundscape
-
-        for prefix, read in ((PACK_PREFIX, read_address), (SOUNDSCAPE_PREFIX, read_soundscape)):
-            if source.startswith(prefix):
-                yield read(source, start_s, end_s)
-                return
-    with AudioStream(source, start_s=start_s, end_s=end_s) as stream:
+    if addresses.scheme_of(source):
+        yield addresses.read(source, rate, start_s, end_s)
+        return
+    with AudioStream(source, rate, start_s=start_s, end_s=end_s) as stream:
         yield from stream
 
 
-def main(decoder: str, memory_bytes: int) -> None:
-    """Decode jobs from stdin until it ends; `decoder` is `module:function`, called as `decode` is."""
+def decode_to_tag(source: Source, rate: int, start_s: float | None, end_s: float | None) -> Iterator[Message]:
+    """The sample rate of a sound file as `{"sample_rate": Hz}`, then its int16 blocks at `rate` Hz."""
+    with AudioStream(source, rate, start_s=start_s, end_s=end_s) as stream:
+        yield {"sample_rate": checked_rate(stream.source_rate, stream.name)}
+        yield from stream
+
+
+def checked_rate(rate: int, name: str) -> int:
+    """The rate, if it is one of audio: a damaged header that says 1 Hz makes days of a few seconds.
+
+    Raises:
+        AudioError: below 1000 Hz.
+    """
+    if rate < LOWEST_RATE:
+        raise AudioError(name, f"sampled at {rate} Hz: nothing below {LOWEST_RATE} Hz is tagged, nor is it likely true")
+    return rate
+
+
+def inspect(source: Source, rate: int, start_s: float | None, end_s: float | None) -> Iterator[Message]:
+    """How long each of several sound files is, or why it cannot be read; `psla.audio.probe` asks.
+
+    Args:
+        source: JSON `{"paths": [...], "decode": bool}` as bytes; `decode`: decode each file to its end (slow, finds all
+            damage) and not only its header.
+        rate, start_s, end_s: not used; a decoder has them.
+
+    Returns:
+        For each path `{"duration_s": ..., "fault": ...}`, one of the two null; and `{}` where it only says that the
+        worker lives.
+
+    Example:
+        >>> list(inspect(b'{"paths": ["gone.wav"], "decode": false}', 1, None, None))
+        [{'duration_s': None, 'fault': 'cannot be opened: No such file or directory'}]
+    """
+    assert isinstance(source, bytes)
+    asked: dict[str, Any] = json.loads(source)
+    for path in asked["paths"]:
+        try:
+            found = probe(path)
+            if asked["decode"]:
+                with AudioStream(path, found.sample_rate) as stream:
+                    for _ in stream:
+                        yield {}
+        except AudioError as error:
+            yield {"duration_s": None, "fault": error.reason}
+        else:
+            yield {"duration_s": found.duration_s, "fault": None}
+
+
+def main(decoder: str, memory_bytes: int, readers: dict[str, str]) -> None:
+    """Decode jobs from stdin until it ends; `decoder` is `module:function`, called as `decode`; see `addresses`."""
+    addresses.READERS.update(readers)
     jobs, replies = _take_pipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer: it ends its workers
     module, _, function = decoder.partition(":")
-    decode_blocks = getattr(import_module(module), function)
+    decode_messages = getattr(import_module(module), function)
     limit_memory(memory_bytes)
-    waiting: SimpleQueue[tuple[Source, float | None, float | None]] = SimpleQueue()
+    waiting: SimpleQueue[tuple[Source, int, float | None, float | None]] = SimpleQueue()
     threading.Thread(target=_receive, args=(jobs, waiting), daemon=True).start()
     _send(replies, READY)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the C decoders' own words are of no use to anyone
     while True:
-        source, start_s, end_s = waiting.get()
+        source, rate, start_s, end_s = waiting.get()
         try:
-            for block in decode_blocks(source, start_s, end_s):
-                _send(replies, BLOCK, np.ascontiguousarray(block, dtype=np.int16).data)
+            for message in decode_messages(source, rate, start_s, end_s):
+                if isinstance(message, dict):
+                    _send(replies, INFO, json.dumps(message).encode())
+                else:
+                    _send(replies, BLOCK, np.ascontiguousarray(message, dtype=np.int16).data)
         except AudioError as error:
             _refuse(replies, error.path, error.reason)
         except MemoryError:
@@ -97,7 +152,8 @@ def _receive(jobs: BinaryIO, waiting: SimpleQueue) -> None:
         for line in jobs:
             job = json.loads(line)
             length = job["bytes"]
-            waiting.put((job["path"] if length is None else jobs.read(length), job["start_s"], job["end_s"]))
+            source = job["path"] if length is None else jobs.read(length)
+            waiting.put((source, job["rate"], job["start_s"], job["end_s"]))
     finally:
         os._exit(0)
 

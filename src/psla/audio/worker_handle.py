@@ -1,6 +1,6 @@
 """The parent's end of a decoding worker: starting it, giving it jobs, taking blocks, noticing that it died or stalled.
 
-The other end and what the two say to each other: `psla.audio.worker`. Who uses these: `psla.audio.watch`.
+The other end and what the two say to each other: `psla.audio.worker`. Who uses these: `psla.audio.pool`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from psla.audio import addresses
 from psla.audio.decode import AudioError
-from psla.audio.worker import BLOCK, END, ERROR, HEAD, READY
+from psla.audio.worker import BLOCK, END, ERROR, HEAD, INFO, READY, Message
 
 _START = 60.0  # seconds that a worker may take to start, on a machine that is busy with other things
 _PIPE_BYTES = 1 << 20  # a clip of ten seconds is 320,000 bytes; with 64 KiB each worker would wait in mid-clip
@@ -32,7 +33,7 @@ _ENVIRONMENT = {
 }
 _BOOT = (
     "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
-    "from psla.audio.worker import main; main(given['decoder'], given['memory_bytes'])"
+    "from psla.audio.worker import main; main(**given['main'])"
 )
 
 
@@ -41,9 +42,10 @@ class WorkerError(RuntimeError):
 
 
 class Job(NamedTuple):
-    """What to decode: a file by its path, the bytes of a file, or a soundscape's address; and which seconds of it."""
+    """What to decode: a file by its path, its bytes, or an address; to which rate in Hz; and which seconds of it."""
 
     path: str | os.PathLike[str] | bytes
+    rate: int
     start_s: float | None = None
     end_s: float | None = None
 
@@ -79,8 +81,8 @@ class WorkerHandle:
         self._jobs, self._replies = self._process.stdin, self._process.stdout
         _widen(self._replies.fileno())
 
-    def blocks(self, job: Job, timeout_s: float) -> Generator[np.ndarray, None, None]:
-        """The blocks of a job; raises AudioError, LostWorker where the process did not survive it."""
+    def messages(self, job: Job, timeout_s: float) -> Generator[Message, None, None]:
+        """What the decoder gives for a job; raises AudioError, LostWorker where the process did not survive it."""
         self.busy = True
         name = job.name
         if not self._started:
@@ -91,6 +93,8 @@ class WorkerHandle:
                 kind, data = self._reply(timeout_s)
                 if kind == BLOCK and not len(data) % 2:
                     yield data.view(np.int16)
+                elif kind == INFO and isinstance(told := json.loads(data.tobytes()), dict):
+                    yield told
                 elif kind == END:
                     self.busy = False
                     return
@@ -137,7 +141,7 @@ class WorkerHandle:
     def _give(self, job: Job, timeout_s: float) -> None:
         data = job.path if isinstance(job.path, bytes) else b""
         length = len(data) if isinstance(job.path, bytes) else None
-        told = {"path": job.name, "bytes": length, "start_s": job.start_s, "end_s": job.end_s}
+        told = {"path": job.name, "bytes": length, "rate": job.rate, "start_s": job.start_s, "end_s": job.end_s}
         message = memoryview(json.dumps(told).encode() + b"\n" + data)
         while message:
             with self._watched(timeout_s):
@@ -190,7 +194,10 @@ def _ending(code: int) -> str:
 
 def worker_command(decoder: str, memory_bytes: int) -> list[str]:
     """How to start a worker: a plain interpreter that finds modules where this one does."""
-    given = {"path": [p for p in sys.path if isinstance(p, str)], "decoder": decoder, "memory_bytes": memory_bytes}
+    given = {
+        "path": [p for p in sys.path if isinstance(p, str)],
+        "main": {"decoder": decoder, "memory_bytes": memory_bytes, "readers": addresses.READERS},
+    }
     return [sys.executable, "-c", _BOOT, json.dumps(given)]
 
 

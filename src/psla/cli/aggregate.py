@@ -67,14 +67,15 @@ def _reestimate(model: Path, clips: Path) -> None:
     """Replace a model file's BatchNorm statistics by those of training clips."""
     from dataclasses import replace
 
-    from psla.data.pack.format import read_clips
+    from psla.data.clips import Clips
     from psla.data.source import open_source
     from psla.model.file import load_model, save_model
     from psla.training.batch_norm import reestimate
 
-    part, found = read_clips(clips).split("train"), load_model(model)
+    part, found = Clips.read(clips).split("train"), load_model(model)
+    source = open_source(part, found.network.sample_rate)
     with progress({"BatchNorm": min(len(part), 2000)}) as tell:
-        rejected = reestimate(found.network, open_source(part), progress=lambda count: tell("BatchNorm", count))
+        rejected = reestimate(found.network, source, progress=lambda count: tell("BatchNorm", count))
     for id, reason in rejected.items():
         typer.echo(f"left out: {id}: {reason}", err=True)
     provenance = {**found.card.provenance, "batch_norm": "estimated again on training clips"}
@@ -96,7 +97,7 @@ def _sweep(checkpoints: list[Path], model: Path, clips: Path, split: str) -> lis
     labels = part.labels().part(tagger.vocabulary)
     kept = {path.stem: path.parent.parent / "predictions" / split / path.name for path in checkpoints}
     stored = {stem: path for stem, path in kept.items() if path.is_file()}
-    source = open_source(part)
+    source = open_source(part, tagger.network.sample_rate)
 
     def predict(weights: Mapping[str, Tensor]) -> Predictions:
         tagger.network.load_state_dict(weights)

@@ -59,9 +59,9 @@ def run(
 
         corpus = soundscapes(training_clips, evaluation_clips, seconds, missing_children, missing_parents, classes)
     else:
-        from psla.data.pack.format import read_clips
+        from psla.data.clips import Clips
 
-        corpus = read_clips(Path(clips))
+        corpus = Clips.read(Path(clips))
     from psla.lab.tables import runner
     from psla.lab.tables.folder import Lab
     from psla.training.devices import Runtime

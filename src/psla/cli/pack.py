@@ -15,7 +15,7 @@ import typer
 from psla.cli.console import CommandError, guarded
 
 if TYPE_CHECKING:
-    from psla.data.pack.format import Pack
+    from psla.data.pack.reading import Pack
     from psla.data.pack.write import Progress
 
 _LINE_S = 30.0  # seconds between two lines of progress where there is no terminal
@@ -27,6 +27,7 @@ def pack(
     clips: Annotated[Path, typer.Argument(help="The table of clips; with --verify or --merge, the pack's folder.")],
     out: Annotated[Path | None, typer.Argument(help="The pack's folder: new, or one that was begun.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; as many as processors.")] = None,
+    sample_rate: Annotated[int | None, typer.Option(min=1, help="In Hz; the paper's where not given.")] = None,
     shard: Annotated[str | None, typer.Option(help="i/n, as in 3/8: only this part of the work; then --merge.")] = None,
     shard_clips: Annotated[int | None, typer.Option(min=1, help="Clips in a shard; 10,000 where not given.")] = None,
     shard_mb: Annotated[float | None, typer.Option(min=0.4, help="The same, in MB of ten-second clips.")] = None,
@@ -37,7 +38,13 @@ def pack(
 ) -> None:
     """Decode clips once, so that training can read them at random; killed or interrupted, run it again to go on."""
     if verify or merge:
-        given = {"OUT": out, "--shard": shard, "--shard-clips": shard_clips, "--shard-mb": shard_mb}
+        given = {
+            "OUT": out,
+            "--sample-rate": sample_rate,
+            "--shard": shard,
+            "--shard-clips": shard_clips,
+            "--shard-mb": shard_mb,
+        }
         unused = [name for name, value in given.items() if value is not None]
         if unused or (verify and merge):
             raise CommandError(f"--verify and --merge stand alone, with the pack's folder; leave {unused or 'one'} out")
@@ -47,17 +54,19 @@ def pack(
         raise CommandError("give the folder of the pack: psla pack CLIPS OUT")
     if shard_clips is not None and shard_mb is not None:
         raise CommandError("give --shard-clips or --shard-mb, not both")
-    from psla.data.pack.format import read_clips
+    from psla.data.clips import Clips
     from psla.data.pack.write import SHARD_CLIPS
     from psla.data.pack.write import pack as run_packing
+    from psla.model.frontends.kaldi import FrontEndConfig
 
-    per_shard = round(shard_mb / 0.32) if shard_mb is not None else shard_clips or SHARD_CLIPS
+    rate = sample_rate or FrontEndConfig().sample_rate
+    per_shard = round(shard_mb * 1e6 / (10 * 2 * rate)) if shard_mb is not None else shard_clips or SHARD_CLIPS
     part = _part(shard)
-    table = read_clips(clips)
+    table = Clips.read(clips)
     count = workers or _processors()
     with _progress() as report:
         packed = run_packing(
-            table, out, workers=count, part=part, shard_clips=per_shard, timeout_s=timeout, progress=report
+            table, out, rate, workers=count, part=part, shard_clips=per_shard, timeout_s=timeout, progress=report
         )
     if packed is not None:
         _print(packed, as_json)
@@ -73,7 +82,7 @@ def _merge(folder: Path, as_json: bool) -> None:
 
 def _verify(folder: Path, workers: int | None, as_json: bool) -> None:
     from psla.cli.console import progress
-    from psla.data.pack.format import Pack
+    from psla.data.pack.reading import Pack
     from psla.data.pack.verify import check
 
     found = Pack.open(folder)
@@ -94,7 +103,7 @@ def _verify(folder: Path, workers: int | None, as_json: bool) -> None:
 
 
 def _print(packed: Pack, as_json: bool) -> None:
-    from psla.data.pack.disk_space import size
+    from psla.data.pack.plan import size
 
     info = packed.info
     if as_json:

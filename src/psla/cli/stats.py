@@ -45,13 +45,13 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Class counts, label errors, which clips a training hears, mean and deviation of the log-mel."""
-    from psla.data.pack.format import read_clips
+    from psla.data.clips import Clips
     from psla.data.source import open_source
     from psla.lab import statistics
 
     if split not in _SPLITS:
         raise CommandError(f"--split must be one of {', '.join(_SPLITS)}, not {split!r}")
-    corpus = read_clips(clips)
+    corpus = Clips.read(clips)
     part = corpus if split == "all" else corpus.split(split)
     if not len(part):
         raise CommandError(f"{clips} has no clip in the split {split!r}; it has {corpus.counts()}")
@@ -65,13 +65,12 @@ def stats(
         )
     moments = None
     if log_mel:
-        source = open_source(part)
+        front_end = _front_end(recipe)
+        source = open_source(part, front_end.sample_rate)
         with progress({"log-mel": min(sample or len(part), len(part))}) as tell:
             from psla.lab.moments import measure
 
-            moments = measure(
-                source, _front_end(recipe), sample or len(part), seed, lambda count: tell("log-mel", count)
-            )
+            moments = measure(source, front_end, sample or len(part), seed, lambda count: tell("log-mel", count))
     data: dict[str, Any] = {
         "source": str(clips),
         "split": split,

@@ -74,7 +74,7 @@ def tag(
         raise CommandError("--json, --csv and --audacity exclude each other: choose one")
     if embeddings is not None and journal is not None:
         raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
-    from psla.audio.tag_decoding import decode_pool
+    from psla.audio.pool import decode_pool
     from psla.tagging.sources import expand_sources, split_model
     from psla.weights.packaged import DEFAULT
 

@@ -55,7 +55,7 @@ def train(
 
     overrides = [f"init={init}"] if init is not None else []
     plan = Recipe.load(recipe, dict(map(parse_override, [*overrides, *(set_ or [])]))) if recipe else None
-    from psla.data.pack.format import read_clips
+    from psla.data.clips import Clips
     from psla.training import session
     from psla.training.devices import Runtime, is_first_process
     from psla.training.run import Run
@@ -64,7 +64,7 @@ def train(
     runtime = Runtime(
         accelerator, devices, nodes, cache_mb * 2**20, workers, checkpoint_minutes, skip_non_finite, compiled
     )
-    corpus = read_clips(clips) if clips else Run.open(resume or "").clips
+    corpus = Clips.read(clips) if clips else Run.open(resume or "").clips
     epochs = (plan or Run.open(resume or "").recipe).optimizer.epochs
     told = (
         progress(corpus.counts(), _rounds(corpus, epochs))
@@ -137,14 +137,14 @@ def teach(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Train, enhance the labels with what was learned, train again; say what it brought, over several seeds."""
-    from psla.data.pack.format import read_clips
+    from psla.data.clips import Clips
     from psla.training.recipe import Recipe, parse_override
 
     plan = Recipe.load(recipe, dict(map(parse_override, set_ or [])))
     from psla.lab.teaching import Teaching, teach
     from psla.training.devices import Runtime
 
-    corpus, seeds = read_clips(clips), seed or [0, 1, 2]
+    corpus, seeds = Clips.read(clips), seed or [0, 1, 2]
     chosen = {kind.strip().upper() for kind in types.split(",")}
     teaching = Teaching(chosen, threshold_of(threshold), teacher=teacher)
     with progress(corpus.counts(), _rounds(corpus, plan.optimizer.epochs, 2 * len(seeds))) as report:

@@ -29,9 +29,9 @@ def predict(
     ),
 ) -> None:
     """Write a model's probabilities for a table of clips."""
-    from psla.data.pack.format import read_clips
+    from psla.data.clips import Clips
 
-    corpus = read_clips(clips)
+    corpus = Clips.read(clips)
     chosen = corpus if split is None else corpus.split(split)
     if not len(chosen):
         raise CommandError(f"{clips}: there is no clip in the {'table' if split is None else f'split {split!r}'}")
@@ -61,7 +61,7 @@ def predict(
     with progress({"predict": len(chosen)}) as report:
         found = inference.predict(
             tagger.network,
-            open_source(chosen),
+            open_source(chosen, tagger.network.sample_rate),
             tagger.vocabulary,
             split=split or "",
             progress=lambda count: report("predict", count),

@@ -20,8 +20,8 @@ import polars as pl
 from psla.audio.decode import AUDIO_SUFFIXES
 from psla.corpora.csv_files import read_csv_file
 from psla.data.clips import SPLITS, Clips, ClipsError
-from psla.data.paths import is_text, printable
 from psla.data.vocabulary import Vocabulary, VocabularyError
+from psla.files import is_text, printable
 
 FACTS = {
     "name": "folder",

@@ -11,9 +11,9 @@ from typing import Any
 
 import polars as pl
 
-from psla.audio.headers import Headers, Report, short
+from psla.audio.addresses import SOUNDSCAPE_PREFIX
+from psla.audio.probe import Headers, Report, short
 from psla.data.clips import SPLITS, Clips, ClipsError
-from psla.data.source import SOUNDSCAPE_PREFIX
 
 _LISTED = 10  # clips of each kind that a summary names
 _FIELDS = {

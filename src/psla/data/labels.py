@@ -167,3 +167,53 @@ class Labels:
 
     def __repr__(self) -> str:
         return f"Labels({len(self)} clips, {len(self.indices)} labels, {self.vocabulary!r})"
+
+
+def choose_sources(source: np.ndarray, label: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:
+    """Which sources to hold out so that each class loses `share` of its clips: (sources,) bool; rarest class first.
+
+    Greedy, as in Sechidis, Tsoumakas and Vlahavas, On the Stratification of Multi-Label Data (2011), but over sources.
+    `source` and `label` are (entries,) ints: one entry for each label of each clip. A class with two or more sources
+    keeps one. Two million sources take seconds: only the sources that are looked at cost Python's time.
+    """
+    chosen = np.zeros(int(source.max()) + 1, dtype=bool)
+    rank = generator.permutation(len(chosen))
+    # One row a source and class that occur together, in that order: so many clips.
+    total = np.bincount(label)
+    keys = np.sort(source.astype(np.int64) * len(total) + label)
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    owners, classes = np.divmod(keys[starts], len(total))
+    sizes = np.diff(np.append(starts, len(keys)))
+    begins = np.searchsorted(owners, np.arange(len(chosen) + 1))  # source s has the rows begins[s] .. begins[s + 1]
+    by_class = np.lexsort((rank[owners], classes))
+    left = np.bincount(classes, minlength=len(total))  # sources, where `total` counts clips
+    class_begins = np.concatenate([[0], np.cumsum(left)])
+    held = np.zeros(len(total))
+    decided = np.zeros_like(chosen)
+
+    def spare(s: int) -> bool:
+        # A class must stay in train: a source that is the last of any class may not go.
+        return bool((left[classes[begins[s] : begins[s + 1]]] > 1).all())
+
+    def take(s: int) -> None:
+        chosen[s] = True
+        of_source = slice(begins[s], begins[s + 1])
+        held[classes[of_source]] += sizes[of_source]
+        left[classes[of_source]] -= 1
+
+    for c in sorted(np.flatnonzero(total), key=lambda c: (total[c], c)):
+        target = share * total[c]
+        rows = by_class[class_begins[c] : class_begins[c + 1]]
+        rows = rows[~decided[owners[rows]]]
+        for s, size in zip(owners[rows], sizes[rows], strict=True):
+            if 2 * (target - held[c]) < 1:
+                break  # not even a source of one clip comes nearer to the target
+            if held[c] + size - target <= target - held[c] and spare(s):
+                take(s)
+        if not held[c]:
+            for row in np.argsort(sizes[rows], kind="stable"):  # the smallest that may go
+                if spare(s := owners[rows[row]]):
+                    take(s)
+                    break
+        decided[owners[rows]] = True
+    return chosen

@@ -1,7 +1,8 @@
 """Where waveforms come from: a ClipSource hands out the int16 waveform of the i-th clip, whatever stores it.
 
-Files and synthesised soundscapes are here, and a cache over either; packs are in `psla.data.pack.format`. A table may
-mix all three: `open_source` reads each row as its path says. All sources give mono int16 at 16 kHz.
+Sound files and what lies at an address (`psla.audio.addresses`) are read here, with a cache over either; packs by
+`psla.data.pack.reading`. A table may mix them all: `open_source` reads each row as its path says. All sources give mono
+int16, each at the rate that it was opened with.
 """
 
 from __future__ import annotations
@@ -12,13 +13,10 @@ from typing import Protocol
 
 import numpy as np
 
-from psla.audio import decode as audio
-from psla.audio.decode import AudioError
+from psla.audio import addresses
+from psla.audio.addresses import PACK_PREFIX, SOUNDSCAPE_PREFIX
 from psla.data.clips import Clips, ClipsError
-from psla.data.pack.format import PACK_PREFIX
-from psla.data.pack.format import PackSource as PackSource
-
-SOUNDSCAPE_PREFIX = "soundscape://"
+from psla.data.pack.reading import PackSource as PackSource
 
 
 class ClipSource(Protocol):
@@ -29,14 +27,17 @@ class ClipSource(Protocol):
         """The clip ids, in the order of the indices."""
         ...
 
-    sample_rate: int
+    @property
+    def sample_rate(self) -> int:
+        """Of every waveform, in Hz."""
+        ...
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> np.ndarray:
         """The waveform of one clip.
 
-        Shape: (samples,) int16, mono, 16 kHz.
+        Shape: (samples,) int16, mono, at `sample_rate`.
 
         Raises:
             AudioError: the clip cannot be read; the error says which file and why.
@@ -52,21 +53,19 @@ class ArraySource:
         ValueError: another number of arrays than clip ids, or an array that is not (samples,) int16.
 
     Example:
-        >>> source = ArraySource(["a"], [np.zeros(16000, dtype=np.int16)])
+        >>> source = ArraySource(["a"], [np.zeros(16000, dtype=np.int16)], sample_rate=16000)
         >>> len(source), source.clip_ids, source.read(0).shape
         (1, ['a'], (16000,))
     """
 
-    def __init__(self, clip_ids: Sequence[str], arrays: Sequence[np.ndarray]) -> None:
+    def __init__(self, clip_ids: Sequence[str], arrays: Sequence[np.ndarray], sample_rate: int) -> None:
         if len(clip_ids) != len(arrays):
             raise ValueError(f"array source: {len(clip_ids)} clip ids but {len(arrays)} arrays")
         for id, array in zip(clip_ids, arrays, strict=True):
             if array.ndim != 1 or array.dtype != np.int16:
                 raise ValueError(f"array source: clip {id!r} is {array.dtype} {array.shape}, must be int16 (samples,)")
-        self.clip_ids = list(clip_ids)
+        self.clip_ids, self.sample_rate = list(clip_ids), sample_rate
         self._arrays = list(arrays)
-
-    sample_rate = audio.SAMPLE_RATE
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -76,49 +75,46 @@ class ArraySource:
         return self._arrays[_checked(index, len(self))]
 
 
-class FileSource:
-    """Clips that are sound files, or spans of sound files from `start_s` to `end_s` seconds.
+class TableSource:
+    """The clips of a table, each read as its path says: a sound file or an address, or a span of it in seconds."""
 
-    Raises:
-        ClipsError: a row is a soundscape, not a file.
-    """
+    _scheme: str | None = None  # with which every path must begin; None: any will do
 
-    _serves: tuple[bool, ...] = (False,)  # of rows that are soundscapes: no, yes
-
-    def __init__(self, clips: Clips) -> None:
-        self.clip_ids = clips.clip_ids
+    def __init__(self, clips: Clips, rate: int) -> None:
+        self.clip_ids, self.sample_rate = clips.clip_ids, rate
         columns = clips.frame.select("path", "start_s", "end_s").get_columns()
         self._paths, self._starts, self._ends = (column.to_list() for column in columns)
         for id, path in zip(self.clip_ids, self._paths, strict=True):
-            if path.startswith(SOUNDSCAPE_PREFIX) not in self._serves:
+            if self._scheme not in (None, addresses.scheme_of(path)):
                 raise ClipsError(f"clip {id!r} at {path} is not for {type(self).__name__}; open_source reads any table")
-
-    sample_rate = audio.SAMPLE_RATE
 
     def __len__(self) -> int:
         return len(self.clip_ids)
 
     def read(self, index: int) -> np.ndarray:
-        """See `ClipSource.read`; a malformed soundscape address is an AudioError, too."""
+        """See `ClipSource.read`; a malformed address is an AudioError, too."""
         index = _checked(index, len(self))
-        path, start_s, end_s = self._paths[index], self._starts[index], self._ends[index]
-        return (read_soundscape if path.startswith(SOUNDSCAPE_PREFIX) else audio.read)(path, start_s, end_s)
+        return addresses.read(self._paths[index], self.sample_rate, self._starts[index], self._ends[index])
 
 
-class SoundscapeSource(FileSource):
+class FileSource(TableSource):
+    """Clips that are sound files, or spans of sound files from `start_s` to `end_s` seconds.
+
+    Raises:
+        ClipsError: a row is an address, not a file.
+    """
+
+    _scheme = ""
+
+
+class SoundscapeSource(TableSource):
     """Clips that are synthesised when they are read, from paths such as `soundscape://seed/index`.
 
     Raises:
-        ClipsError: a row is a file, not a soundscape.
+        ClipsError: a row is no soundscape.
     """
 
-    _serves = (True,)
-
-
-class _AnySource(FileSource):
-    """Files and soundscapes in one table: each row is read as its path says."""
-
-    _serves = (False, True)
+    _scheme = SOUNDSCAPE_PREFIX
 
 
 class CachedSource:
@@ -132,7 +128,7 @@ class CachedSource:
         limit_bytes: bytes of waveforms to keep, 0 or more.
 
     Example:
-        >>> cached = CachedSource(ArraySource(["a"], [np.zeros(8, dtype=np.int16)]), limit_bytes=16)
+        >>> cached = CachedSource(ArraySource(["a"], [np.zeros(8, dtype=np.int16)], 16000), limit_bytes=16)
         >>> cached.read(0) is cached.read(0), cached.used_bytes
         (True, 16)
     """
@@ -151,7 +147,10 @@ class CachedSource:
         """The clip ids, in the order of the indices."""
         return self.source.clip_ids
 
-    sample_rate = audio.SAMPLE_RATE
+    @property
+    def sample_rate(self) -> int:
+        """Of every waveform, in Hz."""
+        return self.source.sample_rate
 
     def __len__(self) -> int:
         return len(self.source)
@@ -182,18 +181,23 @@ class CachedSource:
 class JoinedSource:
     """Several sources as one: clip i of the table is clip `place[i]` of the source `part[i]`.
 
+    Raises:
+        ValueError: sources of different sample rates.
+
     Example:
-        >>> one, two = (ArraySource([id], [np.full(4, n, dtype=np.int16)]) for n, id in enumerate("ab"))
+        >>> one, two = (ArraySource([id], [np.full(4, n, dtype=np.int16)], 16000) for n, id in enumerate("ab"))
         >>> joined = JoinedSource([one, two], part=np.array([1, 0]), place=np.array([0, 0]))
         >>> joined.clip_ids, joined.read(0).tolist()
         (['b', 'a'], [1, 1, 1, 1])
     """
 
     def __init__(self, sources: Sequence[ClipSource], part: np.ndarray, place: np.ndarray) -> None:
+        rates = {source.sample_rate for source in sources}
+        if len(rates) != 1:
+            raise ValueError(f"sources of {' and '.join(map(str, sorted(rates)))} Hz cannot be read as one")
+        (self.sample_rate,) = rates
         self._sources, self._part, self._place = list(sources), part, place
         self.clip_ids = [sources[p].clip_ids[i] for p, i in zip(part.tolist(), place.tolist(), strict=True)]
-
-    sample_rate = audio.SAMPLE_RATE
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -204,47 +208,31 @@ class JoinedSource:
         return self._sources[self._part[index]].read(int(self._place[index]))
 
 
-def open_source(clips: Clips, cache_bytes: int = 0) -> ClipSource:
+def open_source(clips: Clips, rate: int, cache_bytes: int = 0) -> ClipSource:
     """The source of a table's waveforms: files, soundscapes and clips in packs, mixed as they come.
 
     Args:
-        clips: the table; see `psla.data.pack.format.read_clips` for one that lies in a pack.
+        clips: the table.
+        rate: sample rate of the waveforms, in Hz: what the front end hears.
         cache_bytes: of decoded waveforms that are kept in memory. A table that is all in packs needs no cache, and
             gets none.
 
     Raises:
-        PackError: a shard of a pack is missing or too short.
+        PackError: a shard of a pack is missing or too short, or a pack holds another rate.
         ClipsError: a clip in a pack, of which it is not known where that lies.
     """
     packed = clips.frame["path"].str.starts_with(PACK_PREFIX)
     if len(clips) and packed.all():
-        return PackSource(clips)
+        return PackSource(clips, rate)
     source: ClipSource
     if not packed.any():
-        source = _AnySource(clips)
+        source = TableSource(clips, rate)
     else:
         in_pack = packed.to_numpy()
         place = np.where(in_pack, np.cumsum(in_pack), np.cumsum(~in_pack)) - 1
-        parts = (_AnySource(clips.filter(~packed)), PackSource(clips.filter(packed)))
+        parts = (TableSource(clips.filter(~packed), rate), PackSource(clips.filter(packed), rate))
         source = JoinedSource(parts, in_pack.astype(np.int64), place)
     return CachedSource(source, cache_bytes) if cache_bytes else source
-
-
-def read_soundscape(uri: str, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
-    """Synthesise the soundscape at an address, and cut the span from `start_s` to `end_s` seconds out of it.
-
-    Raises:
-        AudioError: a malformed address.
-    """
-    from psla.synth import scene as soundscape
-
-    try:
-        config, index = soundscape.from_uri(uri)
-    except ValueError as error:
-        raise AudioError(uri, str(error)) from error
-    waveform = soundscape.synthesise(config, index, audio.SAMPLE_RATE)
-    start = round((start_s or 0.0) * audio.SAMPLE_RATE)
-    return waveform[start : None if end_s is None else round(end_s * audio.SAMPLE_RATE)]
 
 
 def _checked(index: int, length: int) -> int:

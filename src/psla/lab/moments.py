@@ -77,7 +77,7 @@ def measure(
     Example:
         >>> from psla.data.source import ArraySource
         >>> noise = np.random.default_rng(0).integers(-9999, 9999, 16000, dtype=np.int16)
-        >>> found = measure(ArraySource(["a", "b"], [noise, noise]))
+        >>> found = measure(ArraySource(["a", "b"], [noise, noise], 16000))
         >>> found.clips, found.frames, round(found.mean, 2), round(found.deviation, 2)
         (2, 196, 0.21, 3.58)
     """

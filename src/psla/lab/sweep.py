@@ -106,7 +106,7 @@ def _sweep(lab: Lab, run: Run, device: torch.device | str) -> dict[str, list[Any
     checkpoints = [run.checkpoints / path.name for path in files]
     model = load_model(run.model_file)
     network = model.network.to(device)
-    source = open_source(lab.clips.split(lab.split))
+    source = open_source(lab.clips.split(lab.split), network.sample_rate)
 
     def predicted(weights: Mapping[str, Tensor]) -> Predictions:
         network.load_state_dict(weights)

@@ -120,7 +120,8 @@ def _enhanced(clips: Clips, first: Run, folder: Path, teaching: Teaching) -> Enh
             found = Predictions.read(given)
         else:
             model = load_any(given if given is not None else first.model_file)
-            found = predict(model.network, open_source(part), model.vocabulary, split="train").predictions
+            source = open_source(part, model.network.sample_rate)
+            found = predict(model.network, source, model.vocabulary, split="train").predictions
         found.save(path)
     enhanced = enhance_clips(
         clips, Predictions.read(path), teaching.ontology, teaching.types, teaching.threshold, teaching.relation
@@ -271,7 +272,8 @@ def teacher_predictions(teacher: Run, folder: Path, predicting: Predicting) -> P
     """What the averaged model of a run says of the training clips; made once."""
     path = folder / f"teacher-{teacher.folder.name}.safetensors"
     if not path.is_file():
-        model, source = load_model(teacher.model_file), open_source(predicting.clips.split("train"))
+        model = load_model(teacher.model_file)
+        source = open_source(predicting.clips.split("train"), model.network.sample_rate)
         network, device = model.network.to(predicting.device), predicting.device
         found = predict(network, source, model.vocabulary, split="train", device=device, progress=predicting.progress)
         folder.mkdir(parents=True, exist_ok=True)

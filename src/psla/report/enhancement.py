@@ -22,14 +22,15 @@ from urllib.parse import quote
 
 import numpy as np
 
-from psla.audio.decode import SAMPLE_RATE, AudioError
+from psla.audio.addresses import SOUNDSCAPE_PREFIX
+from psla.audio.decode import AudioError
 from psla.data.clips import Clips
 from psla.data.labels import Labels
 from psla.data.ontology import Ontology
-from psla.data.source import SOUNDSCAPE_PREFIX, open_source
+from psla.data.source import open_source
 from psla.files import atomic_write, write_json_atomic
 from psla.report.html import Folded, Heading, Numbers, Part, Table, Text, write_page
-from psla.report.spectrogram_image import spectrogram_png
+from psla.report.spectrogram_image import SAMPLE_RATE, spectrogram_png
 from psla.techniques.enhancement import EnhancedClips
 from psla.techniques.labeling import Additions, Enhancement, candidate_labels
 
@@ -186,7 +187,7 @@ def _write_csv(path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -
 
 def _media(folder: Path, clips: Clips, pictures: int, progress: Callable[[int], None]) -> dict[str, str]:
     """By clip id the HTML that lets one hear and see it."""
-    source, media = open_source(clips), {}
+    source, media = open_source(clips, SAMPLE_RATE), {}
     columns = clips.frame.select("clip_id", "path", "start_s", "end_s", "labels").rows()
     for index, (clip_id, path, start_s, end_s, labels) in enumerate(columns):
         names = ", ".join(clips.vocabulary[id].name for id in labels) or "none"

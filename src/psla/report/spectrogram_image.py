@@ -17,11 +17,12 @@ import torch
 from psla.model.frontends.kaldi import FrontEnd, FrontEndConfig
 
 WIDTH, MEL_BINS = 250, 64  # pixels
+SAMPLE_RATE = FrontEndConfig().sample_rate  # Hz, of the waveforms that are drawn
 RANGE = 9.0  # natural log of power below the loudest point that is drawn black: 39 dB
 
 
 def spectrogram_png(waveform: np.ndarray) -> str:
-    """The log-mel of a waveform, (samples,) int16 at 16 kHz, as `data:image/png;base64,…`.
+    """The log-mel of a waveform, (samples,) int16 at SAMPLE_RATE, as `data:image/png;base64,…`.
 
     At most 250 x 64 pixels; a clip too short for one frame gives a single column.
 

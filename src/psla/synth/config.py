@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from psla.data.clip_rules import SPLITS
+from psla.data.clips import SPLITS
 from psla.data.vocabulary import Vocabulary
 
 

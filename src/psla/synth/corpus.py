@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from psla.audio.decode import AudioError
-from psla.audio.watch import DecodePool, Job
+from psla.audio.pool import DecodePool, Job
 from psla.corpora.esc50 import AUDIOSET_CLASS, NO_CLASS
 from psla.data.clips import Clips, ClipsError
 from psla.data.vocabulary import Vocabulary, VocabularyError

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from psla.audio.decode import AudioError
 from psla.data.ontology import Ontology
 from psla.data.vocabulary import Vocabulary
 from psla.synth.config import SoundscapeConfig as SoundscapeConfig
@@ -226,6 +227,23 @@ def _reverberate(rng: np.random.Generator, wave: np.ndarray, longest: float, rat
     spectrum *= np.fft.rfft(response, length)
     spectrum *= band(80, rng.uniform(2000, 7000))(frequencies(length, rate))
     return wave + np.fft.irfft(spectrum, length)[: len(wave)]
+
+
+def read_address(address: str, rate: int, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
+    """Synthesise the soundscape at an address, and cut the span from `start_s` to `end_s` seconds out of it.
+
+    Shape:
+        (samples,) int16 at `rate` Hz.
+
+    Raises:
+        AudioError: a malformed address.
+    """
+    try:
+        config, index = from_uri(address)
+    except ValueError as error:
+        raise AudioError(address, str(error)) from error
+    first = round((start_s or 0.0) * rate)
+    return synthesise(config, index, rate)[first : None if end_s is None else round(end_s * rate)]
 
 
 def table(config: SoundscapeConfig, split: str = "train", first: int = 0) -> list[dict[str, Any]]:

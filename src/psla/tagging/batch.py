@@ -22,8 +22,7 @@ from typing import Protocol
 import numpy as np
 
 from psla.audio.decode import AudioError
-from psla.audio.tag_decoding import unpack_rate
-from psla.audio.watch import DecodePool
+from psla.audio.pool import DecodePool, SourceInfo
 from psla.tagging.recording import Recording
 from psla.tagging.result import TagResult
 
@@ -51,6 +50,8 @@ class FileResult:
 class WindowTagger(Protocol):
     """What batches are given to: a `psla.tagging.tagger.Tagger`."""
 
+    sample_rate: int
+
     def recording(self, source_rate: float | None = None) -> Recording: ...
     def windows(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]: ...
     def run(self, batch: Sequence[tuple[Recording, np.ndarray]], embed: bool = False) -> None: ...
@@ -62,7 +63,7 @@ def tag_files(
     """Tag files, one result for each path, in their order.
 
     Args:
-        pool: what `psla.audio.tag_decoding.decode_pool` gives.
+        pool: what `psla.audio.pool.decode_pool` gives.
         embed: fill in `TagResult.embedding`.
 
     Example:
@@ -80,7 +81,7 @@ def tag_groups(
     """As `tag_files`, but those that are finished together come together: what a journal writes at once."""
     waiting: deque[_Open] = deque()
     batch: list[tuple[Recording, np.ndarray]] = []
-    with closing(read_files(paths, pool)) as files:
+    with closing(read_files(paths, pool, tagger.sample_rate)) as files:
         for file in files:
             opened = _Open(file.path)
             waiting.append(opened)
@@ -134,25 +135,32 @@ class FileStream:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._queue: queue.Queue[np.ndarray | Exception | None] = queue.Queue(_BLOCKS)
+        self._queue: queue.Queue[np.ndarray | SourceInfo | Exception | None] = queue.Queue(_BLOCKS)
 
     def source_rate(self) -> int:
         """Sample rate of the source in Hz; raises AudioError."""
-        return unpack_rate(next(self.blocks()))
+        item = self._take()
+        assert isinstance(item, SourceInfo)
+        return item.sample_rate
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """What is left of the blocks; raises AudioError."""
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, Exception):
-                raise item
+        """The blocks, once the sample rate is known; raises AudioError."""
+        while (item := self._take()) is not None:
+            assert isinstance(item, np.ndarray)
             yield item
 
-    def fill(self, pool: DecodePool, stop: threading.Event) -> None:
+    def _take(self) -> np.ndarray | SourceInfo | None:
+        item = self._queue.get()
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def fill(self, pool: DecodePool, rate: int, stop: threading.Event) -> None:
         """The thread's part."""
         if stop.is_set():
             return
         try:
-            with closing(_closable(pool.stream(self.path))) as blocks:
+            with closing(pool.stream(self.path, rate)) as blocks:
                 for block in blocks:
                     if not self._put(block, stop):
                         return
@@ -160,7 +168,7 @@ class FileStream:
         except Exception as error:  # it is raised where the blocks are read
             self._put(error, stop)
 
-    def _put(self, item: np.ndarray | Exception | None, stop: threading.Event) -> bool:
+    def _put(self, item: np.ndarray | SourceInfo | Exception | None, stop: threading.Event) -> bool:
         while not stop.is_set():
             try:
                 self._queue.put(item, timeout=_PAUSE)
@@ -170,12 +178,7 @@ class FileStream:
         return False
 
 
-def _closable(blocks: Iterator[np.ndarray]) -> Generator[np.ndarray, None, None]:
-    assert isinstance(blocks, Generator)
-    return blocks
-
-
-def read_files(paths: Iterable[str], pool: DecodePool) -> Generator[FileStream, None, None]:
+def read_files(paths: Iterable[str], pool: DecodePool, rate: int) -> Generator[FileStream, None, None]:
     """The files in order; those after the one that is being read are decoded meanwhile."""
     ahead: deque[FileStream] = deque()
     stop = threading.Event()
@@ -183,7 +186,7 @@ def read_files(paths: Iterable[str], pool: DecodePool) -> Generator[FileStream, 
         try:
             for path in paths:
                 file = FileStream(path)
-                threads.submit(file.fill, pool, stop)
+                threads.submit(file.fill, pool, rate, stop)
                 ahead.append(file)
                 if len(ahead) > pool.workers * _AHEAD:
                     yield ahead.popleft()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from psla.audio.watch import DecodePool
+from psla.audio.pool import DecodePool
 from psla.files import Journal, atomic_write
 from psla.tagging.batch import FileResult, tag_groups
 from psla.tagging.output import RowSettings, row_of

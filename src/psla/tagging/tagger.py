@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from psla.audio.decode import AudioStream, Source, from_array
-from psla.audio.tag_decoding import checked_rate, decode_pool
+from psla.audio.pool import decode_pool
+from psla.audio.worker import checked_rate
 from psla.model.ensemble import EnsembleError
 from psla.model.file import Model
 from psla.model.inference import tag_waveforms

@@ -138,8 +138,7 @@ class StrideSource:
 
     def __init__(self, source: ClipSource, first: int, step: int) -> None:
         self.source, self.first, self.step = source, first, step
-        self.clip_ids = source.clip_ids[first::step]
-        self.sample_rate = source.sample_rate
+        self.clip_ids, self.sample_rate = source.clip_ids[first::step], source.sample_rate
 
     def __len__(self) -> int:
         return len(self.clip_ids)

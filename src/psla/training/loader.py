@@ -135,7 +135,7 @@ class Loader:
 
     Example:
         >>> from psla.data.source import ArraySource
-        >>> source = ArraySource(["a", "b", "c"], [np.full(4, i, dtype=np.int16) for i in range(3)])
+        >>> source = ArraySource(["a", "b", "c"], [np.full(4, i, dtype=np.int16) for i in range(3)], 16000)
         >>> plan = EpochPlan(3, mixup_rate=1.0, mixup_alpha=10.0, seed=0, epoch=0)
         >>> [tuple(batch.first.shape) for batch in Loader(source, limit_samples=4).batches(plan, batch_size=2)]
         [(2, 4), (1, 4)]

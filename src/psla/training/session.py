@@ -281,7 +281,7 @@ def _carry_out(
         compile_backbone(network, fabric.device)
     wrapped, optimizer = fabric.setup(network, adam)
     part = clips.split("train")
-    source = open_source(part, runtime.cache_bytes)
+    source = open_source(part, network.sample_rate, runtime.cache_bytes)
     labels = part.labels().part(vocabulary)
     trainer = Trainer(
         recipe,
@@ -296,7 +296,7 @@ def _carry_out(
         on_skip=run.note_non_finite if fabric.is_global_zero else lambda step, ids: None,
     )
     held_out = {
-        split: (open_source(part, runtime.cache_bytes), part.labels().part(vocabulary))
+        split: (open_source(part, network.sample_rate, runtime.cache_bytes), part.labels().part(vocabulary))
         for split in ("validation", "evaluation")
         if len(part := clips.split(split))
     }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from psla.audio.headers import Headers, Report
+from psla.audio.probe import Headers, Report
 from psla.corpora.audioset.files import UNREADABLE, WRONG_LENGTH, Found, Matched, choose_files, find_files
 from psla.corpora.audioset.lists import LISTS, read_lists
 from psla.data.clips import Clips, ClipsError

@@ -29,10 +29,10 @@ from pathlib import Path
 import polars as pl
 
 from psla.audio.decode import AUDIO_SUFFIXES
-from psla.audio.headers import Headers, Report, short
+from psla.audio.probe import Headers, Report, short
 from psla.corpora.audioset.lists import ID_PATTERN
 from psla.data.clips import ClipsError
-from psla.data.paths import NOT_TEXT, is_text, printable
+from psla.files import NOT_TEXT, is_text, printable
 
 UNDECODABLE = frozenset({".m4a", ".aac", ".mp4", ".webm", ".mkv", ".mka", ".wma"})
 """Suffixes of sound that people have and libsndfile does not decode."""

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from psla.data.pack.format import HEADER_BYTES, Pack, PackError, shard_header, shard_path
+from psla.data.pack.format import HEADER_BYTES, PackError, shard_header, shard_path
+from psla.data.pack.reading import Pack
 from psla.files import sha256_of
 
 _CHUNK = 1 << 22  # samples that are read at a time

@@ -275,13 +275,13 @@ def measure(recipe: Recipe, classes: int, runtime: Runtime) -> tuple[float, floa
     fabric = open_fabric(runtime, recipe.optimizer.precision)
     wrapped, optimizer = fabric.setup(network, torch.optim.Adam(network.parameters(), lr=1e-4))
     size = min(BATCH, recipe.optimizer.batch_size)
-    window = network.config.front_end.window_samples
+    window, rate = network.window_samples, network.sample_rate
     rng = np.random.default_rng(0)
     ids = [str(index) for index in range(size * STEPS)]
     waves = [rng.integers(-3000, 3000, window, dtype=np.int16) for _ in ids]
     labels = Labels.from_sets(ids, [[index % classes] for index in range(len(ids))], vocabulary)
     batches = changed(recipe, {"optimizer.batch_size": size})
-    source = ArraySource(ids, waves)
+    source = ArraySource(ids, waves, rate)
     loader = training_loader(batches, source, runtime.workers)
     trainer = Trainer(batches, wrapped, optimizer, fabric, labels, loader)
     ends = [time.monotonic()]
@@ -293,7 +293,7 @@ def measure(recipe: Recipe, classes: int, runtime: Runtime) -> tuple[float, floa
 
     trainer.epoch(lambda count: None, ended)
     training = float(np.median(np.diff(ends)[1:])) / size
-    few = ArraySource(ids[:HELD_OUT], waves[:HELD_OUT])
+    few = ArraySource(ids[:HELD_OUT], waves[:HELD_OUT], rate)
     predict_together(fabric, network, few, vocabulary, "evaluation")
     began = time.monotonic()
     predict_together(fabric, network, few, vocabulary, "evaluation")

@@ -18,18 +18,31 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
-from psla.audio.decode import SAMPLE_RATE, AudioError
+from psla.audio.decode import AudioError
+from psla.audio.worker import Message
 from psla.audio.worker_handle import Job as Job
 from psla.audio.worker_handle import LostWorker, WorkerHandle, worker_command
 from psla.audio.worker_handle import WorkerError as WorkerError
 
 _AHEAD = 4  # clips that are decoded ahead, for each worker
 _TICK = 0.1  # seconds between two looks of the watchdog
+
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What is told of a recording before its blocks."""
+
+    sample_rate: int  # of the source, in Hz
 
 
 class DecodePool:
@@ -54,7 +67,7 @@ class DecodePool:
         >>> good, bad = (f"{tempfile.mkdtemp()}/{name}.wav" for name in ("good", "bad"))
         >>> soundfile.write(good, np.zeros(16000), 16000)
         >>> with DecodePool(workers=1) as pool:
-        ...     for job, result in pool.map([Job(good), Job(bad)]):
+        ...     for job, result in pool.map([Job(good, 16000), Job(bad, 16000)]):
         ...         print(result.shape if isinstance(result, np.ndarray) else result.reason)
         (16000,)
         cannot be opened: No such file or directory
@@ -77,7 +90,7 @@ class DecodePool:
         if memory_bytes < 128 << 20:
             raise ValueError(f"memory_bytes must be 128 MiB ({128 << 20}) or more, not {memory_bytes}")
         self.workers, self.timeout_s, self.attempts = workers, timeout_s, attempts
-        self._most_samples = round(longest_s * SAMPLE_RATE)
+        self._longest_s = longest_s
         self._command = worker_command(decoder, memory_bytes)
         self._closed = threading.Event()
         self._living: set[WorkerHandle] = set()
@@ -96,12 +109,21 @@ class DecodePool:
 
         Jobs are taken up as they are needed, a few for each worker ahead of what has been handed out.
 
-        Shape: samples: (samples,) int16, mono, 16 kHz; writeable or not.
+        Shape: samples: (samples,) int16, mono, at the job's rate; writeable or not.
         """
-        ahead: deque[tuple[Job, Future[np.ndarray | AudioError]]] = deque()
+        yield from self._in_order(jobs, _samples)
+
+    def ask(self, jobs: Iterable[Job]) -> Generator[tuple[Job, list[dict[str, Any]] | AudioError], None, None]:
+        """As `map`, but each job with what its decoder has to tell: its dicts, the empty ones left out."""
+        yield from self._in_order(jobs, _told)
+
+    def _in_order(
+        self, jobs: Iterable[Job], of: Callable[[list[Message]], _T]
+    ) -> Generator[tuple[Job, _T | AudioError], None, None]:
+        ahead: deque[tuple[Job, Future[_T | AudioError]]] = deque()
         try:
             for job in jobs:
-                ahead.append((job, self._threads.submit(self._whole, job)))
+                ahead.append((job, self._threads.submit(self._whole, job, of)))
                 if len(ahead) > self.workers * _AHEAD:
                     first, future = ahead.popleft()
                     yield first, future.result()
@@ -113,21 +135,26 @@ class DecodePool:
                 future.cancel()
 
     def stream(
-        self, source: str | os.PathLike[str] | bytes, start_s: float | None = None, end_s: float | None = None
-    ) -> Generator[np.ndarray, None, None]:
+        self,
+        source: str | os.PathLike[str] | bytes,
+        rate: int,
+        start_s: float | None = None,
+        end_s: float | None = None,
+    ) -> Generator[np.ndarray | SourceInfo, None, None]:
         """Decode one recording of any length, block by block, in bounded memory.
 
         A worker is lent to it from the first block to the last, or until the iterator is closed; where all are lent,
-        it waits for one.
+        it waits for one. A pool of `decode_pool` tells the SourceInfo first.
 
-        Shape: each block: (samples,) int16, mono, 16 kHz, at most about 10 s, none empty.
+        Shape: each block: (samples,) int16, mono, at `rate` Hz, at most about 10 s, none empty.
 
         Raises:
             AudioError: it cannot be read, or the decoder crashed or stalled; perhaps after some blocks.
             ValueError: the pool is closed.
         """
         with self._lent() as worker:
-            yield from worker.blocks(Job(source, start_s, end_s), self.timeout_s)
+            for message in worker.messages(Job(source, rate, start_s, end_s), self.timeout_s):
+                yield SourceInfo(message.get("sample_rate", 0)) if isinstance(message, dict) else message
 
     def close(self) -> None:
         """End the workers, at once, and wait until they are gone."""
@@ -146,18 +173,18 @@ class DecodePool:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _whole(self, job: Job) -> np.ndarray | AudioError:
+    def _whole(self, job: Job, of: Callable[[list[Message]], _T]) -> _T | AudioError:
         for attempt in range(self.attempts):
-            blocks: list[np.ndarray] = []
+            messages: list[Message] = []
             samples = 0
             try:
-                with self._lent() as worker, contextlib.closing(worker.blocks(job, self.timeout_s)) as stream:
-                    for block in stream:
-                        samples += len(block)
-                        if samples > self._most_samples:
-                            longest = f"{self._most_samples / SAMPLE_RATE:g} s"
-                            return AudioError(job.name, f"longer than {longest}: give its clips a start and an end")
-                        blocks.append(block)
+                with self._lent() as worker, contextlib.closing(worker.messages(job, self.timeout_s)) as stream:
+                    for message in stream:
+                        samples += len(message) if isinstance(message, np.ndarray) else 0
+                        if samples > self._longest_s * job.rate:
+                            longest = f"longer than {self._longest_s:g} s: give its clips a start and an end"
+                            return AudioError(job.name, longest)
+                        messages.append(message)
             except LostWorker as error:
                 lost: AudioError = error
                 if attempt + 1 < self.attempts and not self._closed.is_set():
@@ -165,7 +192,7 @@ class DecodePool:
                 return AudioError(lost.path, lost.reason)
             except AudioError as error:
                 return error
-            return blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros(0, np.int16), *blocks])
+            return of(messages)
         raise AssertionError("a clip is tried at least once")
 
     @contextlib.contextmanager
@@ -204,3 +231,22 @@ class DecodePool:
             for worker in list(self._living):
                 worker.tick(min(now - before, 1.0))
             before = now
+
+
+def _samples(messages: list[Message]) -> np.ndarray:
+    blocks = [message for message in messages if isinstance(message, np.ndarray)]
+    return blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros(0, np.int16), *blocks])
+
+
+def _told(messages: list[Message]) -> list[dict[str, Any]]:
+    return [message for message in messages if isinstance(message, dict) and message]
+
+
+def decode_pool(workers: int = 2, timeout_s: float = 10.0) -> DecodePool:
+    """The pool that tagging needs: it tells each recording's sample rate. It starts at once: open it before the model.
+
+    Args:
+        workers: processes, 1 or more.
+        timeout_s: seconds without an answer after which a file is given up.
+    """
+    return DecodePool(workers, timeout_s, decoder="psla.audio.worker:decode_to_tag")

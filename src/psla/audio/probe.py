@@ -17,7 +17,7 @@ import polars as pl
 import soundfile
 
 from psla.audio.decode import AudioError
-from psla.audio.watch import DecodePool, Job
+from psla.audio.pool import DecodePool, Job
 from psla.files import atomic_write
 
 Report = Callable[[str, int, int], None]
@@ -135,19 +135,19 @@ def _ask(paths: Sequence[str], decode: bool, workers: int | None) -> Iterator[li
     size = 1 if decode else _BATCH
     batches = [paths[i : i + size] for i in range(0, len(paths), size)]
     count = min(len(batches), workers or os.cpu_count() or 1)
-    with DecodePool(count, _TIMEOUT_S, decoder="psla.audio.inspection:inspect") as pool:
-        for number, (_, result) in enumerate(pool.map(_job(batch, decode) for batch in batches)):
-            if not isinstance(result, AudioError):
-                yield json.loads(result.tobytes())
-            elif len(batches[number]) == 1:
-                yield [(None, result.reason)]
-            else:
-                singles = pool.map(_job([path], decode) for path in batches[number])
-                yield [
-                    (None, one.reason) if isinstance(one, AudioError) else json.loads(one.tobytes())[0]
-                    for _, one in singles
-                ]
+    with DecodePool(count, _TIMEOUT_S, decoder="psla.audio.worker:inspect") as pool:
+        yield from _answers(pool, batches, decode)
 
 
-def _job(paths: Sequence[str], decode: bool) -> Job:
-    return Job(json.dumps({"paths": list(paths), "decode": decode}).encode("ascii"))
+def _answers(
+    pool: DecodePool, batches: Sequence[Sequence[str]], decode: bool
+) -> Iterator[list[tuple[float | None, str | None]]]:
+    asked = (json.dumps({"paths": list(batch), "decode": decode}).encode("ascii") for batch in batches)
+    results = pool.ask(Job(text, rate=1) for text in asked)  # no samples are asked for, at no rate
+    for batch, (_, result) in zip(batches, results, strict=True):
+        if not isinstance(result, AudioError):
+            yield [(told["duration_s"], told["fault"]) for told in result]
+        elif len(batch) == 1:
+            yield [(None, result.reason)]
+        else:
+            yield from _answers(pool, [[path] for path in batch], decode)
