@@ -234,7 +234,7 @@ def test_the_folds_of_esc10(esc10: Path) -> None:
         assert clips.is_single_label
         sources.append(set(clips.split("evaluation").frame["source"]))
     assert sum(map(len, sources)) == len(set().union(*sources))
-    assert len(open_source(clips).read(0)) == 800
+    assert len(open_source(clips, 16000).read(0)) == 800
     held = clips.hold_out(0.2, 0)
     counts = held.split("validation").labels().counts()
     assert counts.min() >= 4
