@@ -163,9 +163,8 @@ def _tag_fresh(run: Run, console: Console) -> None:
     config = soundscape.SoundscapeConfig(seed=3, seconds=SECONDS, clips=1, classes=CLASSES)
     model = load_model(run.model_file)
     truth = set(soundscape.describe(config, 0).true_labels)
-    tagging = tag_waveforms(
-        model.network, [soundscape.synthesise(config, 0, model.network.config.front_end.sample_rate)]
-    )
+    rate = model.network.config.front_end.sample_rate
+    tagging = tag_waveforms(model.network, [soundscape.synthesise(config, 0, rate)])
     probabilities = tagging.clip_probabilities[0].clamp(0.0, 1.0)
     table = Table(title="A freshly made clip, tagged")
     table.add_column("class")
