@@ -19,9 +19,8 @@ def bass_drum(rng: Generator, s: Signals) -> np.ndarray:
     stroke = s.part(5 * decay)
     k = stroke.k
     glide = low * (1 + rng.uniform(0.3, 1.8) * np.exp(-k / rng.uniform(0.015, 0.05)))
-    hit = (
-        stroke.harmonics(glide, np.array([1.0, rng.uniform(0.05, 0.3)])) * np.exp(-k / decay) * np.minimum(1, k / 0.002)
-    )
+    hit = stroke.harmonics(glide, np.array([1.0, rng.uniform(0.05, 0.3)]))
+    hit = hit * np.exp(-k / decay) * np.minimum(1, k / 0.002)
     thud = stroke.noise(rng, band(60, rng.uniform(500, 2500))) * np.exp(-k / rng.uniform(0.004, 0.015))
     return s.repeat(rng, [hit + rng.uniform(0.05, 0.35) * thud], rng.uniform(0.3, 0.9), 0.03, soft=0.6)
 
