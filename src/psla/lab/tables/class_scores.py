@@ -14,8 +14,7 @@ import numpy as np
 
 from psla.lab.tables.measured import Measured, RowResult
 from psla.metrics.scores import average_precisions
-from psla.report.html import Cell
-from psla.report.sortable_table import SortableTable
+from psla.report.html import Cell, Table
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 def class_table(
     scores: ClassScores, baseline: ClassScores | None, lab: Measured, quality: Mapping[str, float]
-) -> SortableTable:
+) -> Table:
     """A row a class: average precision, its deviation, the gain over the baseline, clips, annotation quality."""
     training, positives = training_counts(lab), lab.labels.counts()
     head = ["class", "AP", "deviation", "training clips", "positives", "id"]
@@ -103,7 +102,7 @@ def class_table(
         if quality:
             cells.append(_number(quality.get(c.id, math.nan), digits=2))
         rows.append([*cells, c.id])
-    return SortableTable(head, rows, text=(0, len(head) - 1))
+    return Table(head, rows, text=(0, len(head) - 1), sortable=True)
 
 
 def _number(value: float, sign: str = "", digits: int = 3) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 
 from psla.lab.tables.class_scores import ClassScores, training_counts
 from psla.lab.tables.measured import Measured, RowResult
-from psla.report.html import Picture
 from psla.report.figures import Curve, curves, ranked, scatter
+from psla.report.html import Picture
 from psla.techniques.coverage import expected_unseen, simulated_unseen
 from psla.techniques.sampling import clip_weights
 from psla.training.recipe import Recipe
