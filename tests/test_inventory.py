@@ -1,5 +1,6 @@
 """The inventory, the headers it rests on, and its page."""
 
+import base64
 import html.parser
 import json
 import os
@@ -283,6 +284,7 @@ def test_the_written_inventory(tmp_path):
     assert {"m2", "u.wav", "an empty file", "lasts 3 s, its segment 10 s", "b.ogg", "A note."} <= shown
     assert reader.tags.count("img") == 1
     check_drawn(missing_by_class(classes), 501, 501)
+    assert base64.b64encode(missing_by_class(classes)).decode() in paths[".html"].read_text(encoding="utf-8")
 
 
 def test_the_same_inventory_gives_the_same_page():

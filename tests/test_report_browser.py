@@ -8,8 +8,7 @@ from browser import CHROMIUM, Page
 from lab_fixture import write_lab
 from pictures import check_drawn
 from psla.lab.tables.report import write_report
-from psla.report.html import page
-from psla.report.sortable_table import SortableTable
+from psla.report.html import Table, page
 
 pytestmark = [
     pytest.mark.browser,
@@ -51,7 +50,7 @@ def test_tables_sort_and_filter(tmp_path: Path) -> None:
     """A click sorts, another turns it round; numbers as numbers, what is none last both ways; words filter."""
     rows = [["dog", "9", "0.5 ± 0.1"], ["Cat", "1,200", "-"], ["rain", "70", "-0.25"], ["ape <b>", "8", "+0.125"]]
     path = tmp_path / "page.html"
-    path.write_text(page("Classes", [SortableTable(["class", "clips", "gain"], rows)]), encoding="utf-8")
+    path.write_text(page("Classes", [Table(["class", "clips", "gain"], rows, sortable=True)]), encoding="utf-8")
     with Page(path, 800) as shown:
         assert shown.evaluate(COLUMN.format(0)) == ["dog", "Cat", "rain", "ape <b>"]
         expected = [
@@ -76,7 +75,7 @@ def test_tables_sort_and_filter(tmp_path: Path) -> None:
 
 def test_the_policy_stops_other_scripts(tmp_path: Path) -> None:
     """Whatever else gets onto such a page neither runs nor loads anything."""
-    text = page("Classes", [SortableTable(["class"], [["dog"]])])
+    text = page("Classes", [Table(["class"], [["dog"]], sortable=True)])
     evil = '<script>document.title = "taken"</script><img src="missing.png" onerror="document.title = \'taken\'">'
     (tmp_path / "page.html").write_text(text.replace("</main>", f"{evil}</main>"), encoding="utf-8")
     with Page(tmp_path / "page.html", 800) as shown:

@@ -18,7 +18,6 @@ from typing import Any
 from psla.metrics.scores import Scores
 from psla.report.figures import Curve, curves, ranked, scatter
 from psla.report.html import Bar, Cell, Folded, Gallery, Heading, Numbers, Part, Picture, Table, Text, write_page
-from psla.report.sortable_table import SortableTable
 from psla.training.recipe import Recipe
 from psla.training.run import Run
 
@@ -145,7 +144,7 @@ def _classes(run: Run, scores: Scores, split: str) -> list[Part]:
         for each in scores.per_class
     ]
     head = ["class", "training clips", "positives", "AP", "bar", "AUC", "d'", "id"]
-    return [*parts, SortableTable(head, rows, text=(0, len(head) - 1))]
+    return [*parts, Table(head, rows, text=(0, len(head) - 1), sortable=True)]
 
 
 def _recipe(run: Run) -> list[Part]:

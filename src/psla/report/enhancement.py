@@ -11,16 +11,15 @@ Not covered: what the change is worth, which only a training with the new labels
 from __future__ import annotations
 
 import csv
-import html
 import os
-import wave
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import soundfile
 
 from psla.audio.addresses import SOUNDSCAPE_PREFIX
 from psla.audio.decode import AudioError
@@ -29,8 +28,9 @@ from psla.data.labels import Labels
 from psla.data.ontology import Ontology
 from psla.data.source import open_source
 from psla.files import atomic_write, write_json_atomic
-from psla.report.html import Folded, Heading, Numbers, Part, Table, Text, write_page
-from psla.report.spectrogram_image import SAMPLE_RATE, spectrogram_png
+from psla.model.frontends.kaldi import FrontEndConfig
+from psla.report.html import Card, Cards, Folded, Heading, Numbers, Part, Table, Text, write_page
+from psla.report.spectrogram_image import spectrogram_png
 from psla.techniques.enhancement import EnhancedClips
 from psla.techniques.labeling import Additions, Enhancement, candidate_labels
 
@@ -149,8 +149,8 @@ def write_report(
     _write_csv(folder / "classes.csv", list(data["classes"][0]) if data["classes"] else [], data["classes"])
     _write_csv(folder / "additions.csv", _COLUMNS, _rows(result.enhancement, result.enhancement.additions, result.part))
     shown = list(dict.fromkeys(row["clip_id"] for row in [*data["most_confident"], *data["closest"]]))
-    media = _media(folder, result.part.select(shown), pictures, progress)
-    write_page(folder / "index.html", "Label enhancement", _parts(data, media))
+    clips = _heard(folder, result.part.select(shown), pictures, progress)
+    write_page(folder / "index.html", "Label enhancement", _parts(data, clips))
     return data
 
 
@@ -185,28 +185,28 @@ def _write_csv(path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -
         writer.writerows(rows)
 
 
-def _media(folder: Path, clips: Clips, pictures: int, progress: Callable[[int], None]) -> dict[str, str]:
-    """By clip id the HTML that lets one hear and see it."""
-    source, media = open_source(clips, SAMPLE_RATE), {}
+def _heard(folder: Path, clips: Clips, pictures: int, progress: Callable[[int], None]) -> dict[str, Card]:
+    """By clip id a card without a title that lets one hear and see the clip."""
+    rate, cards = FrontEndConfig().sample_rate, {}
+    source = open_source(clips, rate)
     columns = clips.frame.select("clip_id", "path", "start_s", "end_s", "labels").rows()
     for index, (clip_id, path, start_s, end_s, labels) in enumerate(columns):
         names = ", ".join(clips.vocabulary[id].name for id in labels) or "none"
-        parts, link = [f"<p>labels before: {html.escape(names)}</p>"], _link(folder, path, start_s, end_s)
-        if index < pictures and (link or path.startswith(SOUNDSCAPE_PREFIX)):
+        lines, picture, sound = [clip_id, f"labels before: {names}"], "", _link(folder, path, start_s, end_s)
+        if index < pictures and (sound or path.startswith(SOUNDSCAPE_PREFIX)):
             progress(1)
             try:
                 waveform = source.read(index)
             except AudioError as error:
-                parts.append(f"<p>cannot be read: {html.escape(error.reason)}</p>")
+                lines.append(f"cannot be read: {error.reason}")
             else:
-                if not link:
-                    link = f"audio/{index:03d}.wav"
-                    _write_wave(folder / link, waveform)
-                parts.append(f'<img alt="log-mel spectrogram" src="{spectrogram_png(waveform)}">')
-        if link:
-            parts.append(f'<audio controls preload="none" src="{html.escape(link)}"></audio>')
-        media[clip_id] = "".join(parts)
-    return media
+                picture = spectrogram_png(waveform, rate)
+                if not sound:
+                    sound = f"audio/{index:03d}.wav"
+                    with atomic_write(folder / sound) as temporary:
+                        soundfile.write(temporary, waveform, rate)
+        cards[clip_id] = Card("", lines, picture, sound)
+    return cards
 
 
 def _link(folder: Path, path: str, start_s: float | None, end_s: float | None) -> str:
@@ -219,39 +219,17 @@ def _link(folder: Path, path: str, start_s: float | None, end_s: float | None) -
     return quote(Path(os.path.relpath(path, folder)).as_posix()) + span
 
 
-def _write_wave(path: Path, waveform: np.ndarray) -> None:
-    with atomic_write(path) as temporary, wave.open(str(temporary), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes(waveform.astype("<i2").tobytes())
-
-
-_CARDS = """<style>.clips{display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:1rem}
-.clip{border:1px solid var(--line);padding:.6rem .8rem}.clip h3{margin:0;font-size:1rem}.clip p{margin:.25rem 0}
-.clip img{width:100%;height:6rem;image-rendering:pixelated}.clip audio{width:100%}</style>"""
-
-
-@dataclass(frozen=True)
-class _Cards:
-    """Additions as cards that can be heard and seen."""
-
-    rows: Sequence[Mapping[str, Any]]
-    media: Mapping[str, str]
-
-    def html(self) -> str:
-        """See `report.Part`."""
-        return f'{_CARDS}<div class="clips">{"".join(map(self._card, self.rows))}</div>'
-
-    def _card(self, row: Mapping[str, Any]) -> str:
+def _cards(rows: Sequence[Mapping[str, Any]], clips: Mapping[str, Card]) -> Cards:
+    """Additions that can be heard and seen."""
+    cards = []
+    for row in rows:
+        clip = clips[row["clip_id"]]
         text = f"type {row['type']}, probability {row['probability']:.3f}, threshold {row['threshold']:.3f}"
-        return (
-            f'<div class="clip"><h3>+ {html.escape(row["class_name"])}</h3><p>{text}</p>'
-            f"<p>{html.escape(row['clip_id'])}</p>{self.media[row['clip_id']]}</div>"
-        )
+        cards.append(replace(clip, title=f"+ {row['class_name']}", lines=[text, *clip.lines]))
+    return Cards(cards)
 
 
-def _parts(data: Mapping[str, Any], media: Mapping[str, str]) -> list[Part]:
+def _parts(data: Mapping[str, Any], clips: Mapping[str, Card]) -> list[Part]:
     """The page, from top to bottom."""
     threshold = data["threshold"] if isinstance(data["threshold"], str) else f"{data['threshold']:g}th percentile"
     facts = [
@@ -292,7 +270,7 @@ def _parts(data: Mapping[str, Any], media: Mapping[str, str]) -> list[Part]:
         if data[key]:
             parts.append(Folded(f"{title}: {len(data[key])}", [Text(", ".join(named[id] for id in data[key]))]))
     for title, name in (("Most confident additions", "most_confident"), ("Closest to the threshold", "closest")):
-        parts += [Heading(title), _Cards(data[name], media)]
+        parts += [Heading(title), _cards(data[name], clips)]
     return parts
 
 

@@ -1,7 +1,8 @@
 """All pictures of psla: learning curves, classes in their order, variants side by side, counts, coverage, what is lost.
 
 Those of reports are PNG bytes, so narrow that a screen of 390 pixels shows their letters with 10 pixels. Those of a run
-or of a command are files, whose suffix chooses the format (.png, .svg, .pdf). How they are drawn: `drawing.py`.
+or of a command are files at `path`, whose suffix chooses the format (.png, .svg, .pdf). Nothing to draw, lists of
+different lengths or another suffix: ValueError. How they are drawn: `drawing.py`.
 """
 
 from __future__ import annotations
@@ -42,9 +43,6 @@ def curves(
         log_x: a logarithmic axis. whole: only whole numbers on it.
         y_range: ends of the vertical axis; None: as the data are.
 
-    Raises:
-        ValueError: nothing to draw.
-
     Example:
         >>> curves([Curve("a", [1, 2], [0.1, 0.3])], "epoch", "mAP")[:4]
         b'\\x89PNG'
@@ -68,10 +66,9 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], path: str | PathLike[str])
     Args:
         rows: one mapping an epoch with `epoch`, `loss`, `learning_rate` and optionally `mean_average_precision`
             (absent, None or NaN: not measured); other keys are ignored.
-        path: where to write; the suffix is .png, .svg or .pdf.
 
     Raises:
-        ValueError: no rows, a row without a needed key, or another suffix.
+        ValueError: no rows, another suffix, or a row without a needed key.
 
     Example:
         >>> import tempfile
@@ -91,13 +88,12 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], path: str | PathLike[str])
         "learning_rate": "learning rate",
     }
     points = {key: [(row["epoch"], row[key]) for row in rows if drawing.defined(row.get(key))] for key in panels}
-    if not points["mean_average_precision"]:
-        del panels["mean_average_precision"]
-    figure = drawing.figure(7, 1 + 1.8 * len(panels))
-    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, (style, (key, label)) in zip(all_axes, enumerate(panels.items()), strict=True):
+    shown = [key for key in panels if points[key] or key != "mean_average_precision"]
+    figure = drawing.figure(7, 1 + 1.8 * len(shown))
+    all_axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, key in zip(all_axes, shown, strict=True):
         x, y = [x for x, _ in points[key]], [y for _, y in points[key]]
-        drawing.plot(axes, [Curve("", x, y, style=style)], label, whole=True)
+        drawing.plot(axes, [Curve("", x, y, style=list(panels).index(key))], panels[key], whole=True)
     if all(drawing.defined(row["learning_rate"]) and row["learning_rate"] > 0 for row in rows):
         all_axes[-1].set_yscale("log")
     all_axes[-1].set_xlabel("epoch")
@@ -113,10 +109,6 @@ def unseen(
     Args:
         expected: by the curve's name, a share an epoch.
         simulated: the same for those curves that were simulated.
-        path: where to write; the suffix is .png, .svg or .pdf.
-
-    Raises:
-        ValueError: no curves, or another suffix.
     """
     drawing.check(expected, "a picture of the clips not heard needs at least one curve", path)
     lines = []
@@ -144,15 +136,9 @@ def ranked(
     """Classes with their values, the greatest first: up to 40 by name as bars, more as a curve with its ends named.
 
     Args:
-        values: of each class; NaN is left out, on a logarithmic axis 0 too.
-        names: of the classes.
-        label: what the values are.
-        stds: of the values, their standard deviations.
-        log: a logarithmic axis.
-        mean: drawn as a line.
-
-    Raises:
-        ValueError: no class has a value.
+        values, names: of the classes; a value of NaN is left out, on a logarithmic axis 0 too.
+        label: what the values are. stds: their standard deviations.
+        log: a logarithmic axis. mean: drawn as a line.
 
     Example:
         >>> ranked([0.2, 0.7], ["rain", "dog"], "average precision")[:4]
@@ -166,13 +152,6 @@ def sorted_average_precision(scores: Scores, path: str | PathLike[str]) -> None:
 
     Up to 40 classes are named; with more, the first and the last. Classes without positives have no average precision
     and no place; the title counts them.
-
-    Args:
-        scores: what `score` gives.
-        path: where to write; the suffix is .png, .svg or .pdf.
-
-    Raises:
-        ValueError: no class has an average precision, or another suffix.
     """
     drawing.check(scores.classes_scored, "no class has an average precision to draw", path)
     values, names = zip(*((each.average_precision, each.name) for each in scores.per_class), strict=True)
@@ -186,9 +165,6 @@ def sorted_average_precision(scores: Scores, path: str | PathLike[str]) -> None:
 
 def scatter(x: Sequence[float], y: Sequence[float], x_label: str, y_label: str, log_x: bool = False) -> bytes:
     """A point for each class.
-
-    Raises:
-        ValueError: no point.
 
     Example:
         >>> scatter([10, 100], [0.2, 0.4], "clips", "average precision", log_x=True)[:4]
@@ -213,10 +189,9 @@ def comparison(scores: Mapping[str, Scores | Mapping[str, Any]], path: str | Pat
 
     Args:
         scores: by the variant's name, `Scores` or the mapping that `Scores.to_dict` gives.
-        path: where to write; the suffix is .png, .svg or .pdf.
 
     Raises:
-        ValueError: no variants, a mapping without `mean_average_precision`, or another suffix.
+        ValueError: no variants, another suffix, or a mapping without `mean_average_precision`.
     """
     drawing.check(scores, "a comparison needs at least one variant", path)
     told = {name: each.to_dict() if isinstance(each, Scores) else each for name, each in scores.items()}
@@ -244,14 +219,9 @@ def class_counts(
     a logarithmic axis and are left out.
 
     Args:
-        clips: of each class, how many carry it.
+        clips, names: of each class, how many carry it, and its name.
         drawn: of each class, how often an epoch under the sampler reads one of them.
-        names: of the classes.
-        path: where to write; the suffix is .png, .svg or .pdf.
         title: what the clips are.
-
-    Raises:
-        ValueError: no class has a clip, lists of different lengths, or another suffix.
     """
     rows = sorted((row for row in zip(clips, drawn, names, strict=True) if row[0]), key=lambda row: -row[0])
     drawing.check(rows, "class counts need at least one class with a clip", path)
@@ -276,11 +246,7 @@ def class_counts(
 
 
 def missing_by_class(classes: Sequence[Share]) -> bytes:
-    """Of an inventory: the 25 worst classes as bars with their counts, and all classes as a curve.
-
-    Raises:
-        ValueError: no classes.
-    """
+    """Of an inventory: the 25 worst classes as bars with their counts, and all classes as a curve."""
     drawing.check(classes, "a picture of classes needs one class or more")
     shares, count = [100 * c.missing_share for c in classes], min(WORST, len(classes))
     figure = drawing.figure(8, 3.2 + 0.26 * count)

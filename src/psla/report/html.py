@@ -2,85 +2,30 @@
 
     write_page("report.html", "Inventory", [Numbers([("clips", "20")]), Table(["class", "n"], [["dog", "12"]])])
 
-What is shown is handed in as parts: numbers, text, tables, pictures, and parts folded away. All text is escaped. The
-page reads on a telephone, in print, and without images (every picture has a description). It has a script only where
-a part needs one (`sortable_table.py`); then a policy in its head forbids every other script and every request.
+What is shown is handed in as parts: numbers, text, tables, pictures, and parts folded away. How they look is in
+`templates/`, where all text is escaped. The page reads on a telephone, in print, and without images (every picture has
+a description). It has a script only where a table sorts; then a policy in its head forbids every other script and every
+request.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from psla.files import write_text_atomic
 
-_STYLE = """
-:root { color-scheme: light; --ink: #1a1a1a; --soft: #595959; --line: #d9d9d9; --bar: #0072b2; --paper: #fff; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 76rem; color: var(--ink); background: var(--paper);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem; }
-h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
-p { margin: .5rem 0; max-width: 46rem; }
-.numbers { display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: 1rem 0; padding: 0; }
-.numbers div { min-width: 6rem; }
-.numbers dt { color: var(--soft); font-size: .85rem; }
-.numbers dd { margin: 0; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
-.scroll { overflow-x: auto; margin: .5rem 0; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); padding: 0 0 .3rem; }
-th, td { padding: .2rem .8rem .2rem 0; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line);
-  overflow-wrap: normal; white-space: nowrap; }
-th { font-weight: 600; }
-td.text { min-width: 6rem; max-width: 28rem; overflow-wrap: anywhere; white-space: normal; }
-th.text, td.text { text-align: left; }
-td.text:first-child { min-width: 8rem; overflow-wrap: break-word; } .cards td.text { overflow-wrap: normal; }
-td.bar { min-width: 8rem; text-align: left; }
-.bar span { display: inline-block; height: .7rem; background: var(--bar); vertical-align: baseline; }
-figure { margin: 1rem 0; max-width: 60rem; }
-img { max-width: 100%; height: auto; }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 0 1.5rem; }
-.gallery figure, figure.narrow { max-width: 34rem; }
-.badge { display: inline-block; padding: 0 .5rem; border-radius: .6rem; border: 1px solid var(--soft);
-  font-weight: 600; white-space: nowrap; }
-.badge.good { color: #00543b; background: #d8f0e6; border-color: #009e73; }
-.badge.bad { color: #7a3600; background: #fde5d4; border-color: #d55e00; }
-.badge.off { color: var(--soft); border-style: dashed; font-weight: 400; }
-.filter { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: baseline; margin: .5rem 0; }
-.filter input { font: inherit; padding: .3rem .5rem; min-width: 12rem; max-width: 100%; }
-th button { all: unset; cursor: pointer; font-weight: 600; }
-th button:focus-visible { outline: 2px solid var(--bar); }
-th[aria-sort] button::after { content: " \\2195"; color: var(--soft); }
-th[aria-sort=ascending] button::after { content: " \\2191"; color: var(--ink); }
-th[aria-sort=descending] button::after { content: " \\2193"; color: var(--ink); }
-figcaption, footer { color: var(--soft); font-size: .85rem; }
-summary { cursor: pointer; margin: .75rem 0; font-weight: 600; }
-@media (max-width: 30rem) { th, td { padding-right: .5rem; } th.bar, td.bar { display: none; }
-  .cards thead { display: none; } .cards tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--line); }
-  .cards td, .cards td.text { display: flex; gap: .75rem; border: 0; padding: .1rem 0; max-width: none;
-    text-align: left; }
-  .cards td::before { content: attr(data-label); flex: 0 0 6.5rem; color: var(--soft); }
-  .cards td:first-child { font-weight: 600; } .cards td:first-child::before { content: none; } }
-footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .5rem; }
-@media print { body { max-width: none; padding: 0; font-size: 9pt; } .filter { display: none; }
-  .scroll { overflow: visible; } th, td { white-space: normal; padding-right: .5rem; }
-  details::details-content { content-visibility: visible; block-size: auto; } tr, figure { break-inside: avoid; }
-  h2 { break-after: avoid; } th[aria-sort] button::after { content: ""; } }
-"""
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
-
-class Part(Protocol):
-    """Something that can stand on a page."""
-
-    def html(self) -> str:
-        """The part as HTML, its text escaped."""
-        ...
+TEMPLATES = Path(__file__).with_name("templates")
 
 
 @dataclass(frozen=True)
@@ -89,10 +34,6 @@ class Heading:
 
     text: str
 
-    def html(self) -> str:
-        """See `Part`."""
-        return f"<h2>{html.escape(self.text)}</h2>"
-
 
 @dataclass(frozen=True)
 class Text:
@@ -100,21 +41,12 @@ class Text:
 
     text: str
 
-    def html(self) -> str:
-        """See `Part`."""
-        return f"<p>{html.escape(self.text)}</p>"
-
 
 @dataclass(frozen=True)
 class Numbers:
     """The few numbers that matter most, large: pairs of name and value."""
 
     pairs: Sequence[tuple[str, str]]
-
-    def html(self) -> str:
-        """See `Part`."""
-        each = (f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>" for name, value in self.pairs)
-        return f'<dl class="numbers">{"".join(each)}</dl>'
 
 
 @dataclass(frozen=True)
@@ -147,7 +79,10 @@ Cell = str | Bar | Badge
 class Table:
     """A table: the columns in `text` (the first by default) to the left, numbers to the right, bars without a head.
 
-    On a telephone a table of `cards` shows a row as a card, each cell below the other with its column's name.
+    On a telephone a table of `cards` shows a row as a card, each cell below the other with its column's name. One that
+    is `sortable` sorts by a click on a column's head and filters by what is typed; without scripts it is a plain table.
+    Numbers are sorted as numbers (thousands, percent signs and what follows a number do not matter), cells without a
+    number come last either way.
 
     Raises:
         ValueError: a row of another length than the head.
@@ -158,38 +93,17 @@ class Table:
     caption: str = ""
     text: Sequence[int] = (0,)
     cards: bool = False
+    sortable: bool = False
 
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.head):
                 raise ValueError(f"a row of {len(row)} cells in a table of {len(self.head)} columns: {list(row)}")
 
-    def html(self) -> str:
-        """See `Part`."""
-        bars = {i for row in self.rows for i, cell in enumerate(row) if isinstance(cell, Bar)}
-        head = "".join(
-            '<th class="bar" aria-hidden="true"></th>' if i in bars else f'<th scope="col"{self._kind(i)}>{name}</th>'
-            for i, name in enumerate(map(html.escape, self.head))
-        )
-        body = "".join(f"<tr>{''.join(map(self._cell, range(len(row)), row))}</tr>\n" for row in self.rows)
-        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
-        kind = ' class="cards"' if self.cards else ""
-        table = f"<table{kind}>{caption}<thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>"
-        return f'<div class="scroll" tabindex="0">{table}</div>'
-
-    def _cell(self, column: int, cell: Cell) -> str:
-        if isinstance(cell, Bar):
-            return f'<td class="bar" aria-hidden="true"><span style="width:{100 * cell.share:.1f}%"></span></td>'
-        if isinstance(cell, Badge):
-            text = f'<span class="badge {html.escape(cell.kind)}">{html.escape(cell.text)}</span>'
-            return f"<td{self._kind(column)}{self._label(column)}>{text}</td>"
-        return f"<td{self._kind(column)}{self._label(column)}>{html.escape(cell)}</td>"
-
-    def _kind(self, column: int) -> str:
-        return ' class="text"' if column in self.text else ""
-
-    def _label(self, column: int) -> str:
-        return f' data-label="{html.escape(self.head[column])}"' if self.cards else ""
+    @property
+    def bars(self) -> set[int]:
+        """The columns that hold bars."""
+        return {i for row in self.rows for i, cell in enumerate(row) if isinstance(cell, Bar)}
 
 
 @dataclass(frozen=True)
@@ -204,12 +118,10 @@ class Picture:
     caption: str = ""
     narrow: bool = False
 
-    def html(self) -> str:
-        """See `Part`."""
-        data = base64.b64encode(self.png).decode("ascii")
-        caption = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
-        kind = ' class="narrow"' if self.narrow else ""
-        return f'<figure{kind}><img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}">{caption}</figure>'
+    @property
+    def address(self) -> str:
+        """The picture as an address that a page can hold."""
+        return data_address(self.png)
 
 
 @dataclass(frozen=True)
@@ -218,10 +130,22 @@ class Gallery:
 
     parts: Sequence[Picture]
 
-    def html(self) -> str:
-        """See `Part`."""
-        inner = "\n".join(part.html() for part in self.parts)
-        return f'<div class="gallery">\n{inner}\n</div>'
+
+@dataclass(frozen=True)
+class Card:
+    """Something that can be seen and heard: `picture` and `sound` are addresses; empty: there is none."""
+
+    title: str
+    lines: Sequence[str]
+    picture: str = ""
+    sound: str = ""
+
+
+@dataclass(frozen=True)
+class Cards:
+    """Cards side by side."""
+
+    cards: Sequence[Card]
 
 
 @dataclass(frozen=True)
@@ -231,10 +155,8 @@ class Folded:
     title: str
     parts: Sequence[Part]
 
-    def html(self) -> str:
-        """See `Part`."""
-        inner = "\n".join(part.html() for part in self.parts)
-        return f"<details><summary>{html.escape(self.title)}</summary>\n{inner}\n</details>"
+
+Part = Heading | Text | Numbers | Table | Picture | Gallery | Cards | Folded
 
 
 def page(title: str, parts: Sequence[Part], note: str = "") -> str:
@@ -244,32 +166,45 @@ def page(title: str, parts: Sequence[Part], note: str = "") -> str:
         >>> text = page("A & B", [Heading("Counts"), Table(["class", "clips"], [["dog", "12"]])])
         >>> "<h1>A &amp; B</h1>" in text, "<script" in text
         (True, False)
+        >>> text = page("Classes", [Table(["class", "clips"], [["dog", "12"], ["rain", "7"]], sortable=True)])
+        >>> text.count("<script>"), "Content-Security-Policy" in text
+        (1, True)
     """
-    body = "\n".join(part.html() for part in parts)
-    foot = " · ".join(html.escape(each) for each in (note, f"psla {version('psla')}") if each)
-    script = "\n".join(dict.fromkeys(_scripts(parts)))
-    policy, tail = ("", "")
-    if script:
-        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-        rules = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-        policy = f'<meta http-equiv="Content-Security-Policy" content="{rules}">\n'
-        tail = f"<script>{script}</script>\n"
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{policy}'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<main>\n<h1>{html.escape(title)}</h1>\n{body}\n</main>\n<footer>{foot}</footer>\n{tail}</body>\n</html>\n"
-    )
-
-
-def _scripts(parts: Sequence[Part]) -> Iterator[str]:
-    """The scripts that parts ask for, in their order; the same one is asked for by many."""
-    for part in parts:
-        if script := getattr(part, "script", ""):
-            yield script
-        yield from _scripts(getattr(part, "parts", ()))
+    script = (TEMPLATES / "sortable.js").read_text(encoding="utf-8") if _sorts(parts) else ""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    template = _environment().get_template("page.html.j2")
+    return template.render(title=title, parts=parts, note=note, script=script, digest=digest, version=version("psla"))
 
 
 def write_page(path: str | os.PathLike[str], title: str, parts: Sequence[Part], note: str = "") -> None:
     """Write `page` as UTF-8, whole or not at all."""
     write_text_atomic(path, page(title, parts, note))
+
+
+def data_address(png: bytes) -> str:
+    """A PNG as an address that holds it.
+
+    Example:
+        >>> data_address(b"PNG")
+        'data:image/png;base64,UE5H'
+    """
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
+def _sorts(parts: Sequence[Part]) -> bool:
+    return any(getattr(part, "sortable", False) or _sorts(getattr(part, "parts", ())) for part in parts)
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(TEMPLATES)
+    return Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

@@ -23,7 +23,6 @@ from psla.lab.tables.measured import Measured, RowResult
 from psla.lab.tables.verdicts import Scoring
 from psla.metrics.scores import average_precisions
 from psla.report.html import Cell, Heading, Part, Table, Text
-from psla.report.sortable_table import SortableTable
 
 NOT_RUN = "not run"
 ENHANCEMENT = {  # Table VIII's rows, and how many digits its numbers have
@@ -260,7 +259,7 @@ def correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 def class_table(
     scores: ClassScores, baseline: ClassScores | None, lab: Measured, quality: Mapping[str, float]
-) -> SortableTable:
+) -> Table:
     """A row a class: average precision, its deviation, the gain over the baseline, clips, annotation quality."""
     training, positives = training_counts(lab), lab.labels.counts()
     columns: dict[str, Callable[[Any], Cell]] = {
@@ -277,4 +276,4 @@ def class_table(
         columns["quality"] = lambda c: number(quality.get(c.id), 2)
     columns["id"] = lambda c: c.id
     table = by_column(lab.labels.vocabulary, columns)
-    return SortableTable(table.head, table.rows, text=(0, len(columns) - 1))
+    return Table(table.head, table.rows, text=(0, len(columns) - 1))

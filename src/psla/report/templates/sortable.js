@@ -1,23 +1,9 @@
-"""A table that sorts by a click on a column's head and filters by what is typed; without scripts it is a plain table.
-
-The controls are made by the script, so that nothing stands on the page that does not work. Numbers are sorted as
-numbers (thousands, percent signs and what follows a number, such as a deviation, do not matter), cells without a number
-come last either way.
-"""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-
-from psla.report.html import Table
-
-SCRIPT = """
 "use strict";
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0], rows = Array.from(body.rows), heads = Array.from(table.tHead.rows[0].cells);
   const number = text => {
-    const plain = text.replace(/,(?=\\d{3})/g, "").replace("\\u2212", "-");
-    const found = plain.match(/^\\s*[-+]?\\d+(\\.\\d+)?(e[-+]?\\d+)?/i);
+    const plain = text.replace(/,(?=\d{3})/g, "").replace("\u2212", "-");
+    const found = plain.match(/^\s*[-+]?\d+(\.\d+)?(e[-+]?\d+)?/i);
     return found ? parseFloat(found[0]) : NaN;
   };
   const compare = (column, words, sign) => (a, b) => {
@@ -51,7 +37,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   bar.append(label, count);
   table.closest(".scroll").before(bar);
   const tell = () => {
-    const words = field.value.toLowerCase().split(/\\s+/).filter(Boolean);
+    const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
     for (const row of rows) {
       const text = row.textContent.toLowerCase();
@@ -63,25 +49,3 @@ for (const table of document.querySelectorAll("table.sortable")) {
   field.addEventListener("input", tell);
   tell();
 }
-"""
-
-
-@dataclass(frozen=True)
-class SortableTable(Table):
-    """A `Table` that sorts and filters.
-
-    Example:
-        >>> from psla.report.html import page
-        >>> text = page("Classes", [SortableTable(["class", "clips"], [["dog", "12"], ["rain", "7"]])])
-        >>> text.count("<script>"), "Content-Security-Policy" in text
-        (1, True)
-    """
-
-    @property
-    def script(self) -> str:
-        """What the page must run for it."""
-        return SCRIPT
-
-    def html(self) -> str:
-        """See `Part`."""
-        return super().html().replace("<table>", '<table class="sortable">', 1)
