@@ -17,7 +17,7 @@ from psla.files import write_json_atomic
 from psla.lab.experiment import LabError
 from psla.lab.run_page import write_run_report
 from psla.lab.tables.claims import QualityError, paper_tables, read_quality
-from psla.lab.tables.measured import Measured
+from psla.lab.tables.folder import Measured
 from psla.lab.tables.report import write_report
 from psla.lab.tables.report_tables import correlation
 from psla.metrics.predictions import Predictions

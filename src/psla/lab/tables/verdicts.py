@@ -26,7 +26,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter
 
 from psla.lab.tables.claims import Claim, Side, row_of
-from psla.lab.tables.measured import Measured, RowResult
+from psla.lab.tables.folder import Measured, RowResult
 from psla.metrics.predictions import Predictions, average
 from psla.metrics.resampling import DrawnScore, Draws, mean_score
 from psla.metrics.significance import Estimate, SeedPrior, estimate, holm, seed_prior
