@@ -171,11 +171,15 @@ def improvements(before: Sequence[Scores], after: Sequence[Scores], impacted: np
         before, after: of one prediction file or several of a round, whose mean counts; the classes in the same order.
         impacted: (classes,) bool, got a label.
     """
-    by_class, maps = [], []
-    for round in (before, after):
-        by_class.append(np.mean([[each.average_precision for each in found.per_class] for found in round], axis=0))
-        maps.append(whole_mean(found.mean_average_precision for found in round))
-    return {**relative_improvements(*by_class, impacted), "map_before": maps[0], "map_after": maps[1]}
+    old, new = (
+        np.mean([[each.average_precision for each in found.per_class] for found in round], axis=0)
+        for round in (before, after)
+    )
+    return {
+        **relative_improvements(old, new, impacted),
+        "map_before": whole_mean(found.mean_average_precision for found in before),
+        "map_after": whole_mean(found.mean_average_precision for found in after),
+    }
 
 
 def relative_improvements(before: np.ndarray, after: np.ndarray, impacted: np.ndarray) -> dict[str, float | None]:

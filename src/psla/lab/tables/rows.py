@@ -204,12 +204,7 @@ def parse_row(name: str, text: str) -> Row:
 
 
 def current_name(value: Any) -> Any:
-    """A row's name, or several, as it is now: ensembles were called committees once.
-
-    Example:
-        >>> current_name("ensemble_all")
-        'ensemble_all'
-    """
+    """A row's name, or several, as it is now: ensembles were called committees once."""
     if isinstance(value, list):
         return [current_name(each) for each in value]
     if not isinstance(value, str) or not re.fullmatch("committee(_.+)?", value):
