@@ -30,8 +30,7 @@ from psla.lab.folds.candidates import Candidate
 from psla.lab.sweep import start_sweep
 from psla.lab.tables import plan as planning
 from psla.lab.tables import runner
-from psla.lab.tables.folder import Lab
-from psla.lab.tables.measured import Measured
+from psla.lab.tables.folder import Lab, Measured
 from psla.lab.tables.report import write_report as write_lab_report
 from psla.lab.tables.verdicts import Scoring
 from psla.lab.teaching import Predicting, teach_labels, teach_probabilities, teacher_predictions

@@ -17,7 +17,7 @@ from psla.files import write_json_atomic
 from psla.lab.experiment import LabError
 from psla.lab.run_page import write_run_report
 from psla.lab.tables.claims import QualityError, paper_tables, read_quality
-from psla.lab.tables.measured import Measured
+from psla.lab.tables.folder import Measured, RowResult
 from psla.lab.tables.report import write_report
 from psla.lab.tables.report_tables import correlation
 from psla.metrics.predictions import Predictions
@@ -250,6 +250,17 @@ def test_one_seed_has_no_deviation_and_says_so(tmp_path: Path) -> None:
     reader = read(write_report(folder, resamples=10)[0])
     assert "the variance of training is left out" in reader.text
     assert "±" not in "".join(table_with(reader, "no pretraining", "paper, full set")[1][3:])
+
+
+def test_results_of_the_first_release_are_read(tmp_path: Path) -> None:
+    """Law: what the first release calls `deviation` in a result is its `std`, and is written under that name."""
+    path = write_lab(tmp_path / "lab", held_out=40, files=1) / "results/mixup.json"
+    deviation = json.loads(path.read_text())["deviation"]
+    found = RowResult.read(path)
+    assert found.std == deviation
+    found.write(path)
+    assert json.loads(path.read_text())["std"] == deviation
+    assert RowResult.read(path) == found
 
 
 def test_the_title_names_the_corpus_or_is_given(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from lab_fixture import write_lab
 from psla.data.labels import Labels
 from psla.data.vocabulary import Vocabulary
 from psla.lab.tables.claims import BestMember, Claim, ClaimError, Pair, load_claims
-from psla.lab.tables.measured import Measured
+from psla.lab.tables.folder import Measured
 from psla.lab.tables.rows import Catalogue
 from psla.lab.tables.verdicts import CONTRADICTED, NOT_RESOLVED, NOT_TESTED, SUPPORTED, Scoring, contrast, judge
 from psla.metrics.predictions import Predictions

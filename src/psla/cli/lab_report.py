@@ -25,7 +25,7 @@ def lab_report(
     """Judge the paper's claims and set its tables beside those measured: report.html, report.md, verdicts.json."""
     from psla.cli.console import progress
     from psla.lab.tables.claims import load_claims
-    from psla.lab.tables.measured import Measured
+    from psla.lab.tables.folder import Measured
     from psla.lab.tables.report import write_report
 
     chosen = None if claims is None else load_claims(claims)

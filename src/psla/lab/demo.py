@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,26 +112,20 @@ def _clear(out: Path) -> None:
 def _train(name: str, title: str, recipe: Recipe, clips: Clips, out: Path, console: Console) -> Run:
     out.mkdir(parents=True, exist_ok=True)
     (out / "demo.json").write_text(json.dumps({"version": 1}), encoding="utf-8")
-    epoch = clips.counts()["train"]
+    epoch, done = clips.counts()["train"], 0
     columns = (TextColumn(f"{title}: training"), BarColumn(), MofNCompleteColumn(), TextColumn("clips"))
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=epoch * recipe.optimizer.epochs)
-        return train(recipe, clips, out / name, progress=_reporter(title, epoch, bar, task, console))
 
+        def report(stage: str, count: int) -> None:
+            nonlocal done
+            if stage == "train":
+                done += count
+                bar.advance(task, count)
+                if not console.is_terminal and done % epoch == 0:
+                    console.print(f"{title}: epoch {done // epoch} trained ({done} clips)")
 
-def _reporter(title: str, epoch: int, bar: Progress, task: Any, console: Console) -> Callable[[str, int], None]:
-    done = 0
-
-    def report(stage: str, count: int) -> None:
-        nonlocal done
-        if stage != "train":
-            return
-        done += count
-        bar.advance(task, count)
-        if not console.is_terminal and done % epoch == 0:
-            console.print(f"{title}: epoch {done // epoch} trained ({done} clips)")
-
-    return report
+        return train(recipe, clips, out / name, progress=report)
 
 
 def _print(

@@ -86,7 +86,7 @@ def measure(
     front = FrontEnd(config)
     # In ascending order, which reads a pack from front to back.
     rows = np.sort(np.random.default_rng(seed).permutation(len(source))[:clips])
-    total = _Sums()
+    blocks: list[tuple[int, float, float]] = []  # of a clip: how many values, their mean, their variance
     silent, too_short, rejected = 0, 0, {}
     with ThreadPoolExecutor(2) as pool:
         for start in range(0, len(rows), _AT_A_TIME):
@@ -96,50 +96,31 @@ def measure(
                     rejected[source.clip_ids[row]] = str(wave)
                     continue
                 wave = np.array(wave[: front.config.window_samples])  # what a network of this front end is given
-                log_mel = front.log_mel(torch.from_numpy(wave)[None]).numpy()
-                too_short += log_mel.size == 0
-                silent += log_mel.size > 0 and not np.ptp(wave)
-                total.add(log_mel)
+                log_mel = front.log_mel(torch.from_numpy(wave)[None]).numpy().astype(np.float64)
+                if log_mel.size:
+                    blocks.append((log_mel.size, float(log_mel.mean()), float(log_mel.var())))
+                    silent += not np.ptp(wave)
+                else:
+                    too_short += 1
             progress(len(part))
-    if not total.count:
+    if not blocks:
         reason = next(iter(rejected.values()), "they are shorter than a frame")
         raise MomentsError(f"none of {len(rows)} clips has a log-mel to measure; the first: {reason}")
+    counts, means, variances = map(np.array, zip(*blocks, strict=True))
+    mean = float(np.average(means, weights=counts))
     return Moments(
-        mean=total.mean,
-        deviation=(total.squares / total.count) ** 0.5,
-        clips=len(rows) - len(rejected) - int(too_short),
+        mean=mean,
+        # The law of total variance: that within clips, and that of their means.
+        deviation=float(np.average(variances + (means - mean) ** 2, weights=counts) ** 0.5),
+        clips=len(blocks),
         clips_total=len(source),
         seed=seed,
-        frames=total.count // front.config.mel_bins,
+        frames=int(counts.sum()) // front.config.mel_bins,
         silent=int(silent),
-        too_short=int(too_short),
+        too_short=too_short,
         rejected=rejected,
         front_end=front.config,
     )
-
-
-@dataclass
-class _Sums:
-    """Count, mean and sum of squared differences from the mean, of values that come in blocks.
-
-    Source: T. F. Chan, G. H. Golub, R. J. LeVeque, Updating formulae and a pairwise algorithm for computing sample
-    variances, 1979.
-    """
-
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-
-    def add(self, values: np.ndarray) -> None:
-        if not values.size:
-            return
-        mean = float(values.mean(dtype=np.float64))
-        squares = float(np.square(values.astype(np.float64) - mean).sum())
-        together = self.count + values.size
-        apart = mean - self.mean
-        self.squares += squares + apart * apart * self.count * values.size / together
-        self.mean += apart * values.size / together
-        self.count = together
 
 
 def _read(source: ClipSource, row: int) -> np.ndarray | AudioError:

@@ -2,7 +2,7 @@
 
 Paper: Figure 4 (sample count of each class), section IV-A and Figure 5 (balanced sampling, unseen clips), section V
 (labels that were left out). All of it follows from the labels; the log-mel's moments, which need the sound, are in
-`moments.py`. Not covered: the difference that label enhancement makes (`enhancement_report.py`).
+`moments.py`. Not covered: the difference that label enhancement makes (`psla.report.enhancement`).
 """
 
 from __future__ import annotations
@@ -147,8 +147,7 @@ class Audit:
     """Labels of a class against those of its children (section V).
 
     Attributes:
-        id, name, clips: the parent, and how many clips carry it.
-        children: one by one; a clip with two of them counts in both.
+        id, name, clips: the parent, and how many clips carry it. children: a clip with two of them counts in both.
         parent_without_child: clips that carry the parent and no child: where type I errors hide. Not each is one: what
             sounds may be of none of the children.
         child_without_parent: clips that carry a child and not the parent: type II errors, each of them.

@@ -57,7 +57,7 @@ def start_sweep(
         predict: the predictions of a network with these weights, the same clips each time.
         labels: of these clips.
         stored: by the stem of a checkpoint's name the file with its predictions, where they were made already.
-        progress: called with 1 for each point.
+        progress: told 1 for each point.
 
     Raises:
         AggregationError, PredictionsError: files that do not belong together.
@@ -95,13 +95,9 @@ def sweep(lab: Lab, run: Run, device: torch.device | str = "cpu") -> dict[str, l
         `alone`.
     """
     path = lab.folder / "sweeps" / f"{run.folder.name}.json"
-    if not path.is_file():
-        write_json_atomic(path, _sweep(lab, run, device))
-    found: dict[str, list[Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-def _sweep(lab: Lab, run: Run, device: torch.device | str) -> dict[str, list[Any]]:
+    if path.is_file():
+        kept: dict[str, list[Any]] = json.loads(path.read_text(encoding="utf-8"))
+        return kept
     files = run.epoch_files(lab.split)
     checkpoints = [run.checkpoints / path.name for path in files]
     model = load_model(run.model_file)
@@ -118,4 +114,5 @@ def _sweep(lab: Lab, run: Run, device: torch.device | str) -> dict[str, list[Any
     for key in ("weights", "predictions", "alone"):
         values = [getattr(point, key) for point in points]
         found[key] = [None if math.isnan(value) else value for value in values]
+    write_json_atomic(path, found)
     return found

@@ -21,7 +21,6 @@ Paper: section V-B, Table VIII; there the balanced set's teacher was trained on 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -177,10 +176,10 @@ def improvements(before: Sequence[Scores], after: Sequence[Scores], impacted: np
         np.mean([[each.average_precision for each in found.per_class] for found in round], axis=0)
         for round in (before, after)
     )
-    maps = (whole_mean([found.mean_average_precision for found in round]) for round in (before, after))
     return {
         **relative_improvements(old, new, impacted),
-        **dict(zip(("map_before", "map_after"), maps, strict=True)),
+        "map_before": whole_mean(found.mean_average_precision for found in before),
+        "map_after": whole_mean(found.mean_average_precision for found in after),
     }
 
 
@@ -245,12 +244,6 @@ def teach_labels(clips: Clips, teacher: Run, types: str, folder: Path, predictin
         write_json_atomic(folder / "enhancement.json", additions_row(clips, enhanced, ontology))
         enhanced.clips.write(path)  # last: with it all is there
     return Clips.read(path)
-
-
-def read_additions(folder: Path) -> dict[str, Any]:
-    """What `teach_labels` added: `additions_row`."""
-    found: dict[str, Any] = json.loads((folder / "enhancement.json").read_text(encoding="utf-8"))
-    return found
 
 
 def teach_probabilities(

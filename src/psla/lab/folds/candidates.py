@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from psla.lab.experiment import parse_yaml
 from psla.training.recipe import Recipe, RecipeError
@@ -22,6 +21,7 @@ from psla.training.recipe import Recipe, RecipeError
 ALL = "all"
 BASE = "esc50"
 FIRST = "preset"  # what has no difference leads a folder: in a tie the first one is taken
+_PACKAGED = files("psla.lab.folds") / "candidates"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -54,7 +54,7 @@ class Candidate:
 
 def packaged() -> list[str]:
     """The names of the package's candidates, the preset first."""
-    found = [each.name.removesuffix(".yaml") for each in _folder().iterdir() if each.name.endswith(".yaml")]
+    found = [each.name.removesuffix(".yaml") for each in _PACKAGED.iterdir() if each.name.endswith(".yaml")]
     return sorted(found, key=lambda name: (name != FIRST, name))
 
 
@@ -83,16 +83,12 @@ def load_candidates(given: Sequence[str], base: str | None = None) -> list[Candi
     return [_parse(name, text, base) for name, text in texts]
 
 
-def _folder() -> Any:
-    return files("psla.lab.folds") / "candidates"
-
-
 def _texts(given: str) -> list[tuple[str, str]]:
     """(name, text) of what one word stands for; a name of the package goes before a file."""
     if given == ALL:
         return [pair for name in packaged() for pair in _texts(name)]
     if given in packaged():
-        return [(given, (_folder() / f"{given}.yaml").read_text(encoding="utf-8"))]
+        return [(given, (_PACKAGED / f"{given}.yaml").read_text(encoding="utf-8"))]
     path = Path(given)
     if path.is_dir():
         found = sorted(path.glob("*.yaml"), key=lambda each: (each.stem != FIRST, each.stem))

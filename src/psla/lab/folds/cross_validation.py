@@ -94,10 +94,6 @@ class Experiment:
         """See `fold_clips`."""
         return fold_clips(self.root, fold, self.inner)
 
-    def folder_of(self, fold: int) -> Path:
-        """Where the runs of this fold are."""
-        return Path(self.out) / f"fold_{fold}"
-
 
 @dataclass(frozen=True)
 class CrossValidation:
@@ -138,16 +134,13 @@ def train_singles(
     shard: Shard | None = None,
     progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
 ) -> list[Run]:
-    """The trainings of single models, what `cross_validate` begins with.
+    """The trainings of single models, what `cross_validate` begins with; what it raises is raised here, too.
 
     Returns: by fold, those of its seeds; after all folds', again by fold, those of the further settings.
 
     Args:
         shard: (i, n), 1 <= i <= n: only every n-th of them; see `psla.lab.experiment`.
         progress: told (run as `fold_1/seed_0`, stage, clips done).
-
-    Raises:
-        ClipsError, RecipeError, LabError: see `cross_validate`.
     """
     folds, seeds, settings = experiment.folds, experiment.seeds, experiment.settings
     jobs = [
@@ -159,8 +152,9 @@ def train_singles(
     with working(Path(experiment.out), shard):
         runs = []
         for fold, place, recipe in share_of(jobs, shard):
-            folder, told = experiment.folder_of(fold), partial(progress, f"fold_{fold}/{place}")
-            runs.append(trained(recipe, experiment.clips_of(fold), folder / place, progress=told))
+            name = f"fold_{fold}/{place}"
+            folder, told = Path(experiment.out) / name, partial(progress, name)
+            runs.append(trained(recipe, experiment.clips_of(fold), folder, progress=told))
         return runs
 
 
@@ -174,16 +168,14 @@ def train_students(
     Args:
         shard: (i, n), 1 <= i <= n: only every n-th of the folds.
         progress: told (run as `fold_1/student_0`, stage, clips done).
-
-    Raises:
-        ClipsError, RecipeError, LabError: see `cross_validate`.
     """
     if experiment.student is None:
         return {}
     found: dict[int, list[Run]] = {}
     with working(Path(experiment.out), shard):
         for fold in share_of(experiment.folds, shard):
-            clips, folder, recipe = experiment.clips_of(fold), experiment.folder_of(fold), experiment.recipe_of(fold)
+            clips, recipe = experiment.clips_of(fold), experiment.recipe_of(fold)
+            folder = Path(experiment.out) / f"fold_{fold}"
             places = {seed: folder / f"seed_{seed}" for seed in experiment.seeds}
             if not all(Run(place).is_finished for place in places.values()):
                 continue

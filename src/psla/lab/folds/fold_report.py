@@ -73,6 +73,8 @@ def report_parts(found: CrossValidation, names: Mapping[int, str], command: str 
     asked = found.experiment
     shown = SHOWN if SHOWN in found.answers else ("single", "averaged")
     answers, which = found.answers[shown], f"{shown[0]}, {shown[1]}"
+    chosen = {(name, key[1]): found.answers[key] for name, key in HEADLINES.items() if key in found.answers}
+    headlines = accuracies(chosen)
     wrong = [[each["clip_id"], str(each["fold"]), each["label"], each["answer"]] for each in answers.misclassified()]
     parts: list[Part] = [
         Numbers([
@@ -90,7 +92,7 @@ def report_parts(found: CrossValidation, names: Mapping[int, str], command: str 
             "the recordings."
             + (" Scored on another fold than the one that is left out, to try settings out." if asked.inner else "")
         ),
-        _headlines(found.answers),
+        Table(["", *headlines.head[1:]], headlines.rows, text=(0, 1)),
         Heading("Costs"),
         _cost_table(found),
         Heading("Recipes"),
@@ -162,12 +164,6 @@ def differences(answers: Mapping[tuple[str, str], Answers]) -> Table:
                 gap = ours.accuracy - theirs.accuracy
                 rows.append([f"{one} - {other}", variant, f"{gap:+.4f}", f"{low:+.4f} .. {high:+.4f}"])
     return Table(["difference", "variant", "all", "95 %"], rows, text=(0, 1))
-
-
-def _headlines(answers: Mapping[tuple[str, str], Answers]) -> Table:
-    chosen = {name: answers[key] for name, key in HEADLINES.items() if key in answers}
-    table = accuracies({(name, HEADLINES[name][1]): each for name, each in chosen.items()})
-    return Table(["", *table.head[1:]], table.rows, text=(0, 1))
 
 
 def _parameters(found: CrossValidation, system: str) -> dict[str, int]:

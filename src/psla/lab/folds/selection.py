@@ -85,20 +85,16 @@ class Selection:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without what `write` knows."""
         classes = len(next(iter(self.judged.values())).answers.vocabulary)
-        found: dict[str, Any] = {}
-        for each in self.candidates:
-            pairs: dict[str, Any] = {}
-            for pair in pairs_of(self.folds):
-                folds = {str(fold): self.judged.get((each.name, pair, fold)) for fold in pair}
-                scores = {fold: judged.to_dict() for fold, judged in folds.items() if judged is not None}
-                pairs[run_name(pair)] = {"folds": scores, **self.costs[each.name, pair].to_dict()}
-            found[each.name] = {
+        found = {
+            each.name: {
                 "parameters": parameters(each.recipe, classes),
                 "hours": self.hours(each.name),
                 "pooled": self.pooled(each.name).to_dict(),
-                "pairs": pairs,
+                "pairs": {run_name(pair): self._pair(each.name, pair) for pair in pairs_of(self.folds)},
                 "recipe": each.recipe.model_dump(),
             }
+            for each in self.candidates
+        }
         outer = {
             str(fold): {
                 "chosen": self.chosen(fold).name,
@@ -108,6 +104,11 @@ class Selection:
             for fold in self.folds
         }
         return {"rule": RULE, "folds": outer, "candidates": found}
+
+    def _pair(self, name: str, pair: Pair) -> dict[str, Any]:
+        folds = {fold: self.judged[name, pair, fold] for fold in pair if (name, pair, fold) in self.judged}
+        scores = {str(fold): judged.to_dict() for fold, judged in folds.items()}
+        return {"folds": scores, **self.costs[name, pair].to_dict()}
 
     def write(self, out: str | Path, command: str = "") -> None:
         """Write the chosen recipes, then selection.json, which knows them by their checksums."""
@@ -156,8 +157,7 @@ def train_candidates(
     Raises:
         SelectionError: a candidate that does not fit the clips (before any training) or whose training cannot go on,
             or a run in `out` that was begun with another recipe or other clips.
-        LabError: another process works on `out`.
-        ClipsError: not the layout of ESC-50.
+        LabError, ClipsError: another process works on `out`; not the layout of ESC-50.
     """
     clips = {pair: pair_clips(root, pair) for pair in pairs_of(folds)}
     jobs = [(each, pair) for each in candidates for pair in clips]
@@ -183,7 +183,7 @@ def judge(
     """Choose for each fold from finished trainings; see `select`.
 
     Raises:
-        SelectionError: no candidates, or trainings that are not there or not finished: they are counted and named.
+        SelectionError: no candidates, or trainings that are not finished: they are counted and named.
     """
     if not candidates or not folds:
         raise SelectionError("a choice needs a fold and a candidate")
@@ -230,12 +230,6 @@ def select(
 
     Raises:
         SelectionError, LabError, ClipsError: see `train_candidates`.
-
-    Example:
-        >>> from psla.lab.folds.candidates import load_candidates
-        >>> found = select(load_candidates(["preset", "mel_64"]), "ESC-50-master", "runs/selection")  # doctest: +SKIP
-        >>> found.chosen(1).name                                                                      # doctest: +SKIP
-        'preset'
     """
     train_candidates(candidates, root, out, folds, progress=progress)
     found = judge(candidates, root, out, folds)

@@ -97,12 +97,7 @@ class Claim(Pair):
 
 
 def row_of(side: Side) -> str:
-    """The row that a side is taken from.
-
-    Example:
-        >>> row_of("masking"), row_of(BestMember(best_member_of="ensemble_all"))
-        ('masking', 'ensemble_all')
-    """
+    """The row that a side is taken from."""
     return side if isinstance(side, str) else side.best_member_of
 
 
@@ -155,11 +150,11 @@ class QualityError(ValueError):
 
 
 def read_quality(path: str | Path, vocabulary: Vocabulary) -> dict[str, float]:
-    """{class id: quality}, for the classes of the vocabulary; others in the file are left out.
+    """{class id: quality} from a CSV, for the classes of the vocabulary; others in the file are left out.
 
-    The file is a CSV with a column of classes (`CLASS_COLUMNS`; ids or names) and either a column `quality` or
-    `num_true` and `num_rated`: for how many of the clips that people heard again the label was right. AudioSet's
-    estimate is of that kind (10 clips a class): https://research.google.com/audioset/dataset/
+    It has a column of classes (`CLASS_COLUMNS`; ids or names) and either a column `quality` or `num_true` and
+    `num_rated`: for how many of the clips that people heard again the label was right. AudioSet's estimate is of that
+    kind (10 clips a class): https://research.google.com/audioset/dataset/
 
     Raises:
         FileNotFoundError: no such file.

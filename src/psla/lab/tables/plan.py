@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -86,23 +87,17 @@ class Plan:
 
         Rows that share a run count once; an ensemble of `all` goes without the rows that were refused.
         """
-        row = self.rows[name]
-        if row.members == "seeds":
-            assert row.origin is not None
-            return {None: self._keys([row.origin], self.seeds)}
-        if row.members == "all":
+        if self.rows[name].members in ("seeds", "all"):
             return {None: self._keys(self.members(name), self.seeds)}
         return {seed: self._keys(self.members(name), [seed]) for seed in self.seeds}
 
     def members(self, name: str) -> list[str]:
         """The trained rows whose runs a row takes."""
         row = self.rows[name]
-        if isinstance(row.members, list):
-            return row.members
         if row.members == "all":
             trained = [n for n, r in self.rows.items() if r.is_trained and r.table in MODEL_TABLES]
             return [n for n in trained if n not in self.refused]
-        return [row.origin or name]
+        return row.named or [row.origin or name]
 
     def _keys(self, names: Sequence[str], seeds: Sequence[int]) -> list[str]:
         found = [self.keys[row, seed] for seed in seeds for row in names if (row, seed) in self.keys]
@@ -143,13 +138,31 @@ def make_plan(
     """
     chosen = catalogue.choose(names)
     plan = Plan(catalogue, {name: catalogue.rows[name] for name in chosen}, tuple(seeds))
-    sizes: dict[tuple[float, int], int] = {}
+
+    @cache
+    def size(share: float, seed: int) -> int:
+        return take_share(clips, share, seed).counts().get("train", 0)
+
+    def job_of(name: str, seed: int) -> Job:
+        resolved = resolve(catalogue.chain(name), recipe, seed)
+        share: float = catalogue.inherited(name, "training_share") or 1.0
+        labels, teacher = catalogue.inherited(name, "labels"), catalogue.inherited(name, "teacher")
+        taught_by = {} if teacher is None else plan.sources(teacher)
+        teachers = taught_by.get(seed, taught_by.get(None, []))
+        if share < 1:  # as long in terms of the run as with all clips
+            resolved = changed(resolved, {"optimizer.warmup_steps": round(share * resolved.optimizer.warmup_steps)})
+        resolved.check(size(share, seed), clips.vocabulary)
+        trained_on = {"clips": clips_hash, "share": share, "labels": labels, "teachers": teachers}
+        text = resolved.to_yaml() + json.dumps(trained_on, sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return Job(key, name, seed, resolved, size(share, seed), share, labels, tuple(teachers))
+
     for name, row in plan.rows.items():
         if (reason := plan.reason(name)) is not None:
             plan.refused[name] = reason
         elif row.is_trained:
             try:
-                jobs = [_job(plan, name, recipe, clips, clips_hash, seed, sizes) for seed in seeds]
+                jobs = [job_of(name, seed) for seed in seeds]
             except RecipeError as error:
                 plan.refused[name] = str(error)
                 continue
@@ -176,34 +189,6 @@ def resolve(chain: Sequence[Row], recipe: Recipe, seed: int) -> Recipe:
     values = {key: value for row in chain for key, value in row.set.items()}
     own = {key: given[key] if value == AS_RECIPE else value for key, value in values.items()}
     return changed(recipe, {**own, "seed": seed})
-
-
-def _job(
-    plan: Plan,
-    name: str,
-    recipe: Recipe,
-    clips: Clips,
-    clips_hash: str,
-    seed: int,
-    sizes: dict[tuple[float, int], int],
-) -> Job:
-    catalogue = plan.catalogue
-    resolved = resolve(catalogue.chain(name), recipe, seed)
-    share: float = catalogue.inherited(name, "training_share") or 1.0
-    labels, teacher = catalogue.inherited(name, "labels"), catalogue.inherited(name, "teacher")
-    teachers: list[str] = []
-    if teacher is not None:
-        each = plan.sources(teacher)
-        teachers = each[seed] if seed in each else each[None]
-    if (share, seed) not in sizes:
-        sizes[share, seed] = take_share(clips, share, seed).counts().get("train", 0)
-    if share < 1:  # as long in terms of the run as with all clips
-        resolved = changed(resolved, {"optimizer.warmup_steps": round(share * resolved.optimizer.warmup_steps)})
-    resolved.check(sizes[share, seed], clips.vocabulary)
-    trained_on = {"clips": clips_hash, "share": share, "labels": labels, "teachers": teachers}
-    text = resolved.to_yaml() + json.dumps(trained_on, sort_keys=True)
-    key = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return Job(key, name, seed, resolved, sizes[share, seed], share, labels, tuple(teachers))
 
 
 def take_share(clips: Clips, share: float, seed: int) -> Clips:

@@ -13,7 +13,7 @@ import numpy as np
 
 from psla.files import write_json_atomic, write_text_atomic
 from psla.lab.tables.claims import CITATION, Claim, load_claims, read_quality
-from psla.lab.tables.measured import Measured, RowResult
+from psla.lab.tables.folder import Measured, RowResult
 from psla.lab.tables.report_figures import figures
 from psla.lab.tables.report_tables import Columns, Tables, by_column, class_scores, class_table, correlations, number
 from psla.lab.tables.verdicts import (
@@ -120,8 +120,7 @@ def verdict_parts(verdicts: Sequence[Verdict]) -> list[Part]:
     """The verdicts: how many of each kind, the tested ones as a table, the others folded away."""
     tested = [verdict for verdict in verdicts if verdict.difference is not None]
     counts = [(status, str(sum(v.status == status for v in verdicts))) for status in BADGES]
-    first = next((v for v in tested), None)
-    unit = "clips" if first is None or first.unit == "clip" else "sources, each with all of its clips"
+    unit = "sources, each with all of its clips" if tested and tested[0].unit != "clip" else "clips"
     parts: list[Part] = [
         Heading("Does this lab support the paper's claims?"),
         Numbers(counts),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
 
 from psla.lab.experiment import spread
-from psla.lab.tables.measured import Measured, RowResult
+from psla.lab.tables.folder import Measured, RowResult
 from psla.lab.tables.report_tables import ClassScores, training_counts
 from psla.report.figures import Curve, curves, ranked, scatter
 from psla.report.html import Picture
@@ -27,16 +25,10 @@ def figures(lab: Measured, scores: ClassScores | None) -> list[Picture]:
         lab: what was measured.
         scores: of the best single model, class by class; None: no row is done.
     """
-    drawn: Sequence[Callable[[], Picture | None]] = (
-        lambda: _amount(lab),
-        lambda: _counts(lab),
-        lambda: _unseen(lab),
-        lambda: None if scores is None else _classes(lab, scores),
-        lambda: _sweep(lab),
-        lambda: _learning(lab),
-        lambda: None if scores is None else _against_count(lab, scores),
-    )
-    return [picture for draw in drawn if (picture := draw()) is not None]
+    of_classes = [_classes(lab, scores)] if scores is not None else []
+    against_count = [_against_count(lab, scores)] if scores is not None else []
+    drawn = [_amount(lab), _counts(lab), _unseen(lab), *of_classes, _sweep(lab), _learning(lab), *against_count]
+    return [picture for picture in drawn if picture is not None]
 
 
 def _amount(lab: Measured) -> Picture | None:

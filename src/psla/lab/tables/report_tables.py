@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from psla.lab.tables.claims import SETS, paper_tables
-from psla.lab.tables.measured import Measured, RowResult
+from psla.lab.tables.folder import Measured, RowResult
 from psla.lab.tables.verdicts import Scoring
 from psla.metrics.scores import average_precisions
 from psla.report.html import Cell, Heading, Part, Table, Text

@@ -21,11 +21,10 @@ import torch
 from psla.data.labels import Labels
 from psla.lab.experiment import costs, spread, whole_mean
 from psla.lab.sweep import sweep
-from psla.lab.tables.folder import Lab
-from psla.lab.tables.measured import METRICS, RowResult, SeedResult
+from psla.lab.tables.folder import METRICS, Lab, RowResult, SeedResult
 from psla.lab.tables.plan import Plan
 from psla.lab.tables.rows import Row
-from psla.lab.teaching import COLUMNS, improvements, read_additions
+from psla.lab.teaching import COLUMNS, improvements
 from psla.metrics.predictions import Predictions, average
 from psla.metrics.scores import Scores, score
 from psla.model.backbones.contract import build_backbone
@@ -194,7 +193,8 @@ def _enhancement(lab: Lab, plan: Plan, name: str, found: Sequence[Evidence]) -> 
         assert each.seed is not None
         job = plan.jobs[plan.keys[name, each.seed]]
         teacher = lab.run(plan.jobs[job.teachers[0]])
-        row = read_additions(lab.folder / "labels" / each.runs[0].folder.name)
+        added = lab.folder / "labels" / each.runs[0].folder.name / "enhancement.json"
+        row = json.loads(added.read_text(encoding="utf-8"))
         taught_by = evidence(plan.rows[name], {each.seed: [teacher]}, lab.split)[0]
         before, after = (evidence.scores(lab.true_labels) for evidence in (taught_by, each))
         impacted = np.isin([scores.id for scores in before[0].per_class], row.pop("classes_added_to"))

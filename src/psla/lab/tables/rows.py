@@ -73,6 +73,11 @@ class Row(BaseModel):
         """Whether it has runs of its own."""
         return self.origin is None and self.take != "ensemble"
 
+    @property
+    def named(self) -> list[str]:
+        """The members that are named one by one."""
+        return self.members if isinstance(self.members, list) else []
+
 
 class Catalogue:
     """All rows, checked against each other.
@@ -105,7 +110,7 @@ class Catalogue:
             raise RowError(f"rows need each other in a circle: {' -> '.join(reversed(error.args[1]))}") from error
         depths: dict[str, int] = {}
         for name in below:
-            depths[name] = 1 + max((depths[other] for other in needed[name]), default=-1)
+            depths[name] = max((1 + depths[other] for other in needed[name]), default=0)
         ordered = sorted(found, key=lambda name: (TABLES.index(found[name].table), depths[name], name))
         self.rows: dict[str, Row] = {}
         for name in ordered:
@@ -144,8 +149,7 @@ class Catalogue:
     def needs(self, name: str) -> list[str]:
         """The rows without which this one cannot be done; an ensemble of `all` can do without any of its members."""
         row = self.rows[name]
-        members = row.members if isinstance(row.members, list) else []
-        return [other for other in (row.origin, self.inherited(name, "teacher"), *members) if other is not None]
+        return [other for other in (row.origin, self.inherited(name, "teacher"), *row.named) if other is not None]
 
     def groups(self) -> list[str]:
         """The names of all groups, `all` among them."""
@@ -200,12 +204,7 @@ def parse_row(name: str, text: str) -> Row:
 
 
 def current_name(value: Any) -> Any:
-    """A row's name, or several, as it is now: ensembles were called committees once.
-
-    Example:
-        >>> current_name("ensemble_all")
-        'ensemble_all'
-    """
+    """A row's name, or several, as it is now: ensembles were called committees once."""
     if isinstance(value, list):
         return [current_name(each) for each in value]
     if not isinstance(value, str) or not re.fullmatch("committee(_.+)?", value):
@@ -216,9 +215,7 @@ def current_name(value: Any) -> Any:
 
 
 def _related(row: Row) -> list[str]:
-    return [name for name in (row.extends, row.origin, row.teacher) if name is not None] + (
-        row.members if isinstance(row.members, list) else []
-    )
+    return [name for name in (row.extends, row.origin, row.teacher, *row.named) if name is not None]
 
 
 def _check(row: Row, found: Mapping[str, Row]) -> None:
@@ -246,7 +243,7 @@ def _check(row: Row, found: Mapping[str, Row]) -> None:
         refuse("`members: seeds` needs the row that has the seeds (`from`); other members are named without it")
     if row.labels is not None and row.teacher is None:
         refuse("`labels` needs the row that enhances them (`teacher`)")
-    for taken in [row.origin, *(row.members if isinstance(row.members, list) else [])]:
+    for taken in (row.origin, *row.named):
         if taken is not None and not found[taken].is_trained:
             refuse(f"{taken} has no runs of its own to take; name the row that it is derived from")
     if row.extends is not None and not found[row.extends].is_trained:

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from psla.data.clips import Clips
 from psla.files import Journal
 from psla.lab.experiment import Shard, changed, share_of, today, working
-from psla.lab.tables.folder import Lab
+from psla.lab.tables.folder import Lab, LabInfo
 from psla.lab.tables.plan import Job, Plan, make_plan, take_share
 from psla.lab.tables.results import fingerprint, not_run, row_result
 from psla.lab.tables.rows import Catalogue
@@ -42,20 +42,15 @@ class Watcher(Protocol):
 
     def say(self, sentence: str) -> None:
         """A thing that happened."""
+        return None
 
     def training(self, clips: Mapping[str, int], epochs: int) -> AbstractContextManager[Report]:
         """The progress of a training: told (split, or `teacher`, clips done)."""
-
-
-class Silent:
-    """A watcher that does not."""
-
-    def say(self, sentence: str) -> None:
-        """See `Watcher`."""
-
-    def training(self, clips: Mapping[str, int], epochs: int) -> AbstractContextManager[Report]:
-        """See `Watcher`."""
         return nullcontext(lambda stage, count: None)
+
+
+class Silent(Watcher):
+    """A watcher that does not."""
 
 
 @dataclass
@@ -79,11 +74,12 @@ def prepare(
     Raises:
         RowError: an unknown name, or a file that is no row.
     """
-    catalogue = Catalogue.load(lab.row_files(row_files))
+    catalogue = Catalogue.load([*sorted((lab.folder / "rows").glob("*.yaml")), *row_files])
     asked = catalogue.choose(names)
-    before = [name for name in (lab.stored.rows if lab.stored is not None else []) if name in catalogue.rows]
-    seeds = lab.all_seeds(seeds)
-    return make_plan(catalogue, [*before, *asked], lab.recipe, lab.clips, lab.clips_hash, seeds), asked
+    before = lab.stored or LabInfo()
+    known = [name for name in before.rows if name in catalogue.rows]
+    seeds = sorted({*seeds, *before.seeds})
+    return make_plan(catalogue, [*known, *asked], lab.recipe, lab.clips, lab.clips_hash, seeds), asked
 
 
 def jobs_of(plan: Plan, names: Sequence[str]) -> list[Job]:
@@ -119,11 +115,10 @@ def carry_out(
         OSError: the disk is full.
     """
     with working(lab.folder, shard) as journal:
-        work = _Work(lab, plan, runtime, watcher or Silent(), stop, journal)
+        work, outcome = _Work(lab, plan, runtime, watcher or Silent(), stop, journal), Outcome()
         jobs = jobs_of(plan, [name for name in names if name not in plan.refused])
         for number, job in share_of(list(enumerate(jobs, start=1)), shard):
-            work.job(job, f"run {number} of {len(jobs)}")
-        outcome = Outcome(waiting=work.waiting, trained=work.trained)
+            work.job(job, f"run {number} of {len(jobs)}", outcome)
         for name in names:
             if shard is None:
                 work.result(name, outcome)
@@ -142,15 +137,13 @@ class _Work:
     watcher: Watcher
     stop: Callable[[], bool]
     journal: Journal
-    waiting: list[str] = field(default_factory=list)
-    trained: int = 0
 
     @property
     def device(self) -> torch.device:
         """Where trainings run, and predictions, too."""
         return open_fabric(self.runtime, "float32").device
 
-    def job(self, job: Job, number: str) -> None:
+    def job(self, job: Job, number: str, outcome: Outcome) -> None:
         """One training, unless it is finished, or what it needs is not there."""
         run, title = self.lab.run(job), f"{number}: {job.row}, seed {job.seed}"
         if run.is_finished:
@@ -162,7 +155,7 @@ class _Work:
         missing = [key for key in job.teachers if not self.lab.run(self.plan.jobs[key]).is_finished]
         if missing:
             teacher = self.plan.jobs[missing[0]]
-            self.waiting.append(job.name)
+            outcome.waiting.append(job.name)
             self.watcher.say(
                 f"{title}: skipped, its teacher {teacher.row}, seed {teacher.seed}, belongs to another shard and is "
                 "not there yet; call again when it is"
@@ -179,10 +172,11 @@ class _Work:
             self.plan.refuse(job, _sentence(error))
             self.watcher.say(f"{title}: failed: {_sentence(error)}")
             return
-        self.trained += 1
+        outcome.trained += 1
         hours = run.seconds / 3600
         self.journal.append({"run": run.folder.name, "hours": round(hours, 4), "date": today()})
-        self.watcher.say(f"{title}: done in {hours:.2f} h, mAP {_map(run, self.lab.split)}")
+        value = run.scores[self.lab.split]["last_five"]["mean_average_precision"]
+        self.watcher.say(f"{title}: done in {hours:.2f} h, mAP {'-' if value is None else f'{value:.4f}'}")
 
     def _train(self, job: Job, run: Run) -> None:
         counts = {**self.lab.clips.counts(), "train": job.clips, "teacher": self.lab.clips.counts()["train"]}
@@ -210,8 +204,7 @@ class _Work:
         """Write the result of a row, unless it is there."""
         lab, plan = self.lab, self.plan
         there = lab.result(name)
-        mark = fingerprint(lab, plan, name)
-        if there is not None and there.status == "done" and there.fingerprint == mark:
+        if there is not None and there.status == "done" and there.fingerprint == fingerprint(lab, plan, name):
             outcome.done.append(name)
             return
         if self.stop():
@@ -225,12 +218,6 @@ class _Work:
         else:
             outcome.not_run[name] = reason
             self.watcher.say(f"{name}: not run: {reason}")
-
-
-def _map(run: Run, split: str) -> str:
-    scores: dict[str, Any] = run.scores[split]["last_five"]
-    value = scores["mean_average_precision"]
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _sentence(error: BaseException) -> str:

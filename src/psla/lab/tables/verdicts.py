@@ -26,7 +26,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter
 
 from psla.lab.tables.claims import Claim, Side, row_of
-from psla.lab.tables.measured import Measured, RowResult
+from psla.lab.tables.folder import Measured, RowResult
 from psla.metrics.predictions import Predictions, average
 from psla.metrics.resampling import DrawnScore, Draws, mean_score
 from psla.metrics.significance import Estimate, SeedPrior, estimate, holm, seed_prior
@@ -159,8 +159,6 @@ def judge(claims: Sequence[Claim], scores: Scoring, confidence: float = 0.95) ->
     """A verdict for each claim, in their order.
 
     Args:
-        claims: what to test.
-        scores: of the lab's rows.
         confidence: level of the intervals; 1 - confidence is the chance that any claim is wrongly found supported or
             contradicted.
     """
@@ -181,9 +179,7 @@ def contrast(
     """A signed sum of rows' scores over the seeds that all have, with its interval.
 
     Args:
-        terms: a sign and a row's scores by seed, each.
-        units: how many clips, or sources, were drawn.
-        confidence: level of the interval.
+        terms: a sign and a row's scores by seed, each. units: how many clips, or sources, were drawn.
         prior: what is known of the luck of one training, where the rows were trained apart.
 
     Raises:
