@@ -276,4 +276,4 @@ def class_table(
         columns["quality"] = lambda c: number(quality.get(c.id), 2)
     columns["id"] = lambda c: c.id
     table = by_column(lab.labels.vocabulary, columns)
-    return Table(table.head, table.rows, text=(0, len(columns) - 1))
+    return Table(table.head, table.rows, text=(0, len(columns) - 1), sortable=True)
