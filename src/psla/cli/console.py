@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from threading import Event
@@ -109,16 +109,17 @@ def answer(as_json: bool, data: Any, *texts: str, **options: Any) -> None:
     typer.echo(json.dumps(data, **{"ensure_ascii": False, **options}) if as_json else "\n".join(texts))
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text, aligned; the first to the left, the others to the right.
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns, aligned, the first to the left, the others to the right; scores have four digits, None is a dash.
 
     Example:
-        >>> print(table(["class", "n"], [["dog", "12"]]))
-        class   n
-        dog    12
+        >>> print(table(["class", "n", "precision"], [["dog", 12, 0.25], ["cat", 0, None]]))
+        class   n  precision
+        dog    12     0.2500
+        cat     0          -
     """
-    lines = [list(head), *map(list, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    lines = [[_cell(value) for value in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
             text.rjust(width) if column else text.ljust(width)
@@ -128,14 +129,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def number(value: float | None) -> str:
-    """A score with four digits, or a dash where there is none.
-
-    Example:
-        >>> number(0.25), number(None)
-        ('0.2500', '-')
-    """
-    return "-" if value is None else f"{value:.4f}"
+def _cell(value: object) -> str:
+    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 @contextmanager

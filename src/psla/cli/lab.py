@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,7 +17,6 @@ from psla.cli.console import (
     INTERRUPTED,
     CommandError,
     asked_to_stop,
-    number,
     part_of,
     progress,
     seeds_of,
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from psla.lab.tables.folder import Lab
     from psla.lab.tables.plan import Plan
     from psla.lab.tables.runner import Outcome
-    from psla.report.html import Table
     from psla.training.devices import Runtime
     from psla.training.recipe import Recipe
 
@@ -148,9 +146,7 @@ def _print_plan(lab: Lab, plan: Plan, asked: Sequence[str], runtime: Runtime) ->
         state = "done" if run.is_finished else "begun" if run.exists else "to do"
         shared = [name for name in job.rows if name in asked]
         hours = f"{seconds[job.key] / 3600:.2f}" if job.key in seconds else "-"
-        runs.append(
-            [run.folder.name, ", ".join(shared), str(job.clips), str(job.recipe.optimizer.epochs), state, hours]
-        )
+        runs.append([run.folder.name, ", ".join(shared), job.clips, job.recipe.optimizer.epochs, state, hours])
     typer.echo("\n" + table(["run", "rows that take it", "clips", "epochs", "state", "hours"], runs))
     done, total = len(jobs) - len(to_do), sum(seconds.values()) / 3600
     typer.echo(
@@ -169,7 +165,7 @@ def _print_outcome(lab: Lab, found: Outcome, shard: tuple[int, int] | None) -> N
         for name in found.done:
             result = lab.result(name) or {}
             mean, spread = (result[key]["mean_average_precision"] for key in ("mean", "deviation"))
-            lines.append([name, result["table"], result["take"].replace("_", " "), number(mean), number(spread)])
+            lines.append([name, result["table"], result["take"].replace("_", " "), mean, spread])
         typer.echo(table(["row", "table", "scored", "mAP", "deviation"], lines))
     for name, reason in found.not_run.items():
         typer.echo(f"{name}: not run: {reason}", err=True)
@@ -242,12 +238,15 @@ def cross_validate(
         runs = cross_validation.train_singles(asked, part, told)
         taught = cross_validation.train_students(asked, part, told)
         waiting = [] if student is None else [each for each in share_of(folds, part) if each not in taught]
-        typer.echo(_end_of_shard(part, len(runs) + sum(map(len, taught.values())), len(waiting)))
+        late = f"; the students of {len(waiting)} folds wait for other shards" if waiting else ""
+        done = f"{len(runs) + sum(map(len, taught.values()))} runs done{late}"
+        typer.echo(f"shard {part[0]}/{part[1]}: {done}; a call without --shard, after all, ends the job")
         return
     found = cross_validation.cross_validate(asked, told)
     fold_report.write_report(found, out, names, _command())
-    _print(fold_accuracy.accuracies(found.answers))
-    _print(fold_accuracy.differences(found.answers))
+    for shown in (fold_accuracy.accuracies(found.answers), fold_accuracy.differences(found.answers)):
+        if shown.rows:
+            typer.echo(table(shown.head, shown.rows) + "\n")
     typer.echo(f"{len(found.runs)} runs, {found.hours:.2f} h; details in {out / 'cross_validation.md'} and .json")
 
 
@@ -267,11 +266,6 @@ def _recipes(
 
 def _words(given: list[str]) -> list[str]:
     return [word.strip() for each in given for word in each.split(",") if word.strip()]
-
-
-def _end_of_shard(part: tuple[int, int], done: int, waiting: int) -> str:
-    late = f"; the students of {waiting} folds wait for other shards" if waiting else ""
-    return f"shard {part[0]}/{part[1]}: {done} runs done{late}; a call without --shard, after all, ends the job"
 
 
 class _Told:
@@ -297,12 +291,6 @@ def _refuse_beside_selection(recipe: str | None, overrides: list[str] | None, in
             raise CommandError("--inner would score on the very folds that --selection has chosen by; give one of them")
         if is_given:
             raise CommandError(f"--selection says which recipe each fold has; give either it or {name}")
-
-
-def _print(shown: Table) -> None:
-    """A table of text on the terminal, if it has a row."""
-    if shown.rows:
-        typer.echo(table(shown.head, [[str(cell) for cell in row] for row in shown.rows]) + "\n")
 
 
 def _command() -> str:
@@ -332,21 +320,16 @@ def report(
             lab, quality, chosen, resamples, title, lambda count: tell("rows", count)
         )
     text = verdicts.read_text(encoding="utf-8").rstrip()
-    told = (
-        [text]
-        if as_json
-        else [*_verdicts(json.loads(text)["verdicts"]), f"{page}, {markdown.name} and {verdicts.name}"]
-    )
-    typer.echo("\n".join(told))
-
-
-def _verdicts(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The tested claims as a table, and how many were not."""
-    rows = []
+    if as_json:
+        typer.echo(text)
+        return
+    found, tested = json.loads(text)["verdicts"], []
     for each in found:
         if difference := each["difference"]:
             interval = f"[{difference['low']:+.4f}, {difference['high']:+.4f}]"
-            numbers = [f"{difference['value']:+.4f}", interval, f"{each['p_holm']:.4f}", str(difference["seeds"])]
-            rows.append([each["claim"]["id"], *numbers, each["status"]])
-    head = ["claim", "difference", "95 % interval", "p (Holm)", "seeds", "verdict"]
-    return [*([table(head, rows)] if rows else []), f"{len(found) - len(rows)} claims not tested"]
+            numbers = [f"{difference['value']:+.4f}", interval, f"{each['p_holm']:.4f}", difference["seeds"]]
+            tested.append([each["claim"]["id"], *numbers, each["status"]])
+    if tested:
+        typer.echo(table(["claim", "difference", "95 % interval", "p (Holm)", "seeds", "verdict"], tested))
+    typer.echo(f"{len(found) - len(tested)} claims not tested")
+    typer.echo(f"{page}, {markdown.name} and {verdicts.name}")

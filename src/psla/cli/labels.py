@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, answer, number, progress, table
+from psla.cli.console import CommandError, answer, progress, table
 from psla.cli.options import Json, OntologyFile, Threshold, Types
 
 if TYPE_CHECKING:
@@ -103,22 +103,22 @@ def threshold_of(text: str) -> str | float:
 def _summary(data: dict[str, Any], out: Path, report: Path | None) -> str:
     share = f"{100 * data['share_added']:.2f} %"
     rows = [
-        ["clips", str(data["clips"])],
-        ["clips with added labels", str(data["clips_changed"])],
-        ["labels before", str(data["labels_before"])],
+        ["clips", data["clips"]],
+        ["clips with added labels", data["clips_changed"]],
+        ["labels before", data["labels_before"]],
         ["labels added", f"{data['labels_added']} ({share})"],
-        *([f"of type {kind}", str(count)] for kind, count in data["added_by_type"].items()),
+        *([f"of type {kind}", count] for kind, count in data["added_by_type"].items()),
         ["impacted classes", f"{data['impacted_classes']} of {len(data['classes'])}"],
-        ["classes without positives", str(len(data["classes_without_threshold"]))],
+        ["classes without positives", len(data["classes_without_threshold"])],
     ]
     if data["classes_outside_ontology"]:
-        rows.append(["classes outside the ontology", str(len(data["classes_outside_ontology"]))])
+        rows.append(["classes outside the ontology", len(data["classes_outside_ontology"])])
     if data["accepted_by_hand"] or data["rejected_by_hand"]:
         rows.append(["accepted, rejected by hand", f"{data['accepted_by_hand']}, {data['rejected_by_hand']}"])
     parts = [table(["label enhancement", ""], rows)]
     grown = sorted((each for each in data["classes"] if each["added"]), key=lambda each: -each["added"])[:10]
     if grown:
-        lines = [[g["class_name"], *(str(g[k]) for k in ("added", "before", "after"))] for g in grown]
+        lines = [[g["class_name"], *(g[k] for k in ("added", "before", "after"))] for g in grown]
         parts.append(table(["most impacted", "added", "before", "after"], lines))
     named = {each["class_id"]: each["class_name"] for each in data["classes"]}
     if silent := [named[id] for id in data["classes_without_threshold"]]:
@@ -126,10 +126,7 @@ def _summary(data: dict[str, Any], out: Path, report: Path | None) -> str:
         parts.append(f"no positives, hence no threshold and no label: {', '.join(silent[:10])}{more}")
     if "truth" in data:
         keys = ("added", "correct", "precision", "missing", "recall")
-        lines = [
-            [kind, *(number(e[k]) if k in ("precision", "recall") else str(e[k]) for k in keys)]
-            for kind, e in data["truth"].items()
-        ]
+        lines = [[kind, *(scores[key] for key in keys)] for kind, scores in data["truth"].items()]
         parts.append(table(["against the truth", *keys], lines))
     parts.append(f"clips: {out}")
     if report is not None:
@@ -195,7 +192,7 @@ def stats(
     title = (
         f"{clips}, split {split}: {counts.clips:,} clips, {counts.labels:,} labels, {len(labels.vocabulary)} classes"
     )
-    written = [] if out is None else _write(out, data, counts, curves, title)
+    written = [] if out is None else statistics.write_statistics(out, data, counts, curves, title)
     texts = [title, _counts_text(counts), _audit_text(audits, parent is not None), _coverage_text(curves, epochs)]
     texts += ["" if moments is None else _moments_text(moments), "\n".join(f"written: {path}" for path in written)]
     answer(as_json, data, "\n\n".join(filter(None, texts)), allow_nan=False)
@@ -222,20 +219,6 @@ def _audits(labels: Labels, graph: Ontology, parent: list[str] | None, child: li
             raise CommandError(f"--child {each.name!r} ({each.id}) is below no class of --parent in the ontology")
     # With several parents, each is audited with the given classes below it, or with all its children if there are none.
     return [audit(labels, graph, id, [c.id for c in children if c.id in below[id]] or None) for id in parents]
-
-
-def _write(out: Path, data: dict[str, Any], counts: Counts, curves: list[Coverage], title: str) -> list[Path]:
-    from psla.files import write_json_atomic
-    from psla.report import figures
-
-    paths = [out / "stats.json", out / "class_counts.png", out / "coverage.png"]
-    write_json_atomic(paths[0], data)
-    clips, drawn, names = zip(*((each.clips, each.drawn, each.name) for each in counts.classes), strict=True)
-    figures.class_counts(clips, drawn, names, paths[1], title)
-    named = {f"mixup rate {each.mixup_rate:g}": each for each in curves}
-    simulated = {name: each.simulated for name, each in named.items() if each.simulated is not None}
-    figures.unseen({name: each.expected for name, each in named.items()}, simulated, paths[2])
-    return paths
 
 
 def _share(part: int, whole: int) -> str:
@@ -290,7 +273,7 @@ def _coverage_text(curves: list[Coverage], epochs: int) -> str:
         if each.simulated is not None:
             head.append("simulated")
             columns.append(each.simulated)
-    return table(head, [[str(epoch), *(f"{column[epoch - 1]:.4f}" for column in columns)] for epoch in chosen])
+    return table(head, [[epoch, *(column[epoch - 1] for column in columns)] for epoch in chosen])
 
 
 def _moments_text(moments: Moments) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, answer, number, progress, table
+from psla.cli.console import CommandError, answer, progress, table
 from psla.cli.options import Json, ModelName
 
 if TYPE_CHECKING:
@@ -156,9 +156,7 @@ def average(
     if sweep is not None:
         points = _sweep(chosen, out, sweep, split)
         data["sweep"] = [asdict(point) for point in points]
-        rows = [
-            [p.first, str(p.checkpoints), number(p.weights), number(p.predictions), number(p.alone)] for p in points
-        ]
+        rows = [[p.first, p.checkpoints, p.weights, p.predictions, p.alone] for p in points]
         told.append(table(["averaged from", "checkpoints", "weights", "predictions", "alone"], rows))
     answer(as_json, data, *told)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, answer, number, part_of, progress, table
+from psla.cli.console import CommandError, answer, part_of, progress, table
 from psla.cli.options import Json, LabelledClips, ModelName, Precision, TableOrPack, WithPrecision
 
 if TYPE_CHECKING:
@@ -93,9 +93,9 @@ def evaluate(
     if out is not None:
         write_json_atomic(out, data)
     names = ("mean_average_precision", "mean_auc", "d_prime", "mean_d_prime", "accuracy")
-    rows = [[name.replace("_", " "), number(data[name])] for name in names]
-    rows += [["clips", str(scores.clips)], ["classes scored", str(scores.classes_scored)]]
-    rows.append(["classes without positives", str(len(scores.classes_without_positives))])
+    rows = [[name.replace("_", " "), data[name]] for name in names]
+    rows += [["clips", scores.clips], ["classes scored", scores.classes_scored]]
+    rows.append(["classes without positives", len(scores.classes_without_positives)])
     answer(as_json, data, table(["score", ""], rows))
 
 
@@ -140,8 +140,8 @@ def ensemble(
         chosen = [(name, readers[name]) for name in names]
     averaged, scores = aggregation.ensemble(dict(chosen), labels)
     averaged.save(out)
-    rows = [[name, number(value)] for name, value in scores.members.items()]
-    rows += [["average", number(scores.average)], ["best", number(scores.best)], ["ensemble", number(scores.ensemble)]]
+    rows = [[name, value] for name, value in scores.members.items()]
+    rows += [["average", scores.average], ["best", scores.best], ["ensemble", scores.ensemble]]
     told = table([f"{len(chosen)} of {len(members)} members, {scores.clips} clips", "mAP"], rows)
     data = {"out": str(out), "chosen_from": len(members), **scores.to_dict()}
     answer(as_json, data, told, f"predictions: {out}")
@@ -180,9 +180,9 @@ def compare(
 
 def _comparison(found: Comparison) -> str:
     level = f"{100 * found.confidence:g} %"
-    rows = [
-        ["mAP of A", number(found.first)],
-        ["mAP of B", number(found.second)],
+    rows: list[list[Any]] = [
+        ["mAP of A", found.first],
+        ["mAP of B", found.second],
         ["B minus A", f"{found.difference:+.4f}"],
         [f"{level} interval", f"{found.low:+.4f} .. {found.high:+.4f}"],
         ["share of draws with B better", f"{found.share_better:.3f}"],
@@ -194,8 +194,7 @@ def _comparison(found: Comparison) -> str:
     shown = [c for c in [*ranked[:5], *ranked[5:][-5:]] if c.difference != 0]
     if shown:
         lines = [
-            [c.name, str(c.positives), number(c.first), number(c.second)]
-            + [f"{value:+.4f}" for value in (c.difference, c.low, c.high)]
+            [c.name, c.positives, c.first, c.second, *(f"{x:+.4f}" for x in (c.difference, c.low, c.high))]
             for c in shown
         ]
         parts.append(table(["most won and lost", "positives", "A", "B", "B - A", "low", "high"], lines))

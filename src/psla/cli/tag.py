@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, number, progress, table
+from psla.cli.console import CommandError, progress, table
 from psla.cli.options import Json, Precision, WithPrecision
 
 if TYPE_CHECKING:
@@ -111,9 +111,8 @@ def tag(
         written = stack.enter_context(Journal(journal)) if journal else None
         # No bar for a single file, nor where the rows themselves appear on the terminal.
         silent = len(paths) < 2 or (out is None and sys.stdout.isatty())
-        report = stack.enter_context(progress({"tag": len(paths)}, silent=silent))
         failed: list[Row] = []
-        rows = _watched(job.rows(paths, pool, written), failed, report)
+        rows = _watched(job.rows(paths, pool, written), failed, len(paths), silent)
         if audacity:
             _write_label_tracks(rows, paths, out)
         else:
@@ -154,14 +153,15 @@ def _chosen(classes: Sequence[str] | None, vocabulary: Vocabulary) -> tuple[str,
     return tuple(choose_classes(classes, vocabulary, Ontology.audioset()))
 
 
-def _watched(rows: Iterable[Row], failed: list[Row], report: Callable[[str, int], None]) -> Iterator[Row]:
-    """Rows on their way out: those that failed are said on stderr, and kept."""
-    for row in rows:
-        if "error" in row:
-            failed.append(row)
-            typer.echo(f"psla: {row['path']}: {' '.join(row['error'].split())}", err=True)
-        yield row
-        report("tag", 1)
+def _watched(rows: Iterable[Row], failed: list[Row], count: int, silent: bool) -> Iterator[Row]:
+    """Rows on their way out, of so many files: those that failed are said on stderr, and kept."""
+    with progress({"tag": count}, silent=silent) as report:
+        for row in rows:
+            if "error" in row:
+                failed.append(row)
+                typer.echo(f"psla: {row['path']}: {' '.join(row['error'].split())}", err=True)
+            yield row
+            report("tag", 1)
 
 
 def _pieces(rows: Iterable[Row], as_json: bool, as_csv: bool, events: bool) -> Iterator[str]:
@@ -182,7 +182,7 @@ def _tables(rows: Iterable[Row], events: bool) -> Iterator[str]:
         lines = []
         for found in row["events" if events else "classes"]:
             times = [f"{found['onset_s']:.2f}", f"{found['offset_s']:.2f}"] if events else []
-            lines.append([found["name"], found["id"], *times, number(found["probability"])])
+            lines.append([found["name"], found["id"], *times, found["probability"]])
         yield f"{heading(row)}\n{table(head, lines) if lines else f'no {head[0]}'}\n\n"
 
 

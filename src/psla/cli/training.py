@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from psla.cli.console import INTERRUPTED, CommandError, answer, asked_to_stop, number, progress, table
+from psla.cli.console import INTERRUPTED, CommandError, answer, asked_to_stop, progress, table
 from psla.cli.labels import threshold_of, types_of
 from psla.cli.options import Accelerator, CacheMb, CheckpointMinutes, Json, Overrides, Readers, Threshold, Types
 
@@ -84,7 +84,7 @@ def _rounds(corpus: Clips, epochs: int, runs: int = 1) -> dict[str, int]:
 def _print_run(run: Run, profile: bool) -> None:
     scores = {split: each for split, each in run.scores.items() if isinstance(each, dict)}
     rows = [
-        [f"{split} {variant}", *(number(found[name]) for name in _SCORES)]
+        [f"{split} {variant}", *(found[name] for name in _SCORES)]
         for split, variants in scores.items()
         for variant, found in variants.items()
     ]
@@ -127,7 +127,7 @@ def teach(
         found = teach(
             plan, corpus, out, seeds, teaching, Runtime(accelerator), lambda name, stage, count: report(stage, count)
         )
-    rows = [[name.replace("_", " "), number(x["mean"]), number(x["deviation"])] for name, x in found["summary"].items()]
+    rows = [[name.replace("_", " "), x["mean"], x["deviation"]] for name, x in found["summary"].items()]
     told = table([f"{len(seeds)} seeds", "mean", "deviation"], rows)
     answer(as_json, found, told, f"table: {out / 'teaching.json'}")
 
