@@ -13,16 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from psla.cli.console import (
-    INTERRUPTED,
-    CommandError,
-    asked_to_stop,
-    part_of,
-    progress,
-    seeds_of,
-    table,
-)
-from psla.cli.options import Accelerator, CacheMb, CheckpointMinutes, Overrides, Readers, RecipeOption
+from psla.cli.console import INTERRUPTED, CommandError, asked_to_stop, part_of, progress, seeds_of, table
+from psla.cli.options import Accelerator, CacheMb, CheckpointMinutes, Overrides, Readers
 
 if TYPE_CHECKING:
     from psla.lab.tables.folder import Lab
@@ -54,7 +46,7 @@ Settings = Annotated[
 def run(
     clips: Annotated[str, typer.Argument(help="The table of clips, a pack, or the word soundscape.")],
     out: Annotated[Path, typer.Option(help="The lab's folder; what is finished in it is not done again.")],
-    recipe: RecipeOption = "demo",
+    recipe: Annotated[str, typer.Option(help="A preset by name, or a YAML file.")] = "demo",
     rows: Annotated[str, typer.Option(help="Groups (smoke, core, table_4, ..., all), rows, own ROW.yaml.")] = "core",
     seeds: Annotated[str, typer.Option(help="As in 0,1,2: each row is run with each of them.")] = "0,1,2",
     set_: Overrides = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -156,15 +156,12 @@ def average(
     if sweep is not None:
         points = _sweep(chosen, out, sweep, split)
         data["sweep"] = [asdict(point) for point in points]
-        rows = [[p.first, p.checkpoints, p.weights, p.predictions, p.alone] for p in points]
-        told.append(table(["averaged from", "checkpoints", "weights", "predictions", "alone"], rows))
+        told.append(table(["averaged from", "checkpoints", "weights", "predictions", "alone"], map(astuple, points)))
     answer(as_json, data, *told)
 
 
 def _reestimate(model: Path, clips: Path) -> None:
     """Replace a model file's BatchNorm statistics by those of training clips."""
-    from dataclasses import replace
-
     from psla.data.pack.format import read_clips
     from psla.data.source import open_source
     from psla.model.file import load_model, save_model

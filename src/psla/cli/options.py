@@ -18,14 +18,12 @@ class Precision(StrEnum):
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-TableOrPack = Annotated[Path, typer.Argument(help="The table of clips, or a pack.")]
 LabelledClips = Annotated[Path, typer.Option(help="The table of clips, which has the labels.")]
 OntologyFile = Annotated[Path | None, typer.Option(help="A JSON file like AudioSet's; by default AudioSet's.")]
 
 ModelName = Annotated[str, typer.Argument(help="A model file, an ensemble, or a name that `psla models` lists.")]
 WithPrecision = Annotated[Precision, typer.Option(help="bf16: faster, probabilities within a few hundredths.")]
 
-RecipeOption = Annotated[str, typer.Option(help="A preset by name, or a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30.")]
 Types = Annotated[str, typer.Option(help="I (children), II (ancestors) or I,II.")]
 Threshold = Annotated[str, typer.Option(help="mean, median, or a percentile such as 25.")]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from psla.cli.console import CommandError, answer, part_of, progress, table
-from psla.cli.options import Json, LabelledClips, ModelName, Precision, TableOrPack, WithPrecision
+from psla.cli.options import Json, LabelledClips, ModelName, Precision, WithPrecision
 
 if TYPE_CHECKING:
     from psla.metrics.compare import Comparison
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def predict(
     model: ModelName,
-    clips: TableOrPack,
+    clips: Annotated[Path, typer.Argument(help="The table of clips, or a pack.")],
     out: Annotated[Path, typer.Option(help="The file of predictions to write.")],
     split: Annotated[str | None, typer.Option(help="train, validation or evaluation; by default all.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Keep float16, for a whole training set.")] = False,
