@@ -127,7 +127,7 @@ def teach(
         found = teach(
             plan, corpus, out, seeds, teaching, Runtime(accelerator), lambda name, stage, count: report(stage, count)
         )
-    rows = [[name.replace("_", " "), x["mean"], x["deviation"]] for name, x in found["summary"].items()]
+    rows = [[name.replace("_", " "), float(x["mean"]), x["deviation"]] for name, x in found["summary"].items()]
     told = table([f"{len(seeds)} seeds", "mean", "deviation"], rows)
     answer(as_json, found, told, f"table: {out / 'teaching.json'}")
 
