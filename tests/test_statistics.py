@@ -217,7 +217,7 @@ def test_moments_are_those_of_all_values() -> None:
     done: list[int] = []
     found = measure(source, config, clips=50, progress=done.append)
     assert found.mean == pytest.approx(together.mean().item(), rel=1e-9)
-    assert found.deviation == pytest.approx(together.std(correction=0).item(), rel=1e-9)
+    assert found.std == pytest.approx(together.std(correction=0).item(), rel=1e-9)
     assert (found.clips, found.clips_total, found.silent, found.too_short) == (21, 23, 1, 1)
     assert found.rejected == {"c22": "c22.wav: is broken"}
     assert found.frames == len(together) // 32
@@ -229,7 +229,7 @@ def test_moments_normalise() -> None:
     generator = np.random.default_rng(2)
     waves = [generator.integers(-500, 500, 17_000, dtype=np.int16) for _ in range(4)]
     found = measure(ArraySource(list("abcd"), waves, 16000))
-    front = FrontEnd(FrontEndConfig(mean=found.mean, deviation=found.deviation))
+    front = FrontEnd(FrontEndConfig(mean=found.mean, std=found.std))
     normal = front.normalise(front.log_mel(torch.from_numpy(np.stack(waves)))).double()
     assert normal.mean().item() == pytest.approx(0, abs=1e-5)
     assert normal.std(correction=0).item() == pytest.approx(1, abs=1e-5)

@@ -1,43 +1,57 @@
-"""The command line: parse, call one function, print.
+"""The command line: parse, call one function, print. Here is the tree of the commands, and nothing that they do.
 
 What takes long to import (torch, polars) is imported inside the commands, so that `psla --help` answers at once.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 
-from psla.cli import aggregate, corpus, lab, lab_report, labels, models, pack, stats, tag, training, use
+from psla.cli import corpus, lab, labels, models, pack, predictions, tag, training
+from psla.cli.console import guarded
 
-app = typer.Typer(
+Command = Callable[..., None]
+
+
+def _group(help: str, commands: Sequence[Command], **options: Any) -> typer.Typer:
+    """Commands under the names of their functions: `import_` is `import`, `cross_validate` is `cross-validate`."""
+    made = typer.Typer(help=help, no_args_is_help=True, rich_markup_mode=None, **options)
+    for command in commands:
+        made.command(command.__name__.strip("_").replace("_", "-"))(guarded(command))
+    return made
+
+
+app = _group(
+    "Train, evaluate and use audio taggers with the PSLA recipe.",
+    [
+        training.train,
+        training.teach,
+        predictions.predict,
+        predictions.evaluate,
+        tag.tag,
+        models.info,
+        training.demo,
+        labels.enhance,
+        models.average,
+        predictions.ensemble,
+        predictions.compare,
+        pack.pack,
+        labels.stats,
+        models.import_,
+        training.report,
+        models.models,
+    ],
     name="psla",
-    help="Train, evaluate and use audio taggers with the PSLA recipe.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
 )
-app.add_typer(corpus.app, name="corpus")
-app.add_typer(lab.app, name="lab")
-lab.app.command("report")(lab_report.lab_report)
-app.command()(training.train)
-app.command()(training.teach)
-app.command()(use.predict)
-app.command()(use.evaluate)
-app.command()(tag.tag)
-app.command()(use.info)
-app.command()(training.demo)
-app.command()(labels.enhance)
-app.command()(aggregate.average)
-app.command()(aggregate.ensemble)
-app.command()(aggregate.compare)
-app.command()(pack.pack)
-app.command()(stats.stats)
-app.command("import")(models.import_)
-app.command()(lab_report.report)
-app.command("models")(models.models)
+_CORPORA: list[Command] = [corpus.audioset, corpus.fsd50k, corpus.esc50, corpus.folder, corpus.csv, corpus.soundscape]
+_LAB: list[Command] = [lab.run, lab.select, lab.cross_validate, lab.report]
+app.add_typer(_group("Make a table of clips from a corpus.", _CORPORA), name="corpus")
+app.add_typer(_group("Experiments of several runs.", _LAB), name="lab")
 
 
 def _version(asked: bool) -> None:

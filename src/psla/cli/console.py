@@ -1,28 +1,27 @@
-"""What all commands share: one sentence for an error that the user can mend, plain tables, progress."""
+"""What all commands share: one sentence for an error that the user can mend, answers, tables, progress."""
 
 from __future__ import annotations
 
+import json
+import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from threading import Event
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: not a failure, try again later
-
-
-class Precision(StrEnum):
-    """`--precision` of commands that run a model."""
-
-    float32 = "float32"
-    bf16 = "bf16"
 
 
 class CommandError(ValueError):
@@ -64,32 +63,63 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def whole_numbers(text: str, what: str) -> tuple[int, ...]:
+@contextmanager
+def asked_to_stop(*signals: signal.Signals) -> Iterator[Callable[[], bool]]:
+    """Whether one of these signals has come; a second Ctrl-C does not wait for the step to end."""
+    came = Event()
+
+    def note(number: int, frame: object) -> None:
+        came.set()
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, note) for number in signals}
+    try:
+        yield came.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
     """Different whole numbers from 0 on, separated by commas.
 
     Raises:
         CommandError: anything else.
 
     Example:
-        >>> whole_numbers("0,1,2", "a seed")
+        >>> seeds_of("0,1,2")
         (0, 1, 2)
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts) or len({int(part) for part in parts}) < len(parts):
-        raise CommandError(f"{what} is a whole number from 0 on, several as in 0,1,2, each once; got {text!r}")
+        raise CommandError(f"a seed is a whole number from 0 on, several as in 0,1,2, each once; got {text!r}")
     return tuple(int(part) for part in parts)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text, aligned; the first to the left, the others to the right.
+def part_of(shard: str | None) -> tuple[int, int] | None:
+    """`--shard i/n` as two numbers; None where it is not given."""
+    from psla.metrics.parts import parse_part
+
+    return None if shard is None else parse_part(shard)
+
+
+def answer(as_json: bool, data: Any, *texts: str, **options: Any) -> None:
+    """Print what a command has found: data as JSON (with options of `json.dumps`), or texts, a line each."""
+    typer.echo(json.dumps(data, **{"ensure_ascii": False, **options}) if as_json else "\n".join(texts))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns, aligned, the first to the left, the others to the right; scores have four digits, None is a dash.
 
     Example:
-        >>> print(table(["class", "n"], [["dog", "12"]]))
-        class   n
-        dog    12
+        >>> print(table(["class", "n", "precision"], [["dog", 12, 0.25], ["cat", 0, None]]))
+        class   n  precision
+        dog    12     0.2500
+        cat     0          -
     """
-    lines = [list(head), *map(list, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    lines = [[_cell(value) for value in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
             text.rjust(width) if column else text.ljust(width)
@@ -99,34 +129,50 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def number(value: float | None) -> str:
-    """A score with four digits, or a dash where there is none.
-
-    Example:
-        >>> number(0.25), number(None)
-        ('0.2500', '-')
-    """
-    return "-" if value is None else f"{value:.4f}"
+def _cell(value: object) -> str:
+    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 @contextmanager
-def progress(totals: Mapping[str, int], rounds: int | Mapping[str, int] = 1) -> Iterator[Callable[[str, int], None]]:
+def warnings_told() -> Iterator[None]:
+    """Warnings of the readers as sentences on stderr."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for each in caught:
+        typer.echo(f"psla: {each.message}", err=True)
+
+
+@contextmanager
+def bars(*texts: str) -> Iterator[Progress | None]:
+    """Bars on a terminal, each with these texts of its task; None elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    own = map(TextColumn, texts)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *own, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as shown:
+        yield shown
+
+
+@contextmanager
+def progress(
+    totals: Mapping[str, int], rounds: int | Mapping[str, int] = 1, silent: bool = False
+) -> Iterator[Callable[[str, int], None]]:
     """Hands out `report(stage, clips)`: bars on a terminal, elsewhere a line whenever a stage has been gone through.
 
     Args:
         totals: clips of one round of each stage.
         rounds: how often each stage is gone through, such as the epochs of a training.
+        silent: show nothing.
     """
-    times = dict.fromkeys(totals, rounds) if isinstance(rounds, int) else dict(rounds)
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bars:
-            tasks = {stage: bars.add_task(stage, total=total * times[stage]) for stage, total in totals.items()}
-            yield lambda stage, clips: bars.advance(tasks[stage], clips)
+    if silent:
+        yield lambda stage, clips: None
         return
+    times = dict.fromkeys(totals, rounds) if isinstance(rounds, int) else dict(rounds)
     done = dict.fromkeys(totals, 0)
     finished = dict.fromkeys(totals, 0)
 
@@ -138,4 +184,38 @@ def progress(totals: Mapping[str, int], rounds: int | Mapping[str, int] = 1) -> 
             which = f" {finished[stage]} of {times[stage]}" if times[stage] > 1 else ""
             typer.echo(f"{stage}{which}: {totals[stage]} clips", err=True)
 
-    yield report
+    with bars() as shown:
+        if shown is None:
+            yield report
+        else:
+            tasks = {stage: shown.add_task(stage, total=total * times[stage]) for stage, total in totals.items()}
+            yield lambda stage, clips: shown.advance(tasks[stage], clips)
+
+
+@contextmanager
+def scanning() -> Iterator[Callable[[str, int, int], None]]:
+    """Hands out `report(stage, done, total)` of a scan of files: bars, or a line at the end of each stage."""
+    latest: dict[str, int] = {}
+    tasks: dict[str, Any] = {}
+
+    def tell_of_files() -> None:
+        if (found := latest.pop("files", None)) is not None:
+            typer.echo(f"files named after listed clips: {found}", err=True)
+
+    with bars() as shown:
+
+        def report(stage: str, done: int, total: int) -> None:
+            if shown is not None:
+                # Files of the first choice that are broken bring others up for probing: a stage may come again.
+                if stage not in tasks or done < latest[stage]:
+                    tasks[stage] = shown.add_task(stage, total=total)
+                shown.update(tasks[stage], completed=done, total=total)
+            elif stage != "files":
+                tell_of_files()
+                if done == total:
+                    typer.echo(f"{stage}: {done} files", err=True)
+            latest[stage] = done
+
+        yield report
+    if shown is None:
+        tell_of_files()

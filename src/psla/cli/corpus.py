@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from psla.cli.console import CommandError, guarded
-from psla.cli.scanning import notes, scanning
+from psla.cli.console import CommandError, answer, scanning, warnings_told
 
 if TYPE_CHECKING:
     from psla.data.clips import Clips
     from psla.data.inventory import Inventory
-
-app = typer.Typer(help="Make a table of clips from a corpus.", no_args_is_help=True, rich_markup_mode=None)
 
 Out = Annotated[Path, typer.Option(help="The Parquet file to write.")]
 Validation = Annotated[float, typer.Option(min=0.0, max=0.99, help="Share of train held out as validation.")]
@@ -31,8 +28,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print the inventory as JSON.
 _WORST = 10  # classes that the inventory names on the terminal
 
 
-@app.command()
-@guarded
 def audioset(
     lists: Annotated[Path, typer.Argument(metavar="LISTS", help="The folder with the segment lists, plain or .gz.")],
     audio: Annotated[
@@ -70,7 +65,7 @@ def audioset(
     names = tuple(only or corpus.LISTS)
     vocabulary, _ = corpus.open_classes(lists, class_list, ontology)
     _check_writable(out, inventory)
-    with notes():
+    with warnings_told():
         if not audio:
             clips = corpus.read_lists(lists, names, vocabulary)
             _write(clips, out, validation, seed, quiet=json)
@@ -89,8 +84,6 @@ def audioset(
     _finish(clips, found, out, validation, seed, inventory, json)
 
 
-@app.command()
-@guarded
 def fsd50k(
     root: Annotated[Path, typer.Argument(help="Holds FSD50K.ground_truth, FSD50K.dev_audio, FSD50K.eval_audio.")],
     out: Out = Path("clips.parquet"),
@@ -104,8 +97,6 @@ def fsd50k(
     _take(corpus.listed(root), out, 0.0, 0, inventory, decode, json)
 
 
-@app.command()
-@guarded
 def esc50(
     root: Annotated[Path, typer.Argument(help="The folder that holds meta/ and audio/.")],
     evaluation_fold: Annotated[int | None, typer.Option(help="1 to 5; by default 1.")] = None,
@@ -129,8 +120,6 @@ def esc50(
     _take(corpus.listed(root, fold, esc10), out, validation, seed, inventory, decode, json)
 
 
-@app.command()
-@guarded
 def folder(
     root: Annotated[Path, typer.Argument(help="Holds a folder for each class, or one for each split.")],
     vocabulary: VocabularyName = None,
@@ -145,13 +134,11 @@ def folder(
     """Your own sounds, a folder for each class."""
     from psla.corpora.folder import read_folders
 
-    with notes():
+    with warnings_told():
         clips = read_folders(root, vocabulary, evaluation, seed)
     _take(clips, out, validation, seed, inventory, decode, json)
 
 
-@app.command()
-@guarded
 def csv(
     file: Annotated[Path, typer.Argument(help="With the columns path and labels, and any others of a clip.")],
     audio_root: Annotated[Path | None, typer.Option(help="What paths are relative to; else FILE's folder.")] = None,
@@ -171,8 +158,6 @@ def csv(
     _take(clips, out, validation, seed, inventory, decode, json)
 
 
-@app.command()
-@guarded
 def soundscape(
     clips: Annotated[int, typer.Option(min=1, help="Clips of the split train.")] = 1000,
     evaluation_clips: Annotated[int, typer.Option(min=0, help="Clips of the split evaluation.")] = 200,
@@ -211,7 +196,7 @@ def soundscape(
         made = soundscape_corpus.make(config, evaluation_clips, validation)
     else:
         _check_writable(out, None)
-        with notes(), scanning() as report:
+        with warnings_told(), scanning() as report:
             recordings = Clips.read(events)
             made = soundscape_corpus.make_recorded(config, evaluation_clips, recordings, out, validation, report)
     _take(made, out, 0.0, seed, None, False, False)
@@ -233,20 +218,15 @@ def _finish(
     clips: Clips, found: Inventory, out: Path, validation: float, seed: int, folder: Path | None, as_json: bool
 ) -> None:
     """Print the inventory, write it and the clips that can be used."""
-    import json
-
     from psla.report.inventory import class_table, write_inventory
 
-    if as_json:
-        typer.echo(json.dumps(found.to_dict(), ensure_ascii=False))
-    else:
-        typer.echo(found.summary())
-        worst = [share for share in found.classes if share.missing]
-        if worst:
-            typer.echo(f"\n{len(worst)} classes miss clips, the worst first:\n{class_table(worst[:_WORST])}")
-            if len(worst) > _WORST:
-                typer.echo(f"… and {len(worst) - _WORST} more classes" + ("" if folder else "; --inventory lists all"))
-            typer.echo("")
+    told = [found.summary()]
+    if worst := [share for share in found.classes if share.missing]:
+        told += ["", f"{len(worst)} classes miss clips, the worst first:", class_table(worst[:_WORST])]
+        if len(worst) > _WORST:
+            told.append(f"… and {len(worst) - _WORST} more classes" + ("" if folder else "; --inventory lists all"))
+        told.append("")
+    answer(as_json, found.to_dict(), *told)
     if folder is not None:
         written = write_inventory(found, folder)
         typer.echo(f"{folder}: {', '.join(path.name for path in written)}", err=as_json)

@@ -1,45 +1,180 @@
-"""`psla lab`: experiments of several runs."""
+"""`psla lab`: the rows of the paper's tables on any clips, settings chosen and scored fold by fold, and their pages."""
 
 from __future__ import annotations
 
+import json
 import shlex
+import signal
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from psla.cli import lab_run
-from psla.cli.console import CommandError, guarded, table, whole_numbers
+from psla.cli.console import INTERRUPTED, CommandError, asked_to_stop, part_of, progress, seeds_of, table
+from psla.cli.options import Accelerator, CacheMb, CheckpointMinutes, Overrides, Readers
 
 if TYPE_CHECKING:
-    from psla.report.html import Table
+    from psla.lab.tables.folder import Lab
+    from psla.lab.tables.plan import Plan
+    from psla.lab.tables.runner import Outcome
+    from psla.training.devices import Runtime
+    from psla.training.recipe import Recipe
 
-app = typer.Typer(no_args_is_help=True, help="Experiments of several runs.")
-app.command("run")(lab_run.run)
+NOT_RUN = 1
+SOUNDSCAPE = "soundscape"
 
-ROOT = typer.Argument(help="ESC-50 or ESC-10: the folder that holds meta/ and audio/.")
-SHARD = typer.Option(help="i/n: every n-th training; a call without it, after them, ends the job.")
+Root = Annotated[Path, typer.Argument(help="ESC-50 or ESC-10: the folder that holds meta/ and audio/.")]
+FoldShard = Annotated[
+    str | None, typer.Option(help="i/n: every n-th training; a call without it, after them, ends the job.")
+]
+BaseRecipe = Annotated[str | None, typer.Option(help="What all candidates differ from, in place of what they extend.")]
+Candidates = Annotated[
+    list[str], typer.Option(help="Names, YAML files or folders of them, or all; commas between, or repeated.")
+]
+Chosen = Annotated[
+    Path | None, typer.Option(help="A selection.json: each fold with the recipe that was chosen for it.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(help="Further settings, as --candidates of psla lab select: a run of each, ensembles with them."),
+]
 
 
-@app.command("select")
-@guarded
+def run(
+    clips: Annotated[str, typer.Argument(help="The table of clips, a pack, or the word soundscape.")],
+    out: Annotated[Path, typer.Option(help="The lab's folder; what is finished in it is not done again.")],
+    recipe: Annotated[str, typer.Option(help="A preset by name, or a YAML file.")] = "demo",
+    rows: Annotated[str, typer.Option(help="Groups (smoke, core, table_4, ..., all), rows, own ROW.yaml.")] = "core",
+    seeds: Annotated[str, typer.Option(help="As in 0,1,2: each row is run with each of them.")] = "0,1,2",
+    set_: Overrides = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what would be run, and how long it may take.")] = False,
+    shard: Annotated[str | None, typer.Option(help="i/n: every n-th training; a call without it ends the lab.")] = None,
+    training_clips: Annotated[int, typer.Option(min=1, help="Of the soundscapes.")] = 400,
+    evaluation_clips: Annotated[int, typer.Option(min=1, help="Of the soundscapes.")] = 200,
+    seconds: Annotated[float, typer.Option(help="Length of a soundscape.")] = 2.56,
+    missing_children: Annotated[float, typer.Option(help="Of soundscapes: labels of a child left out.")] = 0.5,
+    missing_parents: Annotated[float, typer.Option(help="Of soundscapes: labels of a parent left out.")] = 0.3,
+    classes: Annotated[int, typer.Option(min=0, help="Of soundscapes: the most frequent sounds; 0: all.")] = 0,
+    accelerator: Accelerator = "auto",
+    workers: Readers = 2,
+    cache_mb: CacheMb = 1024,
+    checkpoint_minutes: CheckpointMinutes = 10.0,
+) -> None:
+    """Run the rows of the paper's tables; a row that cannot be run is noted, and the exit code is then 1."""
+    numbers, part = seeds_of(seeds), part_of(shard)
+    from psla.training.recipe import Recipe, parse_override
+
+    overrides = dict(map(parse_override, set_ or []))
+    resolved = Recipe.load(recipe, overrides)
+    if clips == SOUNDSCAPE:
+        from psla.lab.experiment import soundscapes
+
+        corpus = soundscapes(training_clips, evaluation_clips, seconds, missing_children, missing_parents, classes)
+    else:
+        from psla.data.clips import Clips
+
+        corpus = Clips.read(Path(clips))
+    from psla.lab.tables import runner
+    from psla.lab.tables.folder import Lab
+    from psla.training.devices import Runtime
+
+    lab = Lab(out, corpus, resolved, recipe, overrides, clips)
+    names = _words([rows])
+    own = [Path(name) for name in names if name.endswith(".yaml")]
+    prepared, asked = runner.prepare(lab, [Path(n).stem if Path(n) in own else n for n in names], numbers, own)
+    runtime = Runtime(accelerator, cache_bytes=cache_mb * 2**20, workers=workers, checkpoint_minutes=checkpoint_minutes)
+    if plan:
+        _print_plan(lab, prepared, asked, runtime)
+        return
+    lab.write(prepared.seeds, list(prepared.rows), _command(), own)
+    try:
+        with asked_to_stop(signal.SIGTERM, signal.SIGINT) as stop:
+            found = runner.carry_out(lab, prepared, asked, runtime, part, _Teller(), stop)
+    except runner.LabInterrupted as pause:
+        typer.echo(f"psla: {pause}", err=True)
+        raise typer.Exit(INTERRUPTED) from pause
+    _print_outcome(lab, found, part)
+    if found.not_run:
+        raise typer.Exit(NOT_RUN)
+
+
+class _Teller:
+    """Tells the user how the lab gets on, on stderr."""
+
+    def say(self, sentence: str) -> None:
+        typer.echo(sentence, err=True)
+
+    def training(self, clips: Mapping[str, int], epochs: int) -> AbstractContextManager[Callable[[str, int], None]]:
+        rounds = {stage: epochs + (stage not in ("train", "teacher")) for stage in clips}
+        return progress(clips, {**rounds, "teacher": 1})
+
+
+def _print_plan(lab: Lab, plan: Plan, asked: Sequence[str], runtime: Runtime) -> None:
+    from psla.lab.tables.plan import seconds_of
+    from psla.lab.tables.runner import jobs_of
+
+    jobs = jobs_of(plan, [name for name in asked if plan.reason(name) is None])
+    held_out = sum(count for split, count in lab.clips.counts().items() if split != "train")
+    classes = len(lab.clips.vocabulary if lab.recipe.classes is None else lab.recipe.classes)
+    to_do = [job for job in jobs if not lab.run(job).is_finished]
+    seconds = seconds_of(to_do, classes, held_out, runtime, lambda size: typer.echo(f"measuring {size}", err=True))
+    lines = []
+    for name in asked:
+        row = plan.rows[name]
+        if (reason := plan.reason(name)) is not None:
+            state = f"cannot be run: {reason}"
+        elif (result := lab.result(name)) is not None and result.status == "done":
+            state = "done"
+        else:
+            state = "to do" if row.is_trained else f"from the runs of {', '.join(plan.members(name))}"
+        lines.append([name, row.table, row.title, state])
+    typer.echo(table(["row", "table", "title", "state"], lines))
+    runs = []
+    for job in jobs:
+        run = lab.run(job)
+        state = "done" if run.is_finished else "begun" if run.exists else "to do"
+        shared = [name for name in job.rows if name in asked]
+        hours = f"{seconds[job.key] / 3600:.2f}" if job.key in seconds else "-"
+        runs.append([run.folder.name, ", ".join(shared), job.clips, job.recipe.optimizer.epochs, state, hours])
+    typer.echo("\n" + table(["run", "rows that take it", "clips", "epochs", "state", "hours"], runs))
+    done, total = len(jobs) - len(to_do), sum(seconds.values()) / 3600
+    typer.echo(
+        f"\n{len(asked)} rows, {len(jobs)} runs, {done} of them done; the others take about {total:.2f} hours here: an "
+        "estimate from a few measured steps on synthetic clips, without the time to read clips"
+    )
+
+
+def _print_outcome(lab: Lab, found: Outcome, shard: tuple[int, int] | None) -> None:
+    if shard is not None:
+        left = f"; {len(found.waiting)} wait for other shards, call again for them" if found.waiting else ""
+        typer.echo(f"shard {shard[0]}/{shard[1]}: {found.trained} runs done in this call{left}")
+        typer.echo("results are written by a call without --shard, when all shards are through")
+    elif found.done:
+        lines = []
+        for name in found.done:
+            if (result := lab.result(name)) is not None:
+                mean, spread = (each["mean_average_precision"] for each in (result.mean, result.std))
+                lines.append([name, result.table, (result.take or "").replace("_", " "), mean, spread])
+        typer.echo(table(["row", "table", "scored", "mAP", "std"], lines))
+    for name, reason in found.not_run.items():
+        typer.echo(f"{name}: not run: {reason}", err=True)
+    if shard is None:
+        typer.echo(f"results: {lab.folder / 'results'}; the tables: psla lab report {lab.folder}")
+
+
 def select(
-    root: Annotated[Path, ROOT],
+    root: Root,
     out: Annotated[Path, typer.Option(help="Runs, choices and scores go here; finished runs are not run again.")],
-    candidates: Annotated[
-        list[str], typer.Option(help="Names, YAML files or folders of them, or all; commas between, or repeated.")
-    ],
-    recipe: Annotated[
-        str | None, typer.Option(help="What all candidates differ from, in place of what they extend.")
-    ] = None,
+    candidates: Candidates,
+    recipe: BaseRecipe = None,
     fold: Annotated[list[int] | None, typer.Option(min=1, max=5, help="Choose only for these folds.")] = None,
-    shard: Annotated[str | None, SHARD] = None,
+    shard: FoldShard = None,
 ) -> None:
     """Choose settings for each official fold without a look at it: nested cross-validation."""
-    from psla.metrics.parts import parse_part
-
-    part = parse_part(shard) if shard is not None else None
+    part = part_of(shard)
     from psla.lab.folds import selection
     from psla.lab.folds.candidates import load_candidates
 
@@ -60,16 +195,12 @@ def select(
     typer.echo(f"details in {out / 'selection.json'}; next: psla lab cross-validate --selection {out}/selection.json")
 
 
-@app.command("cross-validate")
-@guarded
 def cross_validate(
-    root: Annotated[Path, ROOT],
+    root: Root,
     out: Annotated[Path, typer.Option(help="A run for each fold goes here; finished folds are not run again.")],
     recipe: Annotated[str | None, typer.Option(help="A preset by name, or a YAML file; esc50 if not given.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30.")] = None,
-    selection: Annotated[
-        Path | None, typer.Option(help="A selection.json: each fold with the recipe that was chosen for it.")
-    ] = None,
+    set_: Overrides = None,
+    selection: Chosen = None,
     fold: Annotated[list[int] | None, typer.Option(min=1, max=5, help="Only these folds.")] = None,
     inner: Annotated[bool, typer.Option("--inner", help="Try settings out: leave the evaluation fold out.")] = False,
     seeds: Annotated[str, typer.Option(help="As in 0,1,2: a run for each, and an ensemble of them.")] = "0",
@@ -77,58 +208,56 @@ def cross_validate(
         float | None, typer.Option(min=0.0, max=1.0, help="Teach a student; the teacher's share.")
     ] = None,
     student_seeds: Annotated[str, typer.Option(help="A student for each.")] = "0",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(help="Further settings, as --candidates of psla lab select: a run of each, ensembles with them."),
-    ] = None,
-    shard: Annotated[str | None, SHARD] = None,
+    settings: Settings = None,
+    shard: FoldShard = None,
 ) -> None:
     """Train and score on each of the official folds in turn: single models, ensembles, students."""
     if selection is not None:
         _refuse_beside_selection(recipe, set_, inner)
-    from psla.metrics.parts import parse_part
-
-    part = parse_part(shard) if shard is not None else None
-    numbers = whole_numbers(seeds, "a seed")
+    part, numbers = part_of(shard), seeds_of(seeds)
     from psla.lab.experiment import share_of
     from psla.lab.folds import cross_validation, fold_report
     from psla.lab.folds.candidates import load_candidates
-    from psla.lab.folds.selection import read_choices
-    from psla.training.recipe import Recipe, parse_override
 
     folds = sorted(set(fold or cross_validation.FOLDS))
-    if selection is not None:
-        choices = read_choices(selection)
-        recipes = {number: each.recipe for number, each in choices.items()}
-        names = {number: each.name for number, each in choices.items()}
-    else:
-        recipe = recipe or "esc50"
-        recipes = dict.fromkeys(folds, Recipe.load(recipe, dict(parse_override(text) for text in set_ or [])))
-        names = dict.fromkeys(folds, " ".join([recipe, *(set_ or [])]))
-    others = load_candidates(_words(settings), recipe) if settings else []
-    student = None if distill is None else cross_validation.Student(distill, whole_numbers(student_seeds, "a seed"))
+    base = None if selection is not None else recipe or "esc50"
+    names, recipes = _recipes(folds, selection, base or "", set_ or [])
+    others = load_candidates(_words(settings), base) if settings else []
+    student = None if distill is None else cross_validation.Student(distill, seeds_of(student_seeds))
     asked = cross_validation.Experiment(recipes, root, out, folds, inner, numbers, student, others)
     told = _Told()
     if part is not None:
         runs = cross_validation.train_singles(asked, part, told)
         taught = cross_validation.train_students(asked, part, told)
         waiting = [] if student is None else [each for each in share_of(folds, part) if each not in taught]
-        typer.echo(_end_of_shard(part, len(runs) + sum(map(len, taught.values())), len(waiting)))
+        late = f"; the students of {len(waiting)} folds wait for other shards" if waiting else ""
+        done = f"{len(runs) + sum(map(len, taught.values()))} runs done{late}"
+        typer.echo(f"shard {part[0]}/{part[1]}: {done}; a call without --shard, after all, ends the job")
         return
     found = cross_validation.cross_validate(asked, told)
     fold_report.write_report(found, out, names, _command())
-    _print(fold_report.accuracies(found.answers))
-    _print(fold_report.differences(found.answers))
+    for shown in (fold_report.accuracies(found.answers), fold_report.differences(found.answers)):
+        if shown.rows:
+            typer.echo(table(shown.head, shown.rows) + "\n")
     typer.echo(f"{len(found.runs)} runs, {found.hours:.2f} h; details in {out / 'cross_validation.md'} and .json")
+
+
+def _recipes(
+    folds: Sequence[int], selection: Path | None, recipe: str, overrides: Sequence[str]
+) -> tuple[dict[int, str], dict[int, Recipe]]:
+    """What each fold is trained with, by name, and the recipes themselves."""
+    from psla.lab.folds.selection import read_choices
+    from psla.training.recipe import Recipe, parse_override
+
+    if selection is not None:
+        choices = read_choices(selection)
+        return {fold: each.name for fold, each in choices.items()}, {fold: e.recipe for fold, e in choices.items()}
+    loaded = Recipe.load(recipe, dict(map(parse_override, overrides)))
+    return dict.fromkeys(folds, " ".join([recipe, *overrides])), dict.fromkeys(folds, loaded)
 
 
 def _words(given: list[str]) -> list[str]:
     return [word.strip() for each in given for word in each.split(",") if word.strip()]
-
-
-def _end_of_shard(part: tuple[int, int], done: int, waiting: int) -> str:
-    late = f"; the students of {waiting} folds wait for other shards" if waiting else ""
-    return f"shard {part[0]}/{part[1]}: {done} runs done{late}; a call without --shard, after all, ends the job"
 
 
 class _Told:
@@ -156,12 +285,43 @@ def _refuse_beside_selection(recipe: str | None, overrides: list[str] | None, in
             raise CommandError(f"--selection says which recipe each fold has; give either it or {name}")
 
 
-def _print(shown: Table) -> None:
-    """A table of text on the terminal, if it has a row."""
-    if shown.rows:
-        typer.echo(table(shown.head, [[str(cell) for cell in row] for row in shown.rows]) + "\n")
-
-
 def _command() -> str:
     """What the user has typed."""
     return shlex.join(["psla", *sys.argv[1:]])
+
+
+def report(
+    lab: Annotated[Path, typer.Argument(help="The folder of `psla lab run`.")],
+    quality: Annotated[
+        Path | None, typer.Option(help="A CSV of the classes' annotation quality (class, quality), for Table VII.")
+    ] = None,
+    claims: Annotated[Path | None, typer.Option(help="A YAML file of claims to judge; the paper's by default.")] = None,
+    resamples: Annotated[int, typer.Option(min=2, help="Draws of clips for the intervals.")] = 400,
+    title: Annotated[str | None, typer.Option(help="Of the page; by default it names the corpus.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
+) -> None:
+    """Judge the paper's claims and set its tables beside those measured: report.html, report.md, verdicts.json."""
+    from psla.lab.tables.claims import load_claims
+    from psla.lab.tables.folder import Measured
+    from psla.lab.tables.report import write_report
+
+    chosen = None if claims is None else load_claims(claims)
+    rows = sum(row.done for row in Measured(lab).rows.values())
+    with progress({"rows": max(rows, 1)}, silent=not sys.stderr.isatty()) as tell:
+        page, markdown, verdicts = write_report(
+            lab, quality, chosen, resamples, title, lambda count: tell("rows", count)
+        )
+    text = verdicts.read_text(encoding="utf-8").rstrip()
+    if as_json:
+        typer.echo(text)
+        return
+    found, tested = json.loads(text)["verdicts"], []
+    for each in found:
+        if difference := each["difference"]:
+            interval = f"[{difference['low']:+.4f}, {difference['high']:+.4f}]"
+            numbers = [f"{difference['value']:+.4f}", interval, f"{each['p_holm']:.4f}", difference["seeds"]]
+            tested.append([each["claim"]["id"], *numbers, each["status"]])
+    if tested:
+        typer.echo(table(["claim", "difference", "95 % interval", "p (Holm)", "seeds", "verdict"], tested))
+    typer.echo(f"{len(found) - len(tested)} claims not tested")
+    typer.echo(f"{page}, {markdown.name} and {verdicts.name}")

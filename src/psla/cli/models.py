@@ -1,20 +1,76 @@
-"""`psla import` and `psla models`: published checkpoints as model files, and which models there are by name."""
+"""`psla info`, `models`, `import` and `average`: model files, and what they are made of."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, guarded, table
+from psla.cli.console import CommandError, answer, progress, table
+from psla.cli.options import Json, ModelName
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from psla.data.vocabulary import Vocabulary
+    from psla.lab.sweep import StartScore
+    from psla.metrics.predictions import Predictions
 
 
-@guarded
+def info(model: ModelName, as_json: Json = False) -> None:
+    """Say what a model file or an ensemble holds: architecture, front end, classes, provenance, scores."""
+    from psla.model.ensemble import load_ensemble
+    from psla.model.file import read_header
+    from psla.weights.catalogue import resolve
+
+    path = resolve(model)
+    if path.suffix == ".json":
+        found = load_ensemble(path)
+        header = {"vocabulary": found.vocabulary.to_dict(), "card": asdict(found.card)}
+        told = [f"ensemble: {path}", f"classes: {_some([each.name for each in found.vocabulary])}"]
+    else:
+        header = read_header(path)
+        classes = header["vocabulary"].get("names") or header["vocabulary"]["ids"]
+        told = [f"file: {path}", f"version: {header['version']}", f"classes: {_some(classes)}"]
+        for part in ("architecture", "front_end"):
+            told.append(f"{part.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in header[part].items()))
+    for key, value in header["card"].items():
+        if value and key != "recipe":
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            told.append(f"{key.replace('_', ' ')}: {text}")
+    answer(as_json, header, *told)
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:10])}{f' and {len(names) - 10} more' if len(names) > 10 else ''})"
+
+
+def models(as_json: Json = False) -> None:
+    """List the models that can be loaded by name."""
+    from psla.weights.catalogue import listing
+
+    entries = listing()
+    rows = []
+    for entry in entries:
+        score = entry["published_mean_average_precision"]
+        size = "-" if entry["bytes"] is None else f"{entry['bytes'] / 1e6:.1f} MB"
+        by_hand = "by hand" if entry["models"] > 1 else "no"
+        here = "shipped" if entry["shipped"] else "yes" if entry["cached"] else by_hand
+        mean = "-" if score is None else f"{score:.3f}"
+        rows.append([entry["name"], mean, size, here, entry["what"], entry["url"] or "psla"])
+    told = [
+        table(["model", "mAP", "size", "here", "what", "from"], rows),
+        "mAP: as published, on the evaluation set of its corpus; each such is EfficientNet-B2 with four heads",
+    ]
+    shipped = [entry["name"] for entry in entries if entry["shipped"]]
+    told += [f"{name}: comes with psla; its data, licence and scores: `psla info {name}`" for name in shipped]
+    answer(as_json, entries, *told)
+
+
 def import_(
     checkpoint: Annotated[Path, typer.Argument(help="A published .pth file, or a folder of them.")],
     out: Annotated[
@@ -74,70 +130,74 @@ def _vocabulary(given: str | None, count: int, file: Path) -> Vocabulary:
     return known[given]() if given in known else read_class_list(given)
 
 
-@guarded
-def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the models that can be loaded by name."""
-    entries = [*_shipped(), *_published()]
-    if as_json:
-        typer.echo(json.dumps(entries, ensure_ascii=False))
-        return
-    rows = []
-    for entry in entries:
-        score = entry["published_mean_average_precision"]
-        size = "-" if entry["bytes"] is None else f"{entry['bytes'] / 1e6:.1f} MB"
-        by_hand = "by hand" if entry["models"] > 1 else "no"
-        here = "shipped" if entry["shipped"] else "yes" if entry["cached"] else by_hand
-        mean = "-" if score is None else f"{score:.3f}"
-        rows.append([entry["name"], mean, size, here, entry["what"], entry["url"] or "psla"])
-    typer.echo(table(["model", "mAP", "size", "here", "what", "from"], rows))
-    typer.echo("mAP: as published, on the evaluation set of its corpus; each such is EfficientNet-B2 with four heads")
-    for name in (entry["name"] for entry in entries if entry["shipped"]):
-        typer.echo(f"{name}: comes with psla; its data, licence and scores: `psla info {name}`")
+def average(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, model files, or a run's folder.")],
+    out: Annotated[Path, typer.Option(help="The model file to write.")],
+    from_epoch: Annotated[int | None, typer.Option(min=1, help="Leave out earlier epochs.")] = None,
+    like: Annotated[Path | None, typer.Option(help="A model file of the same architecture; else the run's.")] = None,
+    sweep: Annotated[Path | None, typer.Option(help="Clips: score averages from each checkpoint on.")] = None,
+    split: Annotated[str, typer.Option(help="Of the clips of --sweep.")] = "validation",
+    batchnorm: Annotated[
+        str, typer.Option(help="BatchNorm's statistics: average them, or reestimate them on the clips of --clips.")
+    ] = "average",
+    clips: Annotated[Path | None, typer.Option(help="Clips whose split train --batchnorm reestimate hears.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Average the weights of checkpoints into one model."""
+    if batchnorm not in ("average", "reestimate") or (batchnorm == "reestimate") != (clips is not None):
+        raise CommandError("--batchnorm is average, or reestimate with --clips, the table of the training clips")
+    from psla.techniques.aggregation import average_model, checkpoints_from
+
+    chosen = checkpoints_from(checkpoints, from_epoch)
+    average_model(chosen, out, like)
+    if clips is not None:
+        _reestimate(out, clips)
+    data: dict[str, Any] = {"out": str(out), "checkpoints": [str(path) for path in chosen]}
+    told = [f"{out}: the average of {len(chosen)} ({', '.join(path.stem for path in chosen)})"]
+    if sweep is not None:
+        points = _sweep(chosen, out, sweep, split)
+        data["sweep"] = [asdict(point) for point in points]
+        told.append(table(["averaged from", "checkpoints", "weights", "predictions", "alone"], map(astuple, points)))
+    answer(as_json, data, *told)
 
 
-def _shipped() -> list[dict[str, Any]]:
-    from psla.data.vocabulary import Vocabulary
-    from psla.model.file import read_header
-    from psla.weights.packaged import SHIPPED
+def _reestimate(model: Path, clips: Path) -> None:
+    """Replace a model file's BatchNorm statistics by those of training clips."""
+    from psla.data.clips import Clips
+    from psla.data.source import open_source
+    from psla.model.file import load_model, save_model
+    from psla.training.batch_norm import reestimate
 
-    entries = []
-    for entry in SHIPPED.values():
-        classes, accuracy = len(Vocabulary.from_dict(read_header(entry.path)["vocabulary"])), entry.accuracy
-        scored = "" if accuracy is None else f", cross-validated accuracy {accuracy:.3f}"
-        entries.append(
-            {
-                "name": entry.name,
-                "what": f"{classes} classes{scored}",
-                "corpus": entry.corpus,
-                "classes": classes,
-                "published_mean_average_precision": None,
-                "cross_validated_accuracy": accuracy,
-                "models": 1,
-                "bytes": entry.path.stat().st_size,
-                "url": None,
-                "cached": True,
-                "shipped": True,
-            }
-        )
-    return entries
+    part, found = Clips.read(clips).split("train"), load_model(model)
+    source = open_source(part, found.network.sample_rate)
+    with progress({"BatchNorm": min(len(part), 2000)}) as tell:
+        rejected = reestimate(found.network, source, progress=lambda count: tell("BatchNorm", count))
+    for id, reason in rejected.items():
+        typer.echo(f"left out: {id}: {reason}", err=True)
+    provenance = {**found.card.provenance, "batch_norm": "estimated again on training clips"}
+    save_model(model, found.network, found.vocabulary, replace(found.card, provenance=provenance))
 
 
-def _published() -> list[dict[str, Any]]:
-    from psla.weights.catalogue import CATALOGUE
+def _sweep(checkpoints: list[Path], model: Path, clips: Path, split: str) -> list[StartScore]:
+    """Scores of the averages that start at each checkpoint; predictions that the run has kept are not made again."""
+    from psla.data.clips import Clips
+    from psla.data.source import open_source
+    from psla.lab.sweep import start_sweep
+    from psla.model import inference
+    from psla.model.file import load_model
 
-    return [
-        {
-            "name": entry.name,
-            "what": entry.what,
-            "corpus": entry.corpus,
-            "classes": len(entry.vocabulary),
-            "published_mean_average_precision": entry.mean_average_precision,
-            "cross_validated_accuracy": None,
-            "models": entry.models,
-            "bytes": entry.checkpoint.stat().st_size if entry.checkpoint.is_file() else None,
-            "url": entry.url,
-            "cached": entry.cached,
-            "shipped": False,
-        }
-        for entry in CATALOGUE.values()
-    ]
+    part = Clips.read(clips).split(split)
+    if not len(part):
+        raise CommandError(f"{clips}: there is no clip in the split {split!r}")
+    tagger = load_model(model)
+    labels = part.labels().part(tagger.vocabulary)
+    kept = {path.stem: path.parent.parent / "predictions" / split / path.name for path in checkpoints}
+    stored = {stem: path for stem, path in kept.items() if path.is_file()}
+    source = open_source(part, tagger.network.sample_rate)
+
+    def predict(weights: Mapping[str, Tensor]) -> Predictions:
+        tagger.network.load_state_dict(weights)
+        return inference.predict(tagger.network, source, tagger.vocabulary, split=split).predictions
+
+    with progress({"sweep": len(checkpoints)}) as tell:
+        return start_sweep(checkpoints, predict, labels, stored, lambda count: tell("sweep", count))

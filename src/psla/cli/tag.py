@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, Precision, guarded, number, progress, table
+from psla.cli.console import CommandError, progress, table
+from psla.cli.options import Json, Precision, WithPrecision
 
 if TYPE_CHECKING:
     from psla.data.vocabulary import Vocabulary
+
+Row = Mapping[str, Any]
 
 
 class Combine(StrEnum):
@@ -25,55 +28,56 @@ class Combine(StrEnum):
     max = "max"
 
 
-@guarded
+Words = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[MODEL] FILES",
+        help="A model file, an ensemble's file, or a name that `psla models` lists; without one, the model of ten "
+        "classes that comes with psla. Then sound files of any length, folders, or patterns in quotes.",
+    ),
+]
+Top = Annotated[int | None, typer.Option(min=1, help="How many classes to show: 5, or all that reach --threshold.")]
+Classes = Annotated[
+    list[str] | None, typer.Option(help="Only this class, by name or id, and its kinds; may be given again.")
+]
+Events = Annotated[
+    bool, typer.Option("--events", help="Onsets and offsets; approximate: the model was trained on clip labels.")
+]
+MaxGap = Annotated[
+    float | None,
+    typer.Option(help="Events of a class with fewer seconds between them are one; by default: one step."),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Write to this file; with --audacity and several files, into this folder.")
+]
+JournalFile = Annotated[
+    Path | None, typer.Option(help="Keep the rows of finished files here; run again, they are not done again.")
+]
+
+
 def tag(
-    words: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[MODEL] FILES",
-            help="A model file, an ensemble's file, or a name that `psla models` lists; without one, the model of ten "
-            "classes that comes with psla. Then sound files of any length, folders, or patterns in quotes.",
-        ),
-    ],
-    top: Annotated[
-        int | None, typer.Option(min=1, help="How many classes to show: 5, or all that reach --threshold.")
-    ] = None,
+    words: Words,
+    top: Top = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Leave out what is less probable.")] = None,
-    classes: Annotated[
-        list[str] | None, typer.Option(help="Only this class, by name or id, and its kinds; may be given again.")
-    ] = None,
+    classes: Classes = None,
     roll_up: Annotated[bool, typer.Option("--roll-up", help="Make a class at least as probable as its kinds.")] = False,
-    events: Annotated[
-        bool, typer.Option("--events", help="Onsets and offsets; approximate: the model was trained on clip labels.")
-    ] = False,
+    events: Events = False,
     release: Annotated[float, typer.Option(help="An event goes on above this share of its threshold.")] = 0.8,
-    max_gap: Annotated[
-        float | None,
-        typer.Option(help="Events of a class with fewer seconds between them are one; by default: one step."),
-    ] = None,
+    max_gap: MaxGap = None,
     min_length: Annotated[float, typer.Option(help="Leave out events of fewer seconds.")] = 0.0,
     hop: Annotated[float | None, typer.Option(help="Seconds between windows; by default a whole window.")] = None,
     combine: Annotated[Combine, typer.Option(help="How windows become one clip.")] = Combine.mean,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     audacity: Annotated[bool, typer.Option("--audacity", help="Print events as a label track for Audacity.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Write to this file; with --audacity and several files, into this folder.")
-    ] = None,
-    journal: Annotated[
-        Path | None, typer.Option(help="Keep the rows of finished files here; run again, they are not done again.")
-    ] = None,
+    out: Out = None,
+    journal: JournalFile = None,
     embeddings: Annotated[Path | None, typer.Option(help="Also write embeddings, to .safetensors or .npz.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
-    precision: Annotated[Precision, typer.Option(help="bf16: faster, probabilities within a few hundredths.")] = (
-        Precision.float32
-    ),
+    precision: WithPrecision = Precision.float32,
 ) -> None:
     """Say what sounds in files; exits with 1 if one of them could not be read."""
-    if as_json + as_csv + audacity > 1:
-        raise CommandError("--json, --csv and --audacity exclude each other: choose one")
-    if embeddings is not None and journal is not None:
-        raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
+    _check(as_json + as_csv + audacity, embeddings, journal)
     from psla.audio.pool import decode_pool
     from psla.tagging.sources import expand_sources, split_model
     from psla.weights.packaged import DEFAULT
@@ -100,27 +104,33 @@ def tag(
             known = f"{model}, which knows {len(tagger.model.vocabulary)} classes"
             typer.echo(f"psla: tagging with {known}; for another, name it before the files: `psla models`", err=True)
         rule = EventRule(threshold, release, max_gap, min_length) if events or audacity else None
-        settings = RowSettings(
-            top=5 if top is None and threshold is None else top,
-            threshold=threshold or 0.0,
-            classes=_chosen(classes, tagger.model.vocabulary),
-            roll_up=roll_up,
-            events=rule,
-        )
+        shown = 5 if top is None and threshold is None else top
+        chosen = _chosen(classes, tagger.model.vocabulary)
+        settings = RowSettings(shown, threshold or 0.0, chosen, roll_up, rule)
         kept = None if embeddings is None else EmbeddingFile(embeddings)
         job = TagJob(tagger, f"{sha256_of(model_path)} {precision.value}" if journal else "", settings, kept)
         if rule is not None:
             typer.echo(f"psla: {NOTE}", err=True)
         written = stack.enter_context(Journal(journal)) if journal else None
-        rows = _Watched(job.rows(paths, pool, written), _report(stack, len(paths), out is not None))
+        # No bar for a single file, nor where the rows themselves appear on the terminal.
+        silent = len(paths) < 2 or (out is None and sys.stdout.isatty())
+        failed: list[Row] = []
+        rows = _watched(job.rows(paths, pool, written), failed, len(paths), silent)
         if audacity:
             _write_label_tracks(rows, paths, out)
         else:
             _write(_pieces(rows, as_json, as_csv, rule is not None), out)
         if kept is not None:
             kept.save()
-    if rows.failed:
+    if failed:
         raise typer.Exit(1)
+
+
+def _check(formats: int, embeddings: Path | None, journal: Path | None) -> None:
+    if formats > 1:
+        raise CommandError("--json, --csv and --audacity exclude each other: choose one")
+    if embeddings is not None and journal is not None:
+        raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
 
 
 def _told_bytes(name: str) -> Callable[[int, int | None], None]:
@@ -146,30 +156,18 @@ def _chosen(classes: Sequence[str] | None, vocabulary: Vocabulary) -> tuple[str,
     return tuple(choose_classes(classes, vocabulary, Ontology.audioset()))
 
 
-def _report(stack: ExitStack, count: int, quiet: bool) -> Callable[[str, int], None] | None:
-    """Progress, but for a single file, and where the rows themselves appear on the terminal."""
-    if count < 2 or not (quiet or not sys.stdout.isatty()):
-        return None
-    return stack.enter_context(progress({"tag": count}))
-
-
-class _Watched:
-    """Rows on their way out: what failed is said on stderr, and counted."""
-
-    def __init__(self, rows: Iterable[Mapping[str, Any]], report: Callable[[str, int], None] | None) -> None:
-        self._rows, self._report, self.failed = rows, report, 0
-
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        for row in self._rows:
+def _watched(rows: Iterable[Row], failed: list[Row], count: int, silent: bool) -> Iterator[Row]:
+    """Rows on their way out, of so many files: those that failed are said on stderr, and kept."""
+    with progress({"tag": count}, silent=silent) as report:
+        for row in rows:
             if "error" in row:
-                self.failed += 1
+                failed.append(row)
                 typer.echo(f"psla: {row['path']}: {' '.join(row['error'].split())}", err=True)
             yield row
-            if self._report is not None:
-                self._report("tag", 1)
+            report("tag", 1)
 
 
-def _pieces(rows: Iterable[Mapping[str, Any]], as_json: bool, as_csv: bool, events: bool) -> Iterator[str]:
+def _pieces(rows: Iterable[Row], as_json: bool, as_csv: bool, events: bool) -> Iterator[str]:
     from psla.tagging.output import csv_lines, json_array
 
     if as_json:
@@ -177,7 +175,7 @@ def _pieces(rows: Iterable[Mapping[str, Any]], as_json: bool, as_csv: bool, even
     return csv_lines(rows, events) if as_csv else _tables(rows, events)
 
 
-def _tables(rows: Iterable[Mapping[str, Any]], events: bool) -> Iterator[str]:
+def _tables(rows: Iterable[Row], events: bool) -> Iterator[str]:
     from psla.tagging.output import heading
 
     head = ["event", "id", "onset s", "offset s", "probability"] if events else ["class", "id", "probability"]
@@ -187,7 +185,7 @@ def _tables(rows: Iterable[Mapping[str, Any]], events: bool) -> Iterator[str]:
         lines = []
         for found in row["events" if events else "classes"]:
             times = [f"{found['onset_s']:.2f}", f"{found['offset_s']:.2f}"] if events else []
-            lines.append([found["name"], found["id"], *times, number(found["probability"])])
+            lines.append([found["name"], found["id"], *times, found["probability"]])
         yield f"{heading(row)}\n{table(head, lines) if lines else f'no {head[0]}'}\n\n"
 
 
@@ -206,7 +204,7 @@ def _write(pieces: Iterable[str], out: Path | None) -> None:
         file.writelines(pieces)
 
 
-def _write_label_tracks(rows: Iterable[Mapping[str, Any]], paths: Sequence[str], out: Path | None) -> None:
+def _write_label_tracks(rows: Iterable[Row], paths: Sequence[str], out: Path | None) -> None:
     from psla.tagging.output import audacity_labels, label_file_names
 
     single = len(paths) == 1 and (out is None or not out.is_dir())

@@ -1,20 +1,18 @@
-"""`psla train` and `psla demo`."""
+"""`psla train`, `teach`, `demo` and `report`: trainings, and the page of one."""
 
 from __future__ import annotations
 
-import json
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from psla.cli.console import INTERRUPTED, CommandError, guarded, number, progress, table
-from psla.cli.labels import ThresholdOption, TypesOption, threshold_of
+from psla.cli.console import INTERRUPTED, CommandError, answer, asked_to_stop, progress, table
+from psla.cli.labels import threshold_of, types_of
+from psla.cli.options import Accelerator, CacheMb, CheckpointMinutes, Json, Overrides, Readers, Threshold, Types
 
 if TYPE_CHECKING:
     from psla.data.clips import Clips
@@ -23,20 +21,19 @@ if TYPE_CHECKING:
 _SCORES = {"mean_average_precision": "mAP", "mean_auc": "AUC", "d_prime": "d-prime", "accuracy": "accuracy"}
 
 
-@guarded
 def train(
     recipe: Annotated[str | None, typer.Argument(help="A preset by name, or a YAML file.")] = None,
     clips: Annotated[Path | None, typer.Option(help="The table of clips, or a pack.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30.")] = None,
+    set_: Overrides = None,
     init: Annotated[Path | None, typer.Option(help="Fine-tune: start from the weights of this model file.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    accelerator: Accelerator = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes on each node.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that read clips.")] = 2,
-    cache_mb: Annotated[int, typer.Option(min=0, help="Megabytes of decoded clips to keep in memory.")] = 1024,
-    checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Between two states to go on from.")] = 10.0,
+    workers: Readers = 2,
+    cache_mb: CacheMb = 1024,
+    checkpoint_minutes: CheckpointMinutes = 10.0,
     skip_non_finite: Annotated[int, typer.Option(min=0, help="Steps with a non-finite loss to leave out.")] = 0,
     profile: Annotated[bool, typer.Option("--profile", help="Print where the time went.")] = False,
     compiled: Annotated[
@@ -66,17 +63,11 @@ def train(
     )
     corpus = Clips.read(clips) if clips else Run.open(resume or "").clips
     epochs = (plan or Run.open(resume or "").recipe).optimizer.epochs
-    told = (
-        progress(corpus.counts(), _rounds(corpus, epochs))
-        if is_first_process()
-        else nullcontext(lambda stage, clips: None)
-    )
+    told = progress(corpus.counts(), _rounds(corpus, epochs), silent=not is_first_process())
+    begin = partial(session.train, plan, corpus, out) if plan and out else partial(session.resume, resume or "")
     try:
-        with told as report, _terminated() as stop:
-            if plan is not None and out is not None:
-                run = session.train(plan, corpus, out, runtime=runtime, progress=report, stop=stop, profile=profile)
-            else:
-                run = session.resume(resume or "", runtime=runtime, progress=report, stop=stop, profile=profile)
+        with told as report, asked_to_stop(signal.SIGTERM) as stop:
+            run = begin(runtime=runtime, progress=report, stop=stop, profile=profile)
     except session.TrainingInterrupted as pause:
         typer.echo(f"psla: {pause}", err=True)
         raise typer.Exit(INTERRUPTED) from pause
@@ -91,21 +82,10 @@ def _rounds(corpus: Clips, epochs: int, runs: int = 1) -> dict[str, int]:
     return {split: runs * (epochs + (split != "train")) for split in corpus.counts()}
 
 
-@contextmanager
-def _terminated() -> Iterator[Callable[[], bool]]:
-    """Whether a SIGTERM has come: a scheduler's warning that it will take the machine."""
-    came = Event()
-    before = signal.signal(signal.SIGTERM, lambda number, frame: came.set())
-    try:
-        yield came.is_set
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _print_run(run: Run, profile: bool) -> None:
     scores = {split: each for split, each in run.scores.items() if isinstance(each, dict)}
     rows = [
-        [f"{split} {variant}", *(number(found[name]) for name in _SCORES)]
+        [f"{split} {variant}", *(found[name] for name in _SCORES)]
         for split, variants in scores.items()
         for variant, found in variants.items()
     ]
@@ -117,24 +97,22 @@ def _print_run(run: Run, profile: bool) -> None:
     typer.echo(f"model: {run.model_file}")
 
 
-@guarded
 def demo(out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/demo")) -> None:
     """The whole recipe on the embedded corpus, then a tagged clip."""
     import_module("psla.lab.demo").run(out)
 
 
-@guarded
 def teach(
     recipe: Annotated[str, typer.Argument(help="A preset by name, or a YAML file.")],
     clips: Annotated[Path, typer.Option(help="The table of clips; it must hold clips out to score on.")],
     out: Annotated[Path, typer.Option(help="Runs, labels and the table go here; what is finished is not done again.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30.")] = None,
+    set_: Overrides = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Seeds; repeat the option. By default 0, 1, 2.")] = None,
     teacher: Annotated[Path | None, typer.Option(help="A model, ensemble or predictions to teach instead.")] = None,
-    types: TypesOption = "I,II",
-    threshold: ThresholdOption = "mean",
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    types: Types = "I,II",
+    threshold: Threshold = "mean",
+    accelerator: Accelerator = "auto",
+    as_json: Json = False,
 ) -> None:
     """Train, enhance the labels with what was learned, train again; say what it brought, over several seeds."""
     from psla.data.clips import Clips
@@ -145,15 +123,18 @@ def teach(
     from psla.training.devices import Runtime
 
     corpus, seeds = Clips.read(clips), seed or [0, 1, 2]
-    chosen = {kind.strip().upper() for kind in types.split(",")}
-    teaching = Teaching(chosen, threshold_of(threshold), teacher=teacher)
+    teaching = Teaching(types_of(types), threshold_of(threshold), teacher=teacher)
     with progress(corpus.counts(), _rounds(corpus, plan.optimizer.epochs, 2 * len(seeds))) as report:
         found = teach(
             plan, corpus, out, seeds, teaching, Runtime(accelerator), lambda name, stage, count: report(stage, count)
         )
-    if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
-        return
-    rows = [[name.replace("_", " "), number(x["mean"]), number(x["std"])] for name, x in found["summary"].items()]
-    typer.echo(table([f"{len(seeds)} seeds", "mean", "deviation"], rows))
-    typer.echo(f"table: {out / 'teaching.json'}")
+    rows = [[name.replace("_", " "), float(x["mean"]), x["std"]] for name, x in found["summary"].items()]
+    told = table([f"{len(seeds)} seeds", "mean", "std"], rows)
+    answer(as_json, found, told, f"table: {out / 'teaching.json'}")
+
+
+def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
+    """One page of a single run: recipe, corpus, curves, scores, classes, times: RUN/report.html."""
+    from psla.lab.run_page import write_run_report
+
+    typer.echo(str(write_run_report(run)))

@@ -155,6 +155,14 @@ class Clips:
         found = wanted.join(self.frame, on="clip_id", how="left", maintain_order="left")
         return self._with(found.select(self.frame.columns))
 
+    def part(self, vocabulary: Vocabulary) -> Clips:
+        """The same clips with the labels of a part of their vocabulary, without true labels and events."""
+        if self.vocabulary == vocabulary:
+            return self
+        kept = pl.col("labels").list.eval(pl.element().filter(pl.element().is_in(vocabulary.ids)))
+        columns = [c for c in self.frame.columns if c not in ("true_labels", "events")]
+        return Clips(self.frame.select(columns).with_columns(kept), vocabulary, self.name)
+
     def join(self, other: Clips) -> Clips:
         """Both tables, one after the other.
 

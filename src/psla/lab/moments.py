@@ -17,7 +17,7 @@ import torch
 
 from psla.audio.decode import AudioError
 from psla.data.source import ClipSource
-from psla.model.frontends.kaldi import FrontEnd, FrontEndConfig
+from psla.model.frontends.contract import FrontEndSettings, build_front_end, front_end_config
 
 _AT_A_TIME = 16  # clips that are held in memory
 
@@ -31,7 +31,7 @@ class Moments:
     """Mean and deviation of the log-mel values of a sample of clips.
 
     Attributes:
-        mean, deviation: natural log of the mel power; the deviation is that of the values themselves (divided by n).
+        mean, std: natural log of the mel power; the std is that of the values themselves (divided by n).
         clips, clips_total: clips that were measured, and that there are. seed: what the sample was drawn with.
         frames: that were measured. silent: clips whose samples are all the same, which are measured, too.
         too_short: clips with no whole frame. rejected: {clip id: reason} of clips that cannot be read.
@@ -39,7 +39,7 @@ class Moments:
     """
 
     mean: float
-    deviation: float
+    std: float
     clips: int
     clips_total: int
     seed: int
@@ -47,7 +47,7 @@ class Moments:
     silent: int
     too_short: int
     rejected: dict[str, str]
-    front_end: FrontEndConfig
+    front_end: FrontEndSettings
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -56,7 +56,7 @@ class Moments:
 
 def measure(
     source: ClipSource,
-    config: FrontEndConfig | None = None,
+    config: FrontEndSettings | None = None,
     clips: int = 1000,
     seed: int = 0,
     progress: Callable[[int], None] = lambda clips: None,
@@ -65,7 +65,7 @@ def measure(
 
     Args:
         source: the waveforms.
-        config: of the front end; its mean and deviation play no part.
+        config: of the front end; its mean and std play no part.
         clips: how many to draw, >= 1; all where there are no more.
         seed: of the draw, >= 0.
         progress: told how many clips are done.
@@ -78,12 +78,12 @@ def measure(
         >>> from psla.data.source import ArraySource
         >>> noise = np.random.default_rng(0).integers(-9999, 9999, 16000, dtype=np.int16)
         >>> found = measure(ArraySource(["a", "b"], [noise, noise], 16000))
-        >>> found.clips, found.frames, round(found.mean, 2), round(found.deviation, 2)
+        >>> found.clips, found.frames, round(found.mean, 2), round(found.std, 2)
         (2, 196, 0.21, 3.58)
     """
     if clips < 1:
         raise ValueError(f"measuring the log-mel needs 1 clip or more; got {clips}")
-    front = FrontEnd(config)
+    front = build_front_end(config or front_end_config({}))
     # In ascending order, which reads a pack from front to back.
     rows = np.sort(np.random.default_rng(seed).permutation(len(source))[:clips])
     blocks: list[tuple[int, float, float]] = []  # of a clip: how many values, their mean, their variance
@@ -111,7 +111,7 @@ def measure(
     return Moments(
         mean=mean,
         # The law of total variance: that within clips, and that of their means.
-        deviation=float(np.average(variances + (means - mean) ** 2, weights=counts) ** 0.5),
+        std=float(np.average(variances + (means - mean) ** 2, weights=counts) ** 0.5),
         clips=len(blocks),
         clips_total=len(source),
         seed=seed,

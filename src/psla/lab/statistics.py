@@ -7,8 +7,9 @@ Paper: Figure 4 (sample count of each class), section IV-A and Figure 5 (balance
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from psla.data.labels import Labels
 from psla.data.ontology import Ontology
 from psla.data.vocabulary import Vocabulary
+from psla.files import write_json_atomic
 from psla.techniques.sampling import clip_weights, expected_unseen, simulated_unseen
 
 
@@ -270,3 +272,19 @@ def coverage(
         Coverage(rate, tuple(curve.tolist()), tuple(counted[rate].tolist()) if simulate else None, seed)
         for rate, curve in expected.items()
     ]
+
+
+def write_statistics(
+    folder: Path, data: Mapping[str, Any], counts: Counts, curves: Sequence[Coverage], title: str
+) -> list[Path]:
+    """Write data to stats.json, and the counts and curves as pictures beside it; returns the paths."""
+    from psla.report import figures  # matplotlib, which counting does not need
+
+    paths = [folder / "stats.json", folder / "class_counts.png", folder / "coverage.png"]
+    write_json_atomic(paths[0], data)
+    clips, drawn, names = zip(*((each.clips, each.drawn, each.name) for each in counts.classes), strict=True)
+    figures.class_counts(clips, drawn, names, paths[1], title)
+    named = {f"mixup rate {each.mixup_rate:g}": each for each in curves}
+    simulated = {name: each.simulated for name, each in named.items() if each.simulated is not None}
+    figures.unseen({name: each.expected for name, each in named.items()}, simulated, paths[2])
+    return paths

@@ -18,7 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -27,7 +27,6 @@ from torch import Tensor
 
 from psla.audio.decode import AudioError
 from psla.data.source import ClipSource
-from psla.model.frontends.kaldi import FrontEndConfig
 from psla.techniques.sampling import EpochPlan, positional_uniforms
 from psla.training.recipe import Recipe
 
@@ -287,7 +286,7 @@ class Loader:
 
 def training_loader(recipe: Recipe, source: ClipSource, workers: int = 2, pin_memory: bool = False) -> Loader:
     """The loader of a recipe's training clips: their first frames, or parts drawn anew each time."""
-    front_end = FrontEndConfig(**{**recipe.front_end.model_dump(), "frames": recipe.training_frames})
+    front_end = replace(recipe.front_end, frames=recipe.training_frames)
     samples, waveform, cut = front_end.window_samples, recipe.waveform, None
     if waveform.crop_frames or waveform.shift:
         length = samples if waveform.crop_frames else None

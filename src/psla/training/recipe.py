@@ -7,6 +7,7 @@ impossible values are refused in one sentence that names the key.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.resources import files
@@ -14,10 +15,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+)
 
 from psla.data.vocabulary import Vocabulary, VocabularyError
 from psla.model.backbones.contract import BACKBONES
+from psla.model.frontends.contract import FRONT_ENDS, FrontEndSettings, front_end_config
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -30,16 +40,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class FrontEndRecipe(Section):
-    """Log-mel front end (section II-C); see `psla.FrontEndConfig`."""
-
-    window: Literal["hanning", "hamming"] = "hanning"
-    mel_bins: int = Field(128, ge=32, le=256)
-    hop_ms: float = Field(10.0, ge=2.5, le=25.0, description="milliseconds between frames")
-    frames: int = Field(1056, ge=32, le=36000, description="length that every log-mel is cut or padded to")
-    mean: float = Field(-4.6476, description="mean of the log-mel over the corpus")
-    deviation: float = Field(4.5699, gt=0.0, description="standard deviation of the log-mel over the corpus")
-    padding: Literal["released", "masked"] = "released"
+# The front end's own configuration (section II-C), of whatever kind: see `psla.model.frontends`.
+FrontEndSection = Annotated[InstanceOf[FrontEndSettings], PlainSerializer(lambda front_end: front_end.to_dict())]
 
 
 class BackboneRecipe(Section):
@@ -141,7 +143,7 @@ class Recipe(Section):
         (30, 10.0)
     """
 
-    front_end: FrontEndRecipe = FrontEndRecipe()
+    front_end: FrontEndSection = Field(default_factory=lambda: front_end_config({}))
     backbone: BackboneRecipe = BackboneRecipe()
     pooling: PoolingRecipe = PoolingRecipe()
     sampling: SamplingRecipe = SamplingRecipe()
@@ -176,6 +178,8 @@ class Recipe(Section):
         Raises:
             RecipeError: an unknown key, a wrong type or a value outside its range.
         """
+        if isinstance(data.get("front_end"), Mapping):
+            data = {**data, "front_end": _front_end(data["front_end"])}
         try:
             recipe = Recipe.model_validate(dict(data))
         except ValidationError as error:
@@ -226,6 +230,34 @@ class Recipe(Section):
     def to_yaml(self) -> str:
         """All values, resolved, as YAML; `load` reads it back to an equal recipe."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+
+def is_key(key: str) -> bool:
+    """Whether a dotted key is one of a recipe's values.
+
+    Example:
+        >>> is_key("front_end.frames"), is_key("mixup"), is_key("mixup.colour")
+        (True, False, False)
+    """
+    section, _, name = key.partition(".")
+    if section == "front_end":
+        return name == "kind" or any(name in FRONT_ENDS[kind].config_type.__dataclass_fields__ for kind in FRONT_ENDS)
+    field = Recipe.model_fields.get(section)
+    if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
+        return field is not None and not name
+    return name in field.annotation.model_fields
+
+
+def _front_end(values: Mapping[str, Any]) -> FrontEndSettings:
+    if "deviation" in values:
+        warnings.warn("front_end.deviation is called front_end.std now", FutureWarning, stacklevel=4)
+        values = {"std" if key == "deviation" else key: value for key, value in values.items()}
+    try:
+        return front_end_config(values)
+    except (TypeError, ValueError) as error:
+        rule = str(error)
+        own = rule.partition(" ")[0] in values
+        raise RecipeError(f"recipe key front_end{'.' if own else ': '}{rule}") from error
 
 
 def presets() -> list[str]:

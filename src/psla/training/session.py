@@ -21,7 +21,6 @@ from psla.data.source import ClipSource, open_source
 from psla.data.vocabulary import Vocabulary
 from psla.metrics.scores import Scores
 from psla.model.file import load_tensors
-from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.model.tensor_file import write_tensors
 from psla.techniques.distillation import targets_of
@@ -152,7 +151,7 @@ def build_network(
         classes=len(vocabulary),
         heads=recipe.pooling.heads,
         batch_norm_momentum=recipe.backbone.batch_norm_momentum,
-        front_end=FrontEndConfig(**recipe.front_end.model_dump()),
+        front_end=recipe.front_end,
     )
     # Modules draw their first weights from torch's global generator: fork it, seed it, leave it as it was.
     with torch.random.fork_rng(devices=[]):

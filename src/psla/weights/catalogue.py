@@ -241,3 +241,45 @@ def _read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise PublishedError(f"{path} is damaged (no JSON object): delete it")
     return record
+
+
+def listing() -> list[dict[str, Any]]:
+    """What there is to say of every model by name, those of the package first, as plain data."""
+    from psla.model.file import read_header
+
+    entries: list[dict[str, Any]] = []
+    for shipped in SHIPPED.values():
+        classes, accuracy = len(read_header(shipped.path)["vocabulary"]["ids"]), shipped.accuracy
+        scored = "" if accuracy is None else f", cross-validated accuracy {accuracy:.3f}"
+        entries.append(
+            {
+                "name": shipped.name,
+                "what": f"{classes} classes{scored}",
+                "corpus": shipped.corpus,
+                "classes": classes,
+                "published_mean_average_precision": None,
+                "cross_validated_accuracy": accuracy,
+                "models": 1,
+                "bytes": shipped.path.stat().st_size,
+                "url": None,
+                "cached": True,
+                "shipped": True,
+            }
+        )
+    for entry in CATALOGUE.values():
+        entries.append(
+            {
+                "name": entry.name,
+                "what": entry.what,
+                "corpus": entry.corpus,
+                "classes": len(entry.vocabulary),
+                "published_mean_average_precision": entry.mean_average_precision,
+                "cross_validated_accuracy": None,
+                "models": entry.models,
+                "bytes": entry.checkpoint.stat().st_size if entry.checkpoint.is_file() else None,
+                "url": entry.url,
+                "cached": entry.cached,
+                "shipped": False,
+            }
+        )
+    return entries

@@ -1,0 +1,34 @@
+"""Options and arguments that several commands have: each is named, bounded and explained here, once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Precision(StrEnum):
+    """`--precision` of commands that run a model."""
+
+    float32 = "float32"
+    bf16 = "bf16"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+LabelledClips = Annotated[Path, typer.Option(help="The table of clips, which has the labels.")]
+OntologyFile = Annotated[Path | None, typer.Option(help="A JSON file like AudioSet's; by default AudioSet's.")]
+
+ModelName = Annotated[str, typer.Argument(help="A model file, an ensemble, or a name that `psla models` lists.")]
+WithPrecision = Annotated[Precision, typer.Option(help="bf16: faster, probabilities within a few hundredths.")]
+
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30.")]
+Types = Annotated[str, typer.Option(help="I (children), II (ancestors) or I,II.")]
+Threshold = Annotated[str, typer.Option(help="mean, median, or a percentile such as 25.")]
+
+Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
+Readers = Annotated[int, typer.Option(min=1, help="Threads that read clips.")]
+CacheMb = Annotated[int, typer.Option(min=0, help="Megabytes of decoded clips to keep in memory.")]
+CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Between two states to go on from.")]
