@@ -114,7 +114,7 @@ def test_no_mask_at_zero_limits() -> None:
 def test_fill_after_normalising(fill: str | float, value: float) -> None:
     """Masked cells are +1.02 deviations, 0, or the number that was given, after normalising."""
     everything = Masks(*(torch.tensor([v]) for v in (0, 8, 0, 0)))
-    found = FrontEnd().normalise(apply_masks(torch.ones(1, 5, 8), everything, fill))  # type: ignore[arg-type]
+    found = FrontEnd().normalise(apply_masks(torch.ones(1, 5, 8), everything, fill, FrontEndConfig.mean))  # type: ignore[arg-type]
     torch.testing.assert_close(found, torch.full((1, 5, 8), value), atol=1e-6, rtol=0)
 
 

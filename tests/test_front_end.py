@@ -155,10 +155,10 @@ def test_every_field_changes_something() -> None:
     """No option is without effect."""
     changes = {
         "window": "hamming", "mel_bins": 64, "hop_ms": 20.0, "frame_length_ms": 20.0, "frames": 60,
-        "mean": 0.0, "deviation": 2.0, "padding": "masked", "sample_rate": 8000,
+        "mean": 0.0, "std": 2.0, "padding": "masked", "sample_rate": 8000,
     }  # fmt: skip
     default = FrontEndConfig(frames=50)
-    assert set(changes) == set(default.to_dict())
+    assert set(changes) == set(default.to_dict()) - {"kind"}
     base = FrontEnd(default)(noise(1, 4000))[0]
     for name, value in changes.items():
         config = FrontEndConfig.from_dict({**default.to_dict(), name: value})
@@ -171,8 +171,8 @@ def test_every_field_changes_something() -> None:
     ("name", "value"),
     [
         ("window", "hann"), ("mel_bins", 1), ("mel_bins", 12.0), ("hop_ms", 0.0), ("hop_ms", 10.01),
-        ("frame_length_ms", -25.0), ("frames", 0), ("frames", True), ("mean", math.nan), ("deviation", 0.0),
-        ("deviation", "4"), ("padding", "zeros"), ("sample_rate", 10),
+        ("frame_length_ms", -25.0), ("frames", 0), ("frames", True), ("mean", math.nan), ("std", 0.0),
+        ("std", "4"), ("padding", "zeros"), ("sample_rate", 10),
     ],
 )  # fmt: skip
 def test_refuses_a_value_by_field_and_rule(name: str, value: object) -> None:
@@ -183,7 +183,7 @@ def test_refuses_a_value_by_field_and_rule(name: str, value: object) -> None:
 
 def test_refuses_unknown_keys_by_name() -> None:
     """A misspelt key never becomes a default."""
-    with pytest.raises(ValueError, match=r"unknown front end fields: hop; known are deviation"):
+    with pytest.raises(ValueError, match=r"unknown front end fields: hop; known are frame_length_ms"):
         FrontEndConfig.from_dict({"hop": 10})
 
 

@@ -119,7 +119,7 @@ def _misshapen(tensors: dict[str, Tensor], header: dict) -> None:
 
 
 def _other_version(tensors: dict[str, Tensor], header: dict) -> None:
-    header["version"] = 2
+    header["version"] = 3
 
 
 def _without_card(tensors: dict[str, Tensor], header: dict) -> None:
@@ -148,7 +148,7 @@ def _other_classes(tensors: dict[str, Tensor], header: dict) -> None:
         (_without_bias, r"missing 1 tensors: \['pooling.classification.bias'\]"),
         (_with_more, r"no use for 1 tensors: \['pooling.secret'\]"),
         (_misshapen, r"pooling.head_weight has the shape \(7,\), not \(2,\)"),
-        (_other_version, "version 2; this psla reads version 1"),
+        (_other_version, "version 3; this psla reads versions 1 to 2"),
         (_without_card, "lacks card"),
         (_unknown_key, "depth"),
         (_unknown_front_end, "colour"),
@@ -215,7 +215,7 @@ def test_broken_clips_are_rejected(network: TaggingNetwork, batch_size: int) -> 
 def test_nothing_to_predict(network: TaggingNetwork) -> None:
     """Where no clip can be read, the first reason is given."""
     with pytest.raises(ValueError, match=r"none of 2 clips.*ends too early"):
-        predict(network, _Broken(["b", "d"], waves(2)), VOCABULARY)
+        predict(network, _Broken(["b", "d"], waves(2), 16000), VOCABULARY)
 
 
 def test_predict_restores_the_mode(network: TaggingNetwork) -> None:

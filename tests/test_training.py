@@ -138,7 +138,9 @@ CHANGED: dict[str, Any] = {
     "front_end.hop_ms": 8.0,
     "front_end.frames": 96,
     "front_end.mean": -4.0,
-    "front_end.deviation": 4.0,
+    "front_end.std": 4.0,
+    "front_end.frame_length_ms": 20.0,
+    "front_end.sample_rate": 20000,
     "front_end.padding": "masked",
     "backbone.name": "efficientnet_lite1",  # with random weights: those of ImageNet are not in the package
     "backbone.pretraining": "none",

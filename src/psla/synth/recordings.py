@@ -20,7 +20,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import soxr
 
 from psla.audio import addresses
 from psla.audio.decode import AudioError
@@ -132,6 +131,6 @@ def _decoded(path: str, start_s: float, end_s: float, crc32: int, rate: int) -> 
     if zlib.crc32(samples.tobytes()) != crc32:
         raise AudioError(path, "is not the recording that it was when the events were cut; make the corpus again")
     if rate != CUT_RATE:
-        samples = soxr.resample(samples, CUT_RATE, rate)
+        samples = np.array(addresses.read(path, rate, start_s, end_s))
     samples.flags.writeable = False
     return samples

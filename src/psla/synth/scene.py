@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from psla.audio.decode import AudioError
+from psla.audio.decode import AudioError, from_array
 from psla.data.ontology import Ontology
 from psla.data.vocabulary import Vocabulary
 from psla.synth.config import SoundscapeConfig as SoundscapeConfig
 from psla.synth.config import from_uri as from_uri
 from psla.synth.config import uri as uri
 from psla.synth.config import within
-from psla.synth.signals import Signals, band, colour, fast_length, frequencies
+from psla.synth.signals import GRID, Signals, band, colour, fast_length, frequencies
 from psla.synth.sound_events import EVENTS, EventSource, SynthesisedEvents, Take
 
 FACTS: Mapping[str, str] = {
@@ -242,8 +242,9 @@ def read_address(address: str, rate: int, start_s: float | None = None, end_s: f
         config, index = from_uri(address)
     except ValueError as error:
         raise AudioError(address, str(error)) from error
-    first = round((start_s or 0.0) * rate)
-    return synthesise(config, index, rate)[first : None if end_s is None else round(end_s * rate)]
+    own = max(rate, round(GRID))  # a lower one is resampled, as a recording would be
+    wave = synthesise(config, index, own)[round((start_s or 0.0) * own) : None if end_s is None else round(end_s * own)]
+    return wave if rate == own else from_array(wave, own, rate)
 
 
 def table(config: SoundscapeConfig, split: str = "train", first: int = 0) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from psla.lab.experiment import parse_yaml
-from psla.training.recipe import Recipe, flatten
+from psla.training.recipe import is_key
 
 AS_RECIPE = "recipe"  # as a value in `set`: what the lab's recipe has
 TABLES = (
@@ -219,8 +219,6 @@ def _related(row: Row) -> list[str]:
 
 
 def _check(row: Row, found: Mapping[str, Row]) -> None:
-    keys = flatten(Recipe().model_dump())
-
     def refuse(rule: str) -> None:
         raise RowError(f"row {row.name}: {rule}")
 
@@ -230,7 +228,7 @@ def _check(row: Row, found: Mapping[str, Row]) -> None:
     if row.table not in TABLES:
         refuse(f"table {row.table!r} must be one of {', '.join(TABLES)}")
     for key in row.set:
-        if key not in keys:
+        if not is_key(key):
             refuse(f"set: the recipe has no key {key!r}")
         if key in ("seed", "classes"):
             refuse(f"set: {key} is the lab's, not a row's")

@@ -74,7 +74,11 @@ class FrontEndSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Any:
-        """The configuration with these values, defaults for the rest; ValueError for a key that is no field."""
+        """The configuration with these values, defaults for the rest; ValueError for a key that is no field, and for
+        another kind."""
+        if (kind := values.get("kind", cls.kind)) != cls.kind:
+            raise ValueError(f"the front end is of the kind {kind!r}, not {cls.kind!r}")
+        values = {key: value for key, value in values.items() if key != "kind"}
         known = sorted(field.name for field in fields(cls))
         if unknown := sorted(str(key) for key in values if key not in known):
             raise ValueError(f"unknown front end fields: {', '.join(unknown)}; known are {', '.join(known)}")
@@ -160,8 +164,7 @@ def front_end_config(values: Mapping[str, Any]) -> FrontEndSettings:
         >>> front_end_config({"frames": 100}).sample_rate
         16000
     """
-    rest = {key: value for key, value in values.items() if key != "kind"}
-    return FRONT_ENDS[str(values.get("kind", DEFAULT_KIND))].config_type.from_dict(rest)
+    return FRONT_ENDS[str(values.get("kind", DEFAULT_KIND))].config_type.from_dict(values)
 
 
 def unit_waveform(waveform: Tensor) -> Tensor:
