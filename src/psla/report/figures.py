@@ -246,8 +246,7 @@ def class_counts(
 
 
 def missing_by_class(classes: Sequence[Share]) -> bytes:
-    """Of an inventory: the 25 worst classes as bars with their counts, and all classes as a curve.
-    """
+    """Of an inventory: the 25 worst classes as bars with their counts, and all classes as a curve."""
     drawing.check(classes, "a picture of classes needs one class or more")
     shares, count = [100 * c.missing_share for c in classes], min(WORST, len(classes))
     figure = drawing.figure(8, 3.2 + 0.26 * count)
