@@ -12,7 +12,7 @@ The recall rises by 1/P at each positive clip, at the precision of its threshold
 Only the positive clips are looked up in the sorted column, and few clips are positive for a class: no label is sorted,
 and the result does not depend on the order of the clips, not even in the last bit.
 
-Not here: confidence intervals (`comparison.py`), thresholds.
+Not here: confidence intervals (`compare.py`), thresholds.
 """
 
 from __future__ import annotations

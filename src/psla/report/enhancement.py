@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import polars as pl
 import soundfile
 
 from psla.audio.addresses import SOUNDSCAPE_PREFIX
@@ -56,18 +57,15 @@ def difference(found: Enhancement, clips: Clips) -> dict[str, Any]:
     before, total = found.original.counts(), len(found.original.indices)
     added = found.added.counts()
     of_type = {k: np.bincount(additions.classes[additions.of_type(k)], minlength=len(before)) for k in found.types}
-    classes = [
-        {
-            "class_id": c.id,
-            "class_name": c.name,
-            "threshold": None if np.isnan(found.thresholds[c.index]) else float(found.thresholds[c.index]),
-            "before": int(before[c.index]),
-            "after": int(before[c.index] + added[c.index]),
-            "added": int(added[c.index]),
-            **{f"type_{kind}": int(counts[c.index]) for kind, counts in of_type.items()},
-        }
-        for c in found.labels.vocabulary
-    ]
+    columns = {
+        "class_id": found.labels.vocabulary.ids,
+        "class_name": found.labels.vocabulary.names,
+        "threshold": pl.Series(found.thresholds).fill_nan(None),
+        "before": before,
+        "after": before + added,
+        "added": added,
+        **{f"type_{kind}": counts for kind, counts in of_type.items()},
+    }
     margins = additions.probabilities - found.thresholds[additions.classes]
     # Stable sorts: equal additions come in the order of the clips.
     confident = np.argsort(-additions.probabilities, kind="stable")[:SHOWN]
@@ -86,7 +84,7 @@ def difference(found: Enhancement, clips: Clips) -> dict[str, Any]:
         "impacted_classes": int(np.sum(added > 0)),
         "classes_without_threshold": found.classes_without_threshold,
         "classes_outside_ontology": list(found.classes_outside_ontology),
-        "classes": classes,
+        "classes": pl.DataFrame(columns).to_dicts(),
         "most_confident": _rows(found, additions.take(confident), clips),
         "closest": _rows(found, additions.take(closest), clips),
     }
@@ -162,20 +160,17 @@ def _keys(labels: Labels) -> np.ndarray:
 
 def _rows(found: Enhancement, additions: Additions, clips: Clips) -> list[dict[str, Any]]:
     vocabulary, ids = found.labels.vocabulary, found.labels.clip_ids
-    paths = clips.frame["path"].gather(additions.rows).to_list()
-    columns = (additions.rows, additions.classes, additions.types, additions.probabilities)
-    return [
-        {
-            "clip_id": ids[row],
-            "class_id": vocabulary[c].id,
-            "class_name": vocabulary[c].name,
-            "type": _NAMES[types],
-            "probability": probability,
-            "threshold": float(found.thresholds[c]),
-            "path": path,
-        }
-        for row, c, types, probability, path in zip(*(each.tolist() for each in columns), paths, strict=True)
-    ]
+    classes = additions.classes.tolist()
+    columns = {
+        "clip_id": [ids[row] for row in additions.rows],
+        "class_id": [vocabulary.ids[c] for c in classes],
+        "class_name": [vocabulary.names[c] for c in classes],
+        "type": [_NAMES[types] for types in additions.types.tolist()],
+        "probability": additions.probabilities.tolist(),
+        "threshold": found.thresholds[classes].tolist(),
+        "path": clips.frame["path"].gather(additions.rows),
+    }
+    return pl.DataFrame(columns).to_dicts()
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
@@ -232,36 +227,31 @@ def _cards(rows: Sequence[Mapping[str, Any]], clips: Mapping[str, Card]) -> Card
 def _parts(data: Mapping[str, Any], clips: Mapping[str, Card]) -> list[Part]:
     """The page, from top to bottom."""
     threshold = data["threshold"] if isinstance(data["threshold"], str) else f"{data['threshold']:g}th percentile"
-    facts = [
-        ("clips", data["clips"]),
-        ("clips with added labels", data["clips_changed"]),
-        ("labels before", data["labels_before"]),
-        ("labels after", data["labels_after"]),
-        *((f"added as type {kind}", count) for kind, count in data["added_by_type"].items()),
-        ("threshold", threshold),
-        ("relation of type II", data["relation"]),
-        ("rejected by hand", data["rejected_by_hand"]),
+    facts = {
+        "clips": data["clips"],
+        "clips with added labels": data["clips_changed"],
+        "labels before": data["labels_before"],
+        "labels after": data["labels_after"],
+        **{f"added as type {kind}": count for kind, count in data["added_by_type"].items()},
+        "threshold": threshold,
+        "relation of type II": data["relation"],
+        "rejected by hand": data["rejected_by_hand"],
+    }
+    numbers = [
+        ("labels added", str(data["labels_added"])),
+        ("of the labels before", f"{100 * data['share_added']:.2f} %"),
+        ("impacted classes", f"{data['impacted_classes']} of {len(data['classes'])}"),
     ]
-    parts: list[Part] = [
-        Numbers(
-            [
-                ("labels added", str(data["labels_added"])),
-                ("of the labels before", f"{100 * data['share_added']:.2f} %"),
-                ("impacted classes", f"{data['impacted_classes']} of {len(data['classes'])}"),
-            ]
-        ),
-        Table(["settings and totals", ""], [[name, str(value)] for name, value in facts]),
-    ]
+    parts: list[Part] = [Numbers(numbers), _table(["settings and totals", ""], facts.items())]
     if "truth" in data:
-        shown = ["added", "correct", "precision", "missing", "recall"]
-        kinds = data["truth"].items()
-        rows = [[f"type {k}" if k != "all" else k, *(_text(each[key]) for key in shown)] for k, each in kinds]
-        parts += [Heading("Against the truth"), Table(["", *shown], rows)]
+        keys = ["added", "correct", "precision", "missing", "recall"]
+        rows = [[k if k == "all" else f"type {k}", *map(each.get, keys)] for k, each in data["truth"].items()]
+        parts += [Heading("Against the truth"), _table(["", *keys], rows)]
     by_type = [f"type_{kind}" for kind in data["types"]]
     keys = ["class_name", "added", *by_type, "before", "after", "threshold"]
     changed = sorted((each for each in data["classes"] if each["added"]), key=lambda each: -each["added"])
-    head = ["class", "added", *(kind.replace("_", " ") for kind in by_type), "before", "after", "threshold"]
-    parts += [Heading("Classes with added labels"), Table(head, [[_text(each[k]) for k in keys] for each in changed])]
+    head = ["class", *(key.replace("_", " ") for key in keys[1:])]
+    parts += [Heading("Classes with added labels"), _table(head, [map(each.get, keys) for each in changed])]
     named = {each["class_id"]: each["class_name"] for each in data["classes"]}
     for title, key in (
         ("Classes without positives, which have no threshold and get no label", "classes_without_threshold"),
@@ -274,5 +264,6 @@ def _parts(data: Mapping[str, Any], clips: Mapping[str, Card]) -> list[Part]:
     return parts
 
 
-def _text(value: Any) -> str:
-    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+def _table(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> Table:
+    shown = [["-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row] for row in rows]
+    return Table(head, shown)

@@ -38,7 +38,7 @@ def spectrogram_png(waveform: np.ndarray, sample_rate: int) -> str:
         pixels = np.maximum.reduceat(pixels, edges[:-1], axis=0)  # the loudest frame: short events stay visible
     scaled = np.clip((pixels.T[::-1] - pixels.max()) / RANGE + 1, 0, 1)  # (bins, frames), low at the bottom
     image = Image.fromarray(np.rint(scaled * 255).astype(np.uint8)).convert("P")
-    image.putpalette(colormaps["magma"](np.arange(256), bytes=True)[:, :3].tobytes())
+    image.putpalette(np.rint(colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8).tobytes())
     data = io.BytesIO()
     image.save(data, "PNG", optimize=True)
     return data_address(data.getvalue())
