@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from psla.data.vocabulary import Vocabulary
@@ -26,7 +24,8 @@ from psla.download import cache_folder, download
 from psla.files import sha256_of
 from psla.model.file import load_model
 from psla.model.network import TaggingNetwork
-from psla.model.tensor_file import first_few
+from psla.model.tensor_file import TensorFileError, first_few
+from psla.model.tensor_file import read_tensors as read_safetensors
 from psla.model.torch_file import TorchFileError, read_torch_tensors
 from psla.weights.catalogue import resolve
 from psla.weights.readers.psla import our_name
@@ -157,14 +156,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         PretrainingError: the file is no dictionary of names to tensors.
         OSError: the file cannot be opened.
     """
-    if path.suffix != ".safetensors":
-        try:
-            return read_torch_tensors(path)
-        except TorchFileError as error:
-            raise PretrainingError(str(error)) from error
     try:
-        return load_file(path)
-    except SafetensorError as error:
+        return (read_safetensors if path.suffix == ".safetensors" else read_torch_tensors)(path)
+    except TorchFileError as error:
+        raise PretrainingError(str(error)) from error
+    except TensorFileError as error:
         raise PretrainingError(f"{path} is not a file of plain tensors: {error}") from error
 
 
