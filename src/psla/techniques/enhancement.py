@@ -1,8 +1,8 @@
 """Label enhancement of a table of clips: which clips are enhanced, a person's decisions, the table that comes out.
 
 Only the split that the predictions are of is enhanced (all clips where they name none); the other clips are handed on
-as they are, so that the new table takes the place of the old. Not covered: the rule itself (`labeling.py`) and the
-report (`enhancement_report.py`).
+as they are, so that the new table takes the place of the old. The rule itself is in `labeling.py`, the report in
+`psla.report.enhancement`.
 """
 
 from __future__ import annotations
@@ -89,12 +89,11 @@ def enhance_clips(
             f"({', '.join(clips.vocabulary.ids[:3])}): give the ontology of these classes"
         )
     found = enhance(part.labels(), predictions, ontology, types, threshold, relation, force, progress)
-    chosen, accepted = np.ones(len(found.additions), dtype=bool), 0
-    if decisions:
-        chosen = _decided(found, decisions)
-        found = found.keep(chosen)
-        accepted = sum(decisions.values())
-    return EnhancedClips(_with_added(clips, found), part, found, int(np.sum(~chosen)), accepted)
+    if not decisions:
+        return EnhancedClips(_with_added(clips, found), part, found)
+    chosen = _decided(found, decisions)
+    found = found.keep(chosen)
+    return EnhancedClips(_with_added(clips, found), part, found, int(np.sum(~chosen)), sum(decisions.values()))
 
 
 def read_decisions(path: str | os.PathLike[str]) -> dict[tuple[str, str], bool]:
@@ -109,8 +108,7 @@ def read_decisions(path: str | os.PathLike[str]) -> dict[tuple[str, str], bool]:
     found: dict[tuple[str, str], bool] = {}
     with Path(path).open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
-        missing = [name for name in ("clip_id", "class_id", "decision") if name not in (reader.fieldnames or ())]
-        if missing:
+        if missing := [name for name in ("clip_id", "class_id", "decision") if name not in (reader.fieldnames or ())]:
             raise LabelingError(f"{path} has no column {missing[0]!r}; decisions need clip_id, class_id and decision")
         for row in reader:
             word = (row["decision"] or "").strip().casefold()
@@ -130,11 +128,10 @@ def _decided(found: Enhancement, decisions: Decisions) -> np.ndarray:
     """(additions,) bool: all but the rejected."""
     ids, classes, additions = found.labels.clip_ids, found.labels.vocabulary.ids, found.additions
     pairs = [(ids[row], classes[c]) for row, c in zip(additions.rows.tolist(), additions.classes.tolist(), strict=True)]
-    strangers = decisions.keys() - set(pairs)
-    if strangers:
-        clip_id, class_id = min(strangers)
+    if unknown := decisions.keys() - set(pairs):
+        clip_id, class_id = min(unknown)
         raise LabelingError(
-            f"{len(strangers)} of {len(decisions)} decisions are on labels that were not added, the first: clip "
+            f"{len(unknown)} of {len(decisions)} decisions are on labels that were not added, the first: clip "
             f"{clip_id!r}, class {class_id!r}; review the additions of these settings and predictions"
         )
     return np.array([decisions.get(pair, True) for pair in pairs], dtype=bool)

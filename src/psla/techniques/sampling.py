@@ -78,8 +78,7 @@ class EpochPlan:
     """
 
     def __init__(self, weights: np.ndarray | int, mixup_rate: float, mixup_alpha: float, seed: int, epoch: int) -> None:
-        if not 0.0 <= mixup_rate <= 1.0:
-            raise ValueError(f"mixup_rate must lie in [0, 1]; got {mixup_rate}")
+        _check_rate("mixup_rate", mixup_rate)
         if not mixup_alpha > 0.0:
             raise ValueError(f"mixup_alpha must be above 0; got {mixup_alpha}")
         self.seed, self.epoch = seed, epoch
@@ -89,7 +88,7 @@ class EpochPlan:
                 raise ValueError(f"an epoch needs at least one clip; got {weights}")
             self.first = generator.permutation(int(weights))
         else:
-            self.first = _multinomial(np.asarray(weights, dtype=np.float64), generator)
+            self.first = _multinomial(_checked(weights), generator)
         count = len(self.first)
         mixed = generator.random(count) < mixup_rate
         # Drawn as int64 and kept as int32: drawn as int32 they would be other numbers.
@@ -132,14 +131,24 @@ def _row_type(count: int) -> type[np.signedinteger]:
     return np.int32 if count < 2**31 else np.int64
 
 
-def _multinomial(weights: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _check_rate(name: str, rate: float) -> None:
+    if not 0.0 <= rate <= 1.0:
+        raise ValueError(f"{name} must lie in [0, 1]; got {rate}")
+
+
+def _checked(weights: np.ndarray) -> np.ndarray:
+    weights = np.asarray(weights, dtype=np.float64)
     if weights.ndim != 1 or len(weights) == 0:
         raise ValueError(f"weights must be one number a clip; got the shape {weights.shape}")
     if not np.isfinite(weights).all() or weights.min() < 0:
         raise ValueError("weights must be finite and not negative")
-    edges = np.cumsum(weights)
-    if edges[-1] <= 0:
+    if weights.max() == 0:
         raise ValueError("all weights are 0: no clip carries a label")
+    return weights
+
+
+def _multinomial(weights: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    edges = np.cumsum(weights)
     places = generator.random(len(weights))
     places *= edges[-1]
     # Looked up in ascending order, which walks through the edges once; at random each look-up misses the cache.
@@ -200,7 +209,8 @@ def expected_unseen(weights: np.ndarray, epochs: int, mixup_rates: Sequence[floa
         >>> expected_unseen(np.array([1.0, 1.0, 0.0]), epochs=2, mixup_rates=[0.0])[0.0].round(4).tolist()
         [0.4167, 0.3438]
     """
-    weights = _checked(weights, epochs, mixup_rates)
+    weights = _checked(weights)
+    _check_coverage(epochs, mixup_rates)
     count, ks = len(weights), np.arange(1, epochs + 1)
     with np.errstate(divide="ignore"):  # a clip that is always drawn: log 0, of which exp gives the 0 again
         log_missed = count * np.log1p(-weights / weights.sum())
@@ -216,25 +226,16 @@ def simulated_unseen(
     seed: int = 0,
     progress: Callable[[int], None] = lambda epochs: None,
 ) -> dict[float, np.ndarray]:
-    """Share of clips that are in no pair of the first 1, 2, ... epochs of a run with this seed, counted in its plans.
+    """The same, counted in the plans of a run with this seed; arguments and result are those of `expected_unseen`.
 
-    Args:
-        weights, epochs: as of `expected_unseen`.
-        mixup_rates: each in [0, 1].
-        seed: of the run.
-        progress: told 1 after each epoch.
-
-    Shape:
-        Returns for each rate (epochs,) float64, never rising.
-
-    Raises:
-        ValueError: an argument out of range.
+    `progress` is told 1 after each epoch.
 
     Example:
         >>> simulated_unseen(np.array([1.0, 1.0, 0.0]), epochs=2, mixup_rates=[0.0])[0.0].round(2).tolist()
         [0.33, 0.33]
     """
-    weights = _checked(weights, epochs, mixup_rates)
+    weights = _checked(weights)
+    _check_coverage(epochs, mixup_rates)
     unseen = {rate: np.ones(len(weights), dtype=bool) for rate in mixup_rates}
     shares: dict[float, list[float]] = {rate: [] for rate in mixup_rates}
     for epoch in range(epochs):
@@ -250,13 +251,8 @@ def simulated_unseen(
     return {rate: np.array(values) for rate, values in shares.items()}
 
 
-def _checked(weights: np.ndarray, epochs: int, rates: Sequence[float]) -> np.ndarray:
-    weights = np.asarray(weights, dtype=np.float64)
+def _check_coverage(epochs: int, mixup_rates: Sequence[float]) -> None:
     if epochs < 1:
         raise ValueError(f"coverage needs 1 epoch or more; got {epochs}")
-    if weights.ndim != 1 or not np.isfinite(weights).all() or not (weights >= 0).all() or not weights.sum() > 0:
-        raise ValueError("coverage needs weights that are finite, not negative and not all 0: label the clips")
-    for rate in rates:
-        if not 0.0 <= rate <= 1.0:
-            raise ValueError(f"a mixup rate must lie in [0, 1]; got {rate}")
-    return weights
+    for rate in mixup_rates:
+        _check_rate("a mixup rate", rate)

@@ -235,17 +235,13 @@ def resume(
     run = Run.open(folder)
     if run.is_finished:
         return run
-    recipe = run.recipe
+    recipe, clips = run.recipe, run.clips
     fabric = open_fabric(runtime, recipe.optimizer.precision)
-    return _carry_out(run, recipe, run.clips, fabric, runtime, progress, stop, profile)
+    return _carry_out(run, recipe, clips, fabric, runtime, progress, stop, profile)
 
 
 def check_fit(recipe: Recipe, clips: Clips) -> None:
-    """Refuse a recipe that cannot be carried out on these clips.
-
-    Raises:
-        RecipeError: which key, and the rule.
-    """
+    """Raises RecipeError, with the key and the rule, where a recipe cannot be carried out on these clips."""
     count = clips.counts().get("train", 0)
     if count == 0:
         raise RecipeError("there is nothing to train on: no clip has the split 'train'")
@@ -268,7 +264,7 @@ def _carry_out(
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if recipe.backbone.batch_norm == "synchronised":
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    plan, on_gpu = recipe.optimizer, fabric.device.type == "cuda"
+    plan = recipe.optimizer
     adam = torch.optim.Adam(
         network.parameters(),
         lr=plan.learning_rate,
@@ -279,26 +275,25 @@ def _carry_out(
     if runtime.compile:
         compile_backbone(network, fabric.device)
     wrapped, optimizer = fabric.setup(network, adam)
-    part = clips.split("train")
-    source = open_source(part, network.sample_rate, runtime.cache_bytes)
-    labels = part.labels().part(vocabulary)
+
+    def opened(split: str) -> tuple[ClipSource, Labels]:
+        part = clips.split(split)
+        return open_source(part, network.sample_rate, runtime.cache_bytes), part.labels().part(vocabulary)
+
+    source, labels = opened("train")
     trainer = Trainer(
         recipe,
         wrapped,
         optimizer,
         fabric,
         labels,
-        training_loader(recipe, source, runtime.workers, pin_memory=on_gpu),
+        training_loader(recipe, source, runtime.workers, pin_memory=fabric.device.type == "cuda"),
         targets=targets_of(labels, recipe.distillation.predictions, recipe.distillation.weight),
         profile=Profile(fabric.device) if profile else None,
         skip_non_finite=runtime.skip_non_finite,
         on_skip=run.note_non_finite if fabric.is_global_zero else lambda step, ids: None,
     )
-    held_out = {
-        split: (open_source(part, network.sample_rate, runtime.cache_bytes), part.labels().part(vocabulary))
-        for split in ("validation", "evaluation")
-        if len(part := clips.split(split))
-    }
+    held_out = {split: opened(split) for split in ("validation", "evaluation") if clips.counts().get(split)}
     session = Session(run, recipe, vocabulary, trainer, network, held_out, runtime, progress, stop)
     session.restore(report)
     while trainer.position.epoch < plan.epochs:

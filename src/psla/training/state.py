@@ -8,7 +8,6 @@ a damaged newest one gives way to the one before it, with a warning.
 from __future__ import annotations
 
 import json
-import re
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -25,7 +24,6 @@ from psla.model.tensor_file import write_tensors
 VERSION = 1
 KEPT = 2  # states on the disk: the newest, and one to fall back on
 _NETWORK, _OPTIMIZER = "network.", "optimizer."
-_NAME = re.compile(r"state_(\d{9})\.safetensors")
 
 
 class StateError(ValueError):
@@ -68,7 +66,7 @@ def save_state(
     """
     tensors = {_NETWORK + name: tensor for name, tensor in network.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
-        tensors.update({f"{_OPTIMIZER}{index}.{key}": value for key, value in values.items()})
+        tensors |= {f"{_OPTIMIZER}{index}.{key}": value for key, value in values.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {"version": VERSION, "identity": identity, "position": asdict(position), "crc32": _checksum(tensors)}
     path = folder / f"state_{position.step:09d}.safetensors"
@@ -80,7 +78,7 @@ def save_state(
 
 def states(folder: Path) -> list[Path]:
     """The stored states of a folder, the newest first."""
-    return sorted((p for p in folder.glob("state_*.safetensors") if _NAME.fullmatch(p.name)), reverse=True)
+    return sorted(folder.glob(f"state_{'[0-9]' * 9}.safetensors"), reverse=True)
 
 
 def load_newest(

@@ -9,12 +9,12 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from psla.download import cache_folder, download
 from psla.model.backbones.contract import BACKBONES, ImageNetWeights
+from psla.model.tensor_file import TensorFileError
+from psla.model.tensor_file import read_tensors as read_safetensors
 from psla.weights.torch_file import TorchFileError, read_torch_tensors
 
 
@@ -68,12 +68,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         PretrainingError: the file is no dictionary of names to tensors.
         OSError: the file cannot be opened.
     """
-    if path.suffix != ".safetensors":
-        try:
-            return read_torch_tensors(path)
-        except TorchFileError as error:
-            raise PretrainingError(str(error)) from error
     try:
-        return load_file(path)
-    except SafetensorError as error:
+        return (read_safetensors if path.suffix == ".safetensors" else read_torch_tensors)(path)
+    except TorchFileError as error:
+        raise PretrainingError(str(error)) from error
+    except TensorFileError as error:
         raise PretrainingError(f"{path} is not a file of plain tensors: {error}") from error
