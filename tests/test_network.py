@@ -215,7 +215,7 @@ def test_broken_clips_are_rejected(network: TaggingNetwork, batch_size: int) -> 
 def test_nothing_to_predict(network: TaggingNetwork) -> None:
     """Where no clip can be read, the first reason is given."""
     with pytest.raises(ValueError, match=r"none of 2 clips.*ends too early"):
-        predict(network, _Broken(["b", "d"], waves(2)), VOCABULARY)
+        predict(network, _Broken(["b", "d"], waves(2), 16000), VOCABULARY)
 
 
 def test_predict_restores_the_mode(network: TaggingNetwork) -> None:
