@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from psla.data.vocabulary import Vocabulary, VocabularyError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csc_array, csr_array
 
 
 class Labels:
@@ -77,20 +81,7 @@ class Labels:
     def matrix(self, rows: np.ndarray | None = None) -> np.ndarray:
         """Dense labels: (clips, classes) bool, of all clips or of the given rows."""
         rows = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
-        dense = np.zeros((len(rows), len(self.vocabulary)), dtype=bool)
-        lengths, indices = self._entries(rows)
-        dense[np.repeat(np.arange(len(rows)), lengths), indices] = True
-        return dense
-
-    def _entries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How many classes each of these rows has, and the classes, row after row."""
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
-        ends = np.cumsum(lengths)
-        # The k-th label of the selection belongs to the row whose span of k it falls into.
-        position = (
-            np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths) + np.repeat(self.offsets[rows], lengths)
-        )
-        return lengths, self.indices[position]
+        return self._sparse[rows].toarray()
 
     def counts(self) -> np.ndarray:
         """(classes,) int64: how many clips carry each class."""
@@ -108,14 +99,19 @@ class Labels:
             [0, 1]
         """
         index = self.vocabulary.index_of(class_id)
-        begins, rows = self._transposed
-        return rows[begins[index] : begins[index + 1]]
+        begins, rows = self._transposed.indptr, self._transposed.indices
+        return rows[begins[index] : begins[index + 1]].astype(np.int64)
 
     @cached_property
-    def _transposed(self) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of all classes, class after class, and where each begins (compressed sparse columns)."""
-        rows = np.repeat(np.arange(len(self)), np.diff(self.offsets))[np.argsort(self.indices, kind="stable")]
-        return np.concatenate([[0], np.cumsum(self.counts())]), rows
+    def _sparse(self) -> csr_array:
+        from scipy.sparse import csr_array  # tagging imports this module and has no labels: it starts without SciPy
+
+        shape = len(self), len(self.vocabulary)
+        return csr_array((np.ones(len(self.indices), dtype=bool), self.indices, self.offsets), shape=shape)
+
+    @cached_property
+    def _transposed(self) -> csc_array:
+        return self._sparse.tocsc()
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -135,8 +131,8 @@ class Labels:
 
     def select(self, clip_ids: Sequence[str]) -> Labels:
         """The labels of these clips, in this order."""
-        lengths, indices = self._entries(self.rows_of(clip_ids))
-        return Labels(clip_ids, np.concatenate([[0], np.cumsum(lengths)]), indices, self.vocabulary)
+        chosen = self._sparse[self.rows_of(clip_ids)]
+        return Labels(clip_ids, chosen.indptr, chosen.indices, self.vocabulary)
 
     def part(self, vocabulary: Vocabulary) -> Labels:
         """The labels of the same clips in a part of their vocabulary; labels of other classes are left out.
@@ -151,12 +147,8 @@ class Labels:
         """
         if vocabulary == self.vocabulary:
             return self
-        new = np.full(len(self.vocabulary), -1, dtype=np.int32)
-        new[[self.vocabulary.index_of(id) for id in vocabulary.ids]] = np.arange(len(vocabulary))
-        kept = new[self.indices] >= 0
-        rows, indices = np.repeat(np.arange(len(self)), np.diff(self.offsets))[kept], new[self.indices[kept]]
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(self)))])
-        return Labels(self.clip_ids, offsets, indices[np.lexsort((indices, rows))], vocabulary)
+        chosen = self._sparse[:, [self.vocabulary.index_of(id) for id in vocabulary.ids]].sorted_indices()
+        return Labels(self.clip_ids, chosen.indptr, chosen.indices, vocabulary)
 
     def ids_of(self, row: int) -> list[str]:
         """Class ids of one clip, in the order of the vocabulary."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -148,21 +148,16 @@ class Ontology:
             >>> sorted(graph.concrete_ancestors("whisper")), sorted(graph.concrete_ancestors("voice"))
             (['speech'], ['sounds'])
         """
-        found: set[str] = set()
-        ahead = list(self.parents(id))
-        while ahead:
-            step = ahead.pop()
-            if step not in found and not self.is_abstract(step):
-                found.add(step)
-                ahead.extend(self._parents[step])
-        return frozenset(found)
+        return self._closure(id, self._parents, self.is_abstract)
 
-    def _closure(self, id: str, edges: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
+    def _closure(
+        self, id: str, edges: Mapping[str, tuple[str, ...]], stops: Callable[[str], bool] = lambda id: False
+    ) -> frozenset[str]:
         found: set[str] = set()
         ahead = list(edges[self._known(id)])
         while ahead:
             step = ahead.pop()
-            if step not in found:
+            if step not in found and not stops(step):
                 found.add(step)
                 ahead.extend(edges[step])
         return frozenset(found)

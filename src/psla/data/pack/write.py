@@ -110,15 +110,14 @@ def pack(
     mine = range(number - 1, plan.shards, parts)
     with _only_process(out, number, parts), as_disk_full(out):
         missing = [shard for shard in mine if not is_done(out, shard)]
-        resumed = sum(len(plan.rows(shard)) for shard in mine if shard not in set(missing))
-        total = resumed + sum(len(plan.rows(shard)) for shard in missing)
-        progress(Progress(total, resumed, resumed, 0))
+        total = sum(len(plan.rows(shard)) for shard in mine)
+        resumed = total - sum(len(plan.rows(shard)) for shard in missing)
+        state = Progress(total, resumed, resumed, 0)
+        progress(state)
         if missing:
             # A second attempt, for the pack must not depend on what else went on in the machine.
             with DecodePool(workers, timeout_s, attempts=2, decoder=decoder) as pool:
-                space = DiskSpace(out, clips, rate, pool)
-                space.check([row for shard in missing for row in plan.rows(shard)])
-                _pack_shards(out, clips, plan, missing, pool, space, Progress(total, resumed, resumed, 0), progress)
+                _pack_shards(out, clips, plan, missing, pool, state, progress)
     return merge(out) if parts == 1 else None
 
 
@@ -176,13 +175,13 @@ def _pack_shards(
     plan: PackPlan,
     shards: list[int],
     pool: DecodePool,
-    space: DiskSpace,
     state: Progress,
     progress: Callable[[Progress], None],
 ) -> None:
     """Decode these shards, one after the other; while one goes to the disk, the next is being decoded."""
-    columns = (clips.frame[name] for name in ("clip_id", "path", "start_s", "end_s"))
-    ids, paths, starts, ends = columns
+    space = DiskSpace(out, clips, plan.sample_rate, pool)
+    space.check([row for shard in shards for row in plan.rows(shard)])
+    ids, paths, starts, ends = (clips.frame[name] for name in ("clip_id", "path", "start_s", "end_s"))
     jobs = (Job(paths[row], plan.sample_rate, starts[row], ends[row]) for shard in shards for row in plan.rows(shard))
     results = pool.map(jobs)
     done, rejected = state.done, state.rejected
