@@ -132,7 +132,8 @@ def main() -> None:
     check_networks()
     check_enhancement()
     path = MADE["REFERENCES"] / "facts.json"
-    path.write_text(json.dumps(facts(), indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+    lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in facts().items()]
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     print(f"{path}: {path.stat().st_size} bytes")
 
 
