@@ -8,8 +8,7 @@ file read whole, the same file streamed in blocks of any size and the same sampl
 
 A file that holds less than its header declares is refused, not shortened: libsndfile shortens it in silence, but what
 it notes on the way gives that away. Not covered: headerless files; headers whose length libsndfile does not compare
-with the file (Ogg, AVR, MPC2K, PAF, PVF, IRCAM, NIST, MAT5); MP3 without a Xing header, of which libsndfile decodes the
-length it guesses.
+with the file (Ogg, AVR, MPC2K, PAF, PVF, IRCAM, NIST, MAT5); MP3 without a Xing header, whose length is guessed.
 """
 
 from __future__ import annotations

@@ -86,21 +86,21 @@ def import_(
     """Make a model file of a published checkpoint, or an ensemble of a folder of them."""
     if out.suffix != (".json" if checkpoint.is_dir() else ".safetensors"):
         raise CommandError(f"{out}: a model file's name ends in .safetensors, that of a folder's ensemble in .json")
-    from psla.weights.readers.contract import import_weights
-    from psla.weights.readers.psla import FRAMES, LICENCE, read_released
+    from psla.weights.readers.contract import import_weights, read_weights, recognise
+    from psla.weights.torch_file import read_torch_tensors
 
     files = sorted(checkpoint.glob("*.pth")) if checkpoint.is_dir() else [checkpoint]
     if not files:
         raise CommandError(f"{checkpoint}: there is no .pth file in this folder")
     from psla.model.file import ModelCard
 
-    network = read_released(files[0]).config
-    count = network.classes
+    network = read_weights(files[0], frames).config
+    count, family = network.classes, recognise(files[0], read_torch_tensors(files[0]))
     classes = _vocabulary(vocabulary, count, files[0])
-    if frames is None and count not in FRAMES:
+    if frames is None and family.frames(count) is None:
         raise CommandError(f"{files[0]} has {count} classes: say with --frames how many frames a clip had in training")
     if licence is None:  # of files that the authors of the paper can have published, theirs
-        licence = LICENCE if count in FRAMES else "not stated"
+        licence = family.licence if family.frames(count) is not None else "not stated"
     card = ModelCard(licence=licence, training_data=training_data)
     made = []
     for file in files:
@@ -113,7 +113,7 @@ def import_(
     members = f", {len(made)} members" if checkpoint.is_dir() else ""
     typer.echo(
         f"{out}: {network.backbone}, {network.heads} heads, {count} classes ({classes[0].name}, …), "
-        f"{network.front_end.frames if frames is None else frames} frames{members}"
+        f"{network.front_end.frames} frames{members}"
     )
 
 

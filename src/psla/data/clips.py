@@ -18,28 +18,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from psla.data.clip_rules import OPTIONAL, REQUIRED, SPLITS, TIMES, ClipsError, cast, check, check_unique, first
 from psla.data.labels import Labels, choose_sources
 from psla.data.pack.format import located, read_info
 from psla.data.vocabulary import Vocabulary
 from psla.files import atomic_write
 
 FORMAT_VERSION = 1
-SPLITS = ("train", "validation", "evaluation")
-_TIMES = {"start_s": pl.Float64(), "end_s": pl.Float64()}
-_REQUIRED: dict[str, pl.DataType] = {
-    "clip_id": pl.String(),
-    "source": pl.String(),
-    "path": pl.String(),
-    **_TIMES,
-    "split": pl.String(),
-    "labels": pl.List(pl.String()),
-}
-_EVENT = pl.Struct({"class_id": pl.String(), "onset_s": pl.Float64(), "offset_s": pl.Float64()})
-_OPTIONAL: dict[str, pl.DataType] = {"true_labels": pl.List(pl.String()), "events": pl.List(_EVENT)}
-
-
-class ClipsError(ValueError):
-    """A table of clips that breaks a rule; the sentence names the clip, the rule and the mend."""
 
 
 class Clips:
@@ -66,8 +51,8 @@ class Clips:
     def __init__(self, frame: pl.DataFrame, vocabulary: Vocabulary, name: str = "") -> None:
         self.vocabulary = vocabulary
         self.name = name
-        self.frame = _cast(frame)
-        _check(self.frame, vocabulary)
+        self.frame = cast(frame)
+        check(self.frame, vocabulary)
 
     @staticmethod
     def from_rows(rows: Iterable[Mapping[str, Any]], vocabulary: Vocabulary, name: str = "") -> Clips:
@@ -77,9 +62,9 @@ class Clips:
             ClipsError: as the constructor.
         """
         rows = list(rows)
-        known = {**_REQUIRED, **_OPTIONAL}
-        keys = list(dict.fromkeys([*_REQUIRED, *(key for row in rows for key in row)]))
-        given = set(_REQUIRED) if not rows else set().union(*rows) | set(_TIMES)
+        known = {**REQUIRED, **OPTIONAL}
+        keys = list(dict.fromkeys([*REQUIRED, *(key for row in rows for key in row)]))
+        given = set(REQUIRED) if not rows else set().union(*rows) | set(TIMES)
         try:
             columns = [pl.Series(k, [row.get(k) for row in rows], dtype=known.get(k)) for k in keys if k in given]
         except (TypeError, pl.exceptions.PolarsError) as error:
@@ -121,7 +106,7 @@ class Clips:
         if column not in ("labels", "true_labels") or column not in self.frame.columns:
             have = [c for c in ("labels", "true_labels") if c in self.frame.columns]
             raise ClipsError(f"clips: no labels in column {column!r}; this table has {', '.join(have)}")
-        if (row := _first(self.frame, pl.col(column).is_null())) is not None:
+        if (row := first(self.frame, pl.col(column).is_null())) is not None:
             raise ClipsError(f"clip {row['clip_id']!r} has no {column}; filter such clips out first")
         return Labels(self.clip_ids, *_entries(self.frame[column], self.vocabulary), self.vocabulary)
 
@@ -151,7 +136,7 @@ class Clips:
             raise ClipsError(
                 f"clips: {len(missing)} of {len(wanted)} ids are not in this table, first: {missing['clip_id'][0]!r}"
             )
-        _check_unique(wanted)
+        check_unique(wanted)
         found = wanted.join(self.frame, on="clip_id", how="left", maintain_order="left")
         return self._with(found.select(self.frame.columns))
 
@@ -276,78 +261,3 @@ def _entries(labels: pl.Series, vocabulary: Vocabulary) -> tuple[np.ndarray, np.
 
 
 # The rules. All checks are over whole columns: two million clips take about a second.
-
-
-def _cast(frame: pl.DataFrame) -> pl.DataFrame:
-    """The table with its columns in their types, the known ones first.
-
-    Raises:
-        ClipsError: a column is missing or cannot be read as its type.
-    """
-    missing = [c for c in _REQUIRED if c not in frame.columns]
-    if missing:
-        raise ClipsError(f"clips: column {missing[0]!r} is missing; a table of clips has {', '.join(_REQUIRED)}")
-    types = _REQUIRED | {c: t for c, t in _OPTIONAL.items() if c in frame.columns}
-    try:
-        frame = frame.with_columns(pl.col(c).cast(t) for c, t in types.items())
-    except pl.exceptions.PolarsError as error:
-        wanted = ", ".join(f"{c} {t}" for c, t in types.items())
-        raise ClipsError(f"clips: a column cannot be read as its type ({error}); wanted: {wanted}") from error
-    return frame.select(*types, *(c for c in frame.columns if c not in types))
-
-
-def _first(frame: pl.DataFrame, broken: pl.Expr) -> dict[str, Any] | None:
-    """The first row that breaks a rule; a comparison with null breaks none."""
-    rows = frame.filter(broken.fill_null(False)).head(1)
-    return rows.row(0, named=True) if len(rows) else None
-
-
-def _check_unique(frame: pl.DataFrame) -> None:
-    """Refuse a clip id that is given twice."""
-    if frame["clip_id"].n_unique() != len(frame):
-        row = _first(frame, pl.col("clip_id").is_duplicated())
-        assert row is not None
-        raise ClipsError(f"clip {row['clip_id']!r} is given more than once; ids must be unique: drop or rename one")
-
-
-def _check(frame: pl.DataFrame, vocabulary: Vocabulary) -> None:
-    """Refuse what breaks a rule.
-
-    Raises:
-        ClipsError: the first clip that breaks one, the rule and the mend.
-    """
-    for column in ("clip_id", "source", "path", "split", "labels"):
-        if (row := _first(frame.with_row_index("_row"), pl.col(column).is_null())) is not None:
-            raise ClipsError(f"clip {row['clip_id']!r} (row {row['_row']}) has no {column}; give one")
-    _check_unique(frame)
-    if (row := _first(frame, ~pl.col("split").is_in(SPLITS))) is not None:
-        raise ClipsError(f"clip {row['clip_id']!r} has split {row['split']!r}; use one of {', '.join(SPLITS)}")
-    start, end = pl.col("start_s").fill_null(0.0), pl.col("end_s")
-    if (row := _first(frame, (start < 0) | (end <= start) | ~start.is_finite() | ~end.is_finite())) is not None:
-        raise ClipsError(
-            f"clip {row['clip_id']!r} runs from {row['start_s'] or 0.0} s to {row['end_s']} s; "
-            "times must be finite, from 0 s on, and the end after the start: "
-            "correct start_s or end_s, or give null for the file's start and end"
-        )
-    for column in [c for c in ("labels", "true_labels", "events") if c in frame.columns]:
-        _check_classes(frame, column, vocabulary)
-
-
-def _check_classes(frame: pl.DataFrame, column: str, vocabulary: Vocabulary) -> None:
-    items = frame.select("clip_id", pl.col(column).alias("item"))
-    items = items.filter(pl.col("item").list.len() > 0).explode("item")
-    if column == "events":
-        items = items.unnest("item")
-        wrong = (pl.col("onset_s") < 0) | (pl.col("offset_s") < pl.col("onset_s"))
-        wrong = wrong | pl.col("onset_s").is_null() | pl.col("offset_s").is_null()
-        if (row := _first(items, wrong)) is not None:
-            raise ClipsError(
-                f"clip {row['clip_id']!r} has an event from {row['onset_s']} s to {row['offset_s']} s; "
-                "an event must start at 0 s or later and not end before it starts: correct the event"
-            )
-    id = pl.col("class_id" if column == "events" else "item")
-    if (row := _first(items, ~id.is_in(vocabulary.ids) | id.is_null())) is not None:
-        raise ClipsError(
-            f"clip {row['clip_id']!r} has in {column} the class id {row[id.meta.output_name()]!r}, which is not in "
-            f"the vocabulary of {len(vocabulary)} classes; add it to the vocabulary or leave the label out"
-        )

@@ -15,15 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    InstanceOf,
-    PlainSerializer,
-    ValidationError,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PlainSerializer, ValidationError, field_validator
 
 from psla.data.vocabulary import Vocabulary, VocabularyError
 from psla.model.backbones.contract import BACKBONES

@@ -31,12 +31,15 @@ class Reader:
         knows: whether a file with these tensors, by name, is of the family.
         read: from the path (for errors), the tensors and the frames of a log-mel (None: what the family knows) the
             network, strictly: every tensor has a place. Raises WeightsError.
-        licence: of the weights, where they do not come from the catalogue.
+        frames: the frames of a log-mel in training that the family has published weights of so many classes with;
+            None: it has published none of so many.
+        licence: of the published weights.
     """
 
     knows: Callable[[dict[str, Tensor]], bool]
     read: Callable[[Path, dict[str, Tensor], int | None], TaggingNetwork]
-    licence: str = ""
+    frames: Callable[[int], int | None]
+    licence: str
 
 
 READERS: Registry[Reader] = Registry("family of weights", "psla.weights.readers")

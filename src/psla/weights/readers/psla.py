@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from psla.data.vocabulary import Vocabulary
 from psla.model.backbones.efficientnet import EfficientNet, foreign_name, our_name
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
@@ -26,10 +27,6 @@ from psla.weights.readers.contract import READERS, Reader, WeightsError
 from psla.weights.torch_file import read_torch_tensors
 
 LICENCE = "BSD-3-Clause (of the repository that published them; none is stated for the weights themselves)"
-# Frames of a log-mel in training, by number of classes: AudioSet and FSD50K.
-FRAMES = {527: 1056, 200: 3000}
-
-
 _BLOCKS = {f"efficientnet_b{i}": blocks for i, blocks in enumerate((16, 23, 23, 26, 32, 39, 45, 55))}
 _CLASSIFIER = re.compile(r"effnet\._fc\.(weight|bias)")
 _BLOCK = re.compile(r"effnet\._blocks\.(\d{1,3})\.")
@@ -57,6 +54,12 @@ def read_released(path: str | Path, frames: int | None = None) -> TaggingNetwork
     return _read(Path(path), read_torch_tensors(path), frames).eval()
 
 
+def _frames(classes: int) -> int | None:
+    """Frames of a log-mel in training, by the number of classes: those of AudioSet and of FSD50K."""
+    known = ((Vocabulary.audioset(), 1056), (Vocabulary.fsd50k(), 3000))
+    return next((frames for vocabulary, frames in known if len(vocabulary) == classes), None)
+
+
 def _knows(tensors: dict[str, Tensor]) -> bool:
     names = _without_prefix(tensors)
     return all(any(name.startswith(part) for name in names) for part in ("effnet.", "attention."))
@@ -72,7 +75,7 @@ def _read(path: Path, tensors: dict[str, Tensor], frames: int | None) -> Tagging
         )
     layout = _layout(kept, path)
     _refuse_misfits(kept, _shapes(layout), f"{path} does not fit {layout}")
-    front_end = FrontEndConfig(frames=FRAMES.get(layout.classes, 1056) if frames is None else frames)
+    front_end = FrontEndConfig(frames=frames or _frames(layout.classes) or 1056)
     # A list of one head has a weight; our single head has none. As two heads, of which the second weighs nothing, it
     # is the same function.
     heads = max(layout.heads, 2) if layout.listed else layout.heads
@@ -204,4 +207,4 @@ def _pooling(tensors: dict[str, Tensor], layout: _Layout) -> dict[str, Tensor]:
     return own
 
 
-READERS.add("psla", Reader(_knows, _read, LICENCE))
+READERS.add("psla", Reader(_knows, _read, _frames, LICENCE))
