@@ -28,7 +28,6 @@ from psla.model.file import load_model
 from psla.model.frontends.kaldi import FrontEnd, FrontEndConfig
 from psla.techniques.labeling import class_thresholds, enhance
 from psla.techniques.sampling import EpochPlan, clip_weights, expected_unseen, simulated_unseen
-from psla.weights.readers.psla import import_released
 
 REFERENCES = Path(__file__).with_name("references")
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "scripts/make_references.py"))
@@ -98,7 +97,7 @@ def test_a_published_checkpoint_gives_the_reference(checkpoint: tuple[str, Path]
     network = psla.read_released(path)
     assert (network.config.backbone, network.config.heads) == (f"efficientnet_{variant}", heads)
     vocabulary = Vocabulary([f"class {i}" for i in range(classes)])
-    stored = load_model(import_released(path, tmp_path / "model.safetensors", vocabulary)).network
+    stored = load_model(import_weights(path, tmp_path / "model.safetensors", vocabulary)).network
     assert known[f"{name}_probabilities"].std() > 0.1
     with torch.inference_mode():
         for each in (network, stored):
