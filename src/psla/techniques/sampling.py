@@ -143,7 +143,7 @@ def _checked(weights: np.ndarray) -> np.ndarray:
     if not np.isfinite(weights).all() or weights.min() < 0:
         raise ValueError("weights must be finite and not negative")
     if weights.max() == 0:
-        raise ValueError("all weights are 0: no clip carries a label")
+        raise ValueError("weights must be not all 0, and all weights are 0: no clip carries a label")
     return weights
 
 
