@@ -31,7 +31,7 @@ from psla.model.file import Model, ModelCard, load_model, save_model
 from psla.model.inference import predict
 from psla.training.recipe import Recipe, flatten
 from psla.training.run import Run
-from psla.weights.packaged import DEFAULT, MOST_BYTES, SHIPPED
+from psla.weights.packaged import DEFAULT, MOST_BYTES, PACKAGED
 
 LICENCE = "CC BY 3.0 (https://creativecommons.org/licenses/by/3.0/), as the recordings it was trained on"
 CORPUS = (
@@ -113,7 +113,7 @@ def scores(path: Path, recipe: Recipe) -> dict[str, Any]:
 
 
 def card(run: Run, scored: dict[str, Any], own: ModelCard) -> ModelCard:
-    """The card of the shipped model; `own` is that of the run's model file."""
+    """The card of the packaged model; `own` is that of the run's model file."""
     training = run.clips.split("train")
     held_out = sorted(set(run.clips.counts()) - {"train"})
     heard = f"{len(training)} clips of the folds {', '.join(map(str, folds_of(training)))}"
@@ -168,11 +168,11 @@ def make(folder: Path, scores_path: Path, out: Path) -> str:
         save_model(made, model.network, model.vocabulary, card(run, scored, model.card), dtype="float16")
         size = made.stat().st_size
         if size > MOST_BYTES:
-            raise Refusal(f"{out} would have {size} bytes; a shipped model has at most {MOST_BYTES}")
+            raise Refusal(f"{out} would have {size} bytes; a packaged model has at most {MOST_BYTES}")
         made.chmod(0o644)  # everyone who can use the package reads it
         made.replace(out)
     found = scored["cross_validation"]
-    missing = "" if found["folds"] == list(esc50.FOLDS) else f" on the folds {found['folds']} only: not to be shipped"
+    missing = "" if found["folds"] == list(esc50.FOLDS) else f" on the folds {found['folds']} only: not to be packaged"
     first = f"{out}: {size} bytes, accuracy {found['accuracy']} cross-validated{missing}"
     return f"{first}\n{compare(model, load_model(out), run.clips)}"
 
@@ -181,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the folder of a finished run")
     parser.add_argument("--scores", type=Path, required=True, help="cross_validation.json, its runs beside it")
-    parser.add_argument("--out", type=Path, default=SHIPPED[DEFAULT].path, help="by default the one in the package")
+    parser.add_argument("--out", type=Path, default=PACKAGED[DEFAULT].path, help="by default the one in the package")
     given = parser.parse_args()
     try:
         print(make(given.run, given.scores, given.out))

@@ -295,7 +295,7 @@ class TellingConsole(Console):
 
 
 def demo_clips(setting: Setting) -> Clips:
-    """The shipped model's weights fit no network as small as those of these tests; without it nothing else is missing,
+    """The packaged model's weights fit no network as small as those of these tests; without it nothing else is missing,
     for its answers are printed only."""
     setting.patch.setattr(demo, "_tag_with_shipped", lambda console: None)
     return demo.corpus(8, 4)

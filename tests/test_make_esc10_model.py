@@ -1,6 +1,6 @@
-"""The script that makes the shipped model: what its card takes from a cross-validation, and what it refuses.
+"""The script that makes the packaged model: what its card takes from a cross-validation, and what it refuses.
 
-The model that it has made is in `test_shipped.py`.
+The model that it has made is in `test_packaged.py`.
 """
 
 from __future__ import annotations

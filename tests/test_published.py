@@ -223,6 +223,6 @@ def test_models_command(server: Server) -> None:
         assert entry.url in line
     resolve(NAME)
     listed = json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)
-    listed = [entry for entry in listed if not entry["shipped"]]
+    listed = [entry for entry in listed if not entry["packaged"]]
     assert [entry["name"] for entry in listed if entry["cached"]] == [NAME]
     assert next(entry for entry in listed if entry["cached"])["bytes"] == len(server.content)

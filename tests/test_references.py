@@ -28,6 +28,7 @@ from psla.model.file import load_model
 from psla.model.frontends.kaldi import FrontEnd, FrontEndConfig
 from psla.techniques.labeling import class_thresholds, enhance
 from psla.techniques.sampling import EpochPlan, clip_weights, expected_unseen, simulated_unseen
+from psla.weights.readers.contract import import_weights
 
 REFERENCES = Path(__file__).with_name("references")
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "scripts/make_references.py"))

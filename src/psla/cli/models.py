@@ -59,15 +59,15 @@ def models(as_json: Json = False) -> None:
         score = entry["published_mean_average_precision"]
         size = "-" if entry["bytes"] is None else f"{entry['bytes'] / 1e6:.1f} MB"
         by_hand = "by hand" if entry["models"] > 1 else "no"
-        here = "shipped" if entry["shipped"] else "yes" if entry["cached"] else by_hand
+        here = "packaged" if entry["packaged"] else "yes" if entry["cached"] else by_hand
         mean = "-" if score is None else f"{score:.3f}"
         rows.append([entry["name"], mean, size, here, entry["what"], entry["url"] or "psla"])
     told = [
         table(["model", "mAP", "size", "here", "what", "from"], rows),
         "mAP: as published, on the evaluation set of its corpus; each such is EfficientNet-B2 with four heads",
     ]
-    shipped = [entry["name"] for entry in entries if entry["shipped"]]
-    told += [f"{name}: comes with psla; its data, licence and scores: `psla info {name}`" for name in shipped]
+    packaged = [entry["name"] for entry in entries if entry["packaged"]]
+    told += [f"{name}: comes with psla; its data, licence and scores: `psla info {name}`" for name in packaged]
     answer(as_json, entries, *told)
 
 

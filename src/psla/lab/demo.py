@@ -38,7 +38,7 @@ from psla.weights.packaged import DEFAULT
 SECONDS = 2.56
 TRAINING_CLIPS, EVALUATION_CLIPS = 400, 120
 CLASSES = 13  # of the sounds; with all of them, minutes would not be enough
-SHIPPED_SECONDS = 5.0  # as the recordings that the shipped model was trained on
+PACKAGED_SECONDS = 5.0  # as the recordings that the packaged model was trained on
 # The components that the baseline goes without: P, and all of S.
 BASELINE = {
     "backbone.pretraining": "none",
@@ -156,14 +156,14 @@ def _tag_fresh(run: Run, console: Console) -> None:
 
 
 def _tag_with_shipped(console: Console) -> None:
-    """One synthesised sound of every class that the shipped model knows and the corpus can make, right or wrong."""
+    """One synthesised sound of every class that the packaged model knows and the corpus can make, right or wrong."""
     tagger = load(DEFAULT)
     rate, rows = tagger.sample_rate, []
     for sound in tagger.model.vocabulary:
         event = EVENTS.get(AUDIOSET_CLASS[sound.id])
         if event is None:
             continue
-        result = tagger.tag(event(np.random.default_rng(0), SHIPPED_SECONDS, rate), rate)
+        result = tagger.tag(event(np.random.default_rng(0), PACKAGED_SECONDS, rate), rate)
         ((answer, probability),) = result.top(1)
         own = float(result.clip_probabilities[sound.index])
         rows.append([sound.name, answer.name, f"{probability:.3f}", f"{own:.3f}"])

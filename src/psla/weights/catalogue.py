@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from psla.data.vocabulary import Vocabulary
 from psla.download import Progress, cache_folder, download
 from psla.files import sha256_of, write_json_atomic
-from psla.weights.packaged import SHIPPED
+from psla.weights.packaged import PACKAGED
 
 if TYPE_CHECKING:
     from psla.model.file import Model
@@ -128,8 +128,8 @@ def resolve(path_or_name: str | os.PathLike[str], progress: Progress = lambda re
         raise PublishedError(f"{path} is a checkpoint; make a model file of it with `psla import {path} --out …`")
     if path.is_file():
         return path
-    if name in SHIPPED:
-        return SHIPPED[name].path
+    if name in PACKAGED:
+        return PACKAGED[name].path
     if name in CATALOGUE:
         return fetch(CATALOGUE[name], progress)
     if path.suffix in SUFFIXES or path.name != name:
@@ -158,7 +158,7 @@ def load_any(path_or_name: str | os.PathLike[str], progress: Progress = lambda r
 
 def known_names() -> list[str]:
     """What `resolve` takes for a name: the published models, then those of the package."""
-    return [*CATALOGUE, *SHIPPED]
+    return [*CATALOGUE, *PACKAGED]
 
 
 def names_near(name: str) -> str:
@@ -248,22 +248,23 @@ def listing() -> list[dict[str, Any]]:
     from psla.model.file import read_header
 
     entries: list[dict[str, Any]] = []
-    for shipped in SHIPPED.values():
-        classes, accuracy = len(read_header(shipped.path)["vocabulary"]["ids"]), shipped.accuracy
+    for packaged in PACKAGED.values():
+        classes, accuracy = len(read_header(packaged.path)["vocabulary"]["ids"]), packaged.accuracy
         scored = "" if accuracy is None else f", cross-validated accuracy {accuracy:.3f}"
         entries.append(
             {
-                "name": shipped.name,
+                "name": packaged.name,
                 "what": f"{classes} classes{scored}",
-                "corpus": shipped.corpus,
+                "corpus": packaged.corpus,
                 "classes": classes,
                 "published_mean_average_precision": None,
                 "cross_validated_accuracy": accuracy,
                 "models": 1,
-                "bytes": shipped.path.stat().st_size,
+                "bytes": packaged.path.stat().st_size,
                 "url": None,
                 "cached": True,
-                "shipped": True,
+                "packaged": True,
+                "shipped": True,  # its name in the first release, for programs that read it
             }
         )
     for entry in CATALOGUE.values():
@@ -279,6 +280,7 @@ def listing() -> list[dict[str, Any]]:
                 "bytes": entry.checkpoint.stat().st_size if entry.checkpoint.is_file() else None,
                 "url": entry.url,
                 "cached": entry.cached,
+                "packaged": False,
                 "shipped": False,
             }
         )

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from psla.model.file import ModelCard
 
 MOST_BYTES = 8_000_000
-"""What a shipped model may weigh: everyone who installs the package carries it."""
+"""What a packaged model may weigh: everyone who installs the package carries it."""
 
 
 @dataclass(frozen=True)
-class Shipped:
+class Packaged:
     """A model file in the package.
 
     Attributes:
@@ -54,6 +54,6 @@ class Shipped:
         return self.card.scores.get("cross_validation", {}).get("accuracy")
 
 
-SHIPPED: dict[str, Shipped] = {each.name: each for each in (Shipped("esc10-lite0", "esc10"),)}
+PACKAGED: dict[str, Packaged] = {each.name: each for each in (Packaged("esc10-lite0", "esc10"),)}
 DEFAULT = "esc10-lite0"
 """What `psla tag` takes where no model is named."""

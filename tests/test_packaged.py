@@ -29,7 +29,7 @@ from psla.model.file import ModelFileError, load_model
 from psla.synth.sound_events import EVENTS
 from psla.tagging.sources import SourcesError, split_model
 from psla.weights.catalogue import CATALOGUE, load_any, resolve
-from psla.weights.packaged import DEFAULT, MOST_BYTES, SHIPPED
+from psla.weights.packaged import DEFAULT, MOST_BYTES, PACKAGED
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,7 +67,7 @@ def call(*args: object, code: int = 0):
 
 def test_small_and_of_ten_classes() -> None:
     """At most 8 MB, half precision on disk, float32 in memory; the ten classes of ESC-10, each one of AudioSet's."""
-    path = SHIPPED[DEFAULT].path
+    path = PACKAGED[DEFAULT].path
     assert path.stat().st_size <= MOST_BYTES == 8_000_000
     model = load_any(DEFAULT)
     assert set(model.vocabulary.ids) == CLASSES <= set(AUDIOSET_CLASS)
@@ -79,15 +79,15 @@ def test_small_and_of_ten_classes() -> None:
 
 def test_loads_by_name_without_a_network(sound: Path) -> None:
     """`psla.load` takes the name, finds the file in the package, and tags."""
-    assert resolve(DEFAULT) == SHIPPED[DEFAULT].path
-    assert SHIPPED[DEFAULT].path.is_relative_to(Path(psla.__file__).parent)
+    assert resolve(DEFAULT) == PACKAGED[DEFAULT].path
+    assert PACKAGED[DEFAULT].path.is_relative_to(Path(psla.__file__).parent)
     result = psla.load(DEFAULT).tag(sound)
     assert set(result.vocabulary.ids) == CLASSES
 
 
 def test_the_card_says_all() -> None:
     """Data, licence, scores with what they are of, and the commands that made it."""
-    card = SHIPPED[DEFAULT].card
+    card = PACKAGED[DEFAULT].card
     assert card.licence.startswith("CC BY 3.0")
     for words in ("ESC-10", "K. J. Piczak", "https://github.com/karolpiczak/ESC-50", "freesound.org", "CC BY 3.0"):
         assert words in card.training_data
@@ -104,7 +104,7 @@ def test_the_card_says_all() -> None:
 
 def test_trained_on_all_folds_and_scored_on_all() -> None:
     """What is given away has heard every clip, and its recipe was judged on every clip."""
-    card = SHIPPED[DEFAULT].card
+    card = PACKAGED[DEFAULT].card
     assert "400 clips of the folds 1, 2, 3, 4, 5; none is held out" in card.training_data
     assert "--all-folds" in card.provenance["commands"][0]
     assert card.scores["cross_validation"]["folds"] == [1, 2, 3, 4, 5]
@@ -114,7 +114,7 @@ def test_trained_on_all_folds_and_scored_on_all() -> None:
 def test_the_scores_of_the_card_are_those_of_the_report() -> None:
     """The card names the cross-validation that its accuracy is of, and that is the one in docs/lab/esc10."""
     report = Path(__file__).parents[1] / "docs/lab/esc10/cross_validation.json"
-    scores = SHIPPED[DEFAULT].card.scores["cross_validation"]
+    scores = PACKAGED[DEFAULT].card.scores["cross_validation"]
     assert scores["sha256"] == sha256_of(report)
     found = json.loads(report.read_text(encoding="utf-8"))["systems"][scores["system"]]["averaged"]
     assert scores["accuracy"] == round(found["accuracy"], 4)
@@ -123,7 +123,7 @@ def test_the_scores_of_the_card_are_those_of_the_report() -> None:
 
 def test_damage_is_found(tmp_path: Path) -> None:
     """A byte of the weights that has changed is refused."""
-    data = bytearray(SHIPPED[DEFAULT].path.read_bytes())
+    data = bytearray(PACKAGED[DEFAULT].path.read_bytes())
     data[-100_001] ^= 1
     (tmp_path / "damaged.safetensors").write_bytes(data)
     with pytest.raises(ModelFileError, match="SHA-256"):
@@ -137,14 +137,14 @@ def test_info_and_models_tell_of_it() -> None:
         assert words in said
     lines = call("models").stdout.splitlines()
     line = next(line for line in lines if line.startswith(f"{DEFAULT} "))
-    accuracy = SHIPPED[DEFAULT].accuracy
-    assert re.search(rf"{DEFAULT} +- +7\.\d MB +shipped +10 classes, cross-validated accuracy {accuracy:.3f}", line)
+    accuracy = PACKAGED[DEFAULT].accuracy
+    assert re.search(rf"{DEFAULT} +- +7\.\d MB +packaged +10 classes, cross-validated accuracy {accuracy:.3f}", line)
     listed = json.loads(call("models", "--json").stdout)
-    [entry] = [each for each in listed if each["shipped"]]
+    [entry] = [each for each in listed if each["packaged"]]
     assert entry["name"] == DEFAULT
-    assert entry["bytes"] == SHIPPED[DEFAULT].path.stat().st_size
+    assert entry["bytes"] == PACKAGED[DEFAULT].path.stat().st_size
     assert entry["published_mean_average_precision"] is None
-    assert [each["name"] for each in listed if not each["shipped"]] == list(CATALOGUE)
+    assert [each["name"] for each in listed if not each["packaged"]] == list(CATALOGUE)
     assert len({tuple(each) for each in listed}) == 1, "every entry has the same keys"
 
 
@@ -238,5 +238,5 @@ def test_right_on_recordings_that_it_has_heard() -> None:
 @pytest.mark.skipif(shutil.which("git") is None, reason="asks git what it ignores")
 def test_the_file_is_packed() -> None:
     """The wheel takes what is in the package and not ignored; nothing ignores model files there."""
-    asked = ["git", "check-ignore", "--quiet", str(SHIPPED[DEFAULT].path)]
+    asked = ["git", "check-ignore", "--quiet", str(PACKAGED[DEFAULT].path)]
     assert subprocess.run(asked, cwd=Path(__file__).parents[1], check=False).returncode != 0
