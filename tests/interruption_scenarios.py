@@ -15,8 +15,10 @@ __all__ = ["EXEMPT", "interruption_files", "interruption_lab", "interruption_tra
 
 # What the rules find and no scenario interrupts, each with the reason.
 EXEMPT = {
-    "psla.audio.pool.WorkerHandle.messages": "a worker that does not come to its end is replaced: DecodePool",
+    "psla.audio.worker_handle.WorkerHandle.messages": "a worker that does not come to its end is replaced: DecodePool",
     "psla.tagging.batch.FileStream.blocks": "what one reader takes out of a queue, once: tag_groups makes another",
+    "psla.tagging.batch.WindowTagger.windows": "what a Tagger is to batches; the Tagger's own is `cut_windows`",
+    "psla.metrics.resampling.drawn_precisions": "in memory: `compare` and the lab's verdicts write what it gives",
     "psla.corpora.audioset.corpus.read": "`scan`, and no more",
     "psla.tagging.tagger.load": "`load_any`, and no more",
     "psla.techniques.pretraining.load_imagenet": "`weights_file`, then in memory",

@@ -55,7 +55,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five seconds of a synthesised helicopter."""
     path = tmp_path_factory.mktemp("sound") / "flight.wav"
-    soundfile.write(path, EVENTS[AUDIOSET_CLASS["helicopter"]](np.random.default_rng(0), 5.0), 16000)
+    soundfile.write(path, EVENTS[AUDIOSET_CLASS["helicopter"]](np.random.default_rng(0), 5.0, 16000), 16000)
     return path
 
 

@@ -1,6 +1,7 @@
 """Laws of training: the same seed the same bits, every recipe field does something, nothing is lost in silence."""
 
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from psla.data.clips import Clips
 from psla.data.labels import Labels
 from psla.data.source import open_source
 from psla.metrics.predictions import Predictions
+from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import TaggingNetwork
 from psla.synth.scene import SoundscapeConfig, table, vocabulary
 from psla.techniques.aggregation import AggregationError, average_weights
@@ -188,6 +190,8 @@ def fields(section: type[BaseModel], prefix: str = "") -> list[str]:
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             found.extend(fields(inner, f"{prefix}{name}."))
+        elif name == "front_end":  # of the paper's kind; another kind's fields are walked where it is tested
+            found.extend(f"front_end.{each.name}" for each in dataclasses.fields(FrontEndConfig))
         else:
             found.append(prefix + name)
     return found

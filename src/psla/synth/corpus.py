@@ -258,7 +258,7 @@ def _cut(rows: list[dict[str, Any]], report: Report) -> list[dict[str, Any]]:
 
 
 def _decode(pool: DecodePool, rows: list[dict[str, Any]], report: Report, stage: str) -> Iterator[np.ndarray]:
-    jobs = (Job(row["path"], row["start_s"], row["end_s"]) for row in rows)
+    jobs = (Job(row["path"], CUT_RATE, row["start_s"], row["end_s"]) for row in rows)
     for done, (_, wave) in enumerate(pool.map(jobs), start=1):
         if isinstance(wave, AudioError):
             raise ClipsError(f"a recording cannot be read, {wave}; leave it out of the table or put the file back")
