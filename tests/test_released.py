@@ -19,6 +19,7 @@ from psla.files import sha256_of
 from psla.model.backbones.efficientnet import foreign_name, our_name
 from psla.model.file import ModelCard, load_model
 from psla.model.network import TaggingNetwork
+from psla.model.tensor_file import misfits
 from psla.weights.catalogue import load_any
 from psla.weights.readers.contract import WeightsError, import_weights
 from psla.weights.readers.psla import read_released
@@ -142,13 +143,13 @@ def test_every_variant(
 @pytest.mark.parametrize("variant", [4, 5, 6, 7])
 def test_large_variants_are_told_apart(variant: int) -> None:
     """The names and shapes of B4..B7 are those of the library's networks, and recognised by them."""
-    from psla.weights.readers.psla import _layout, _refuse_misfits, _shapes
+    from psla.weights.readers.psla import _layout, _shapes
 
     with torch.device("meta"):
         tensors = state(Original(variant, 1, 2, False), "")
     layout = _layout(tensors, Path("a.pth"))
     assert layout.variant == f"efficientnet_b{variant}"
-    _refuse_misfits(tensors, _shapes(layout), "a.pth")
+    assert not misfits(tensors, _shapes(layout))
 
 
 def test_names_translate_back_and_forth() -> None:

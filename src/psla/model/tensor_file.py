@@ -112,6 +112,26 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise TensorFileError(str(error)) from error
 
 
+def misfits(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> str:
+    """Which tensors are missing, unexpected or misshapen, by name, for a sentence; empty where all are as expected.
+
+    Example:
+        >>> import torch
+        >>> misfits({"stem": torch.zeros(7), "extra": torch.zeros(1)}, {"stem": (8,), "head": (2,)})
+        'missing: head; unexpected: extra; misshapen: stem (7,), not (8,)'
+    """
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "misshapen": [
+            f"{name} {tuple(found[name].shape)}, not {shape}"
+            for name, shape in expected.items()
+            if name in found and tuple(found[name].shape) != shape
+        ],
+    }
+    return "; ".join(f"{word}: {first_few(names)}" for word, names in problems.items() if names)
+
+
 def first_few(names: Sequence[str], most: int = 5) -> str:
     """The first of some names, for a sentence, and how many more there are.
 

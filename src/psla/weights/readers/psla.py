@@ -22,7 +22,7 @@ from psla.data.vocabulary import Vocabulary
 from psla.model.backbones.efficientnet import EfficientNet, foreign_name, our_name
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
-from psla.model.tensor_file import first_few
+from psla.model.tensor_file import misfits
 from psla.weights.readers.contract import READERS, Reader, WeightsError
 from psla.weights.torch_file import read_torch_tensors
 
@@ -74,7 +74,8 @@ def _read(path: Path, tensors: dict[str, Tensor], frames: int | None) -> Tagging
             f"its first are {', '.join(list(tensors)[:3]) or 'none'}"
         )
     layout = _layout(kept, path)
-    _refuse_misfits(kept, _shapes(layout), f"{path} does not fit {layout}")
+    if wrong := misfits(kept, _shapes(layout)):
+        raise WeightsError(f"{path} does not fit {layout}: {wrong}")
     front_end = FrontEndConfig(frames=frames or _frames(layout.classes) or 1056)
     # A list of one head has a weight; our single head has none. As two heads, of which the second weighs nothing, it
     # is the same function.
@@ -162,21 +163,6 @@ def _shapes(layout: _Layout) -> dict[str, tuple[int, ...]]:
     if layout.listed:
         shapes["attention.head_weight"] = (layout.heads,)
     return shapes
-
-
-def _refuse_misfits(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], what: str) -> None:
-    problems = {
-        "missing": [name for name in shapes if name not in tensors],
-        "unexpected": [name for name in tensors if name not in shapes],
-        "misshapen": [
-            f"{name} {tuple(tensor.shape)}, not {shapes[name]}"
-            for name, tensor in tensors.items()
-            if name in shapes and tuple(tensor.shape) != shapes[name]
-        ],
-    }
-    if any(problems.values()):
-        named = "; ".join(f"{word}: {first_few(names)}" for word, names in problems.items() if names)
-        raise WeightsError(f"{what}: {named}")
 
 
 def _as_ours(tensor: Tensor, name: str, path: Path) -> Tensor:
