@@ -35,9 +35,7 @@ def read_torch_tensors(path: str | Path) -> dict[str, Tensor]:
         if zipped:
             _refuse_inflated(path, size)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except OSError:
-        raise
-    except TorchFileError:
+    except (OSError, TorchFileError):
         raise
     except Exception as error:  # a damaged pickle can raise whatever its bytes spell
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

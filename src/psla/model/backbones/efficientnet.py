@@ -240,13 +240,7 @@ class EfficientNet(Backbone):
                     setattr(part, name, FoldedConv(child))
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Features of log-mel spectrograms.
-
-        Args:
-            x: (batch, 1, mel bins, frames).
-            keep: (batch, blocks), factors on the residual branch of each block: 0 to drop it, 1 / keep probability to
-                keep it; None keeps all at 1. It has no effect in blocks without a skip.
-        """
+        """Features of log-mel spectrograms; `keep` is 0 to drop a block's branch, 1 / keep probability to keep it."""
         self._check(x, keep)
         x = self.stem(x)
         if x.device.type == "cpu":  # twice as fast there; each layer hands the layout on
@@ -278,14 +272,10 @@ def our_name(foreign: str) -> str | None:
         >>> our_name("_blocks.3._bn1.running_var")
         'blocks.3.depthwise.bn.running_var'
     """
-    match = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(\w+)\.(\w+)", foreign)
-    if match is None:
-        return None
-    block, module, leaf = match.groups()
-    ours = (_MODULES if block is None else _BLOCK_MODULES).get(module)
-    if ours is None:
-        return None
-    return f"{ours}.{leaf}" if block is None else f"blocks.{block}.{ours}.{leaf}"
+    match = re.fullmatch(r"(?:_(blocks\.\d+\.))?(\w+)(\.\w+)", foreign)
+    block, module, leaf = match.groups(default="") if match else ("", "", "")
+    ours = (_BLOCK_MODULES if block else _MODULES).get(module)
+    return None if ours is None else f"{block}{ours}{leaf}"
 
 
 def foreign_name(ours: str) -> str:
@@ -295,13 +285,12 @@ def foreign_name(ours: str) -> str:
         >>> foreign_name("blocks.3.depthwise.bn.running_var")
         '_blocks.3._bn1.running_var'
     """
-    match = re.fullmatch(r"(?:blocks\.(\d+)\.)?(\w+\.\w+)\.(\w+)", ours)
+    match = re.fullmatch(r"(blocks\.\d+\.)?(\w+\.\w+)(\.\w+)", ours)
     if match is None:
         raise ValueError(f"{ours!r} is not a tensor of an EfficientNet")
     block, module, leaf = match.groups()
-    table = _MODULES if block is None else _BLOCK_MODULES
-    foreign = next(theirs for theirs, own in table.items() if own == module)
-    return f"{foreign}.{leaf}" if block is None else f"_blocks.{block}.{foreign}.{leaf}"
+    foreign = {own: theirs for theirs, own in (_BLOCK_MODULES if block else _MODULES).items()}[module]
+    return f"_{block}{foreign}{leaf}" if block else f"{foreign}{leaf}"
 
 
 _PAGE = "https://github.com/lukemelas/EfficientNet-PyTorch"
