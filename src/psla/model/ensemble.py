@@ -213,7 +213,9 @@ def _entries(path: Path) -> list[dict[str, str]]:
     members: Any = data.get("members")
     listed = set(data) == {"format", "version", "members"} and isinstance(members, list) and members
     if not listed or not all(isinstance(each, dict) and set(each) == {"file", "sha256"} for each in members):
-        raise EnsembleError(f"{path}: an ensemble has format, version and members, at least one, each file and sha256")
+        raise EnsembleError(
+            f"{path}: an ensemble has format, version and members, at least one, with file and sha256, and no more"
+        )
     if not all(isinstance(text, str) for each in members for text in each.values()):
         raise EnsembleError(f"{path}: file and sha256 of each member must be given as texts")
     if len({entry["file"] for entry in members}) != len(members):

@@ -108,11 +108,12 @@ def predict(
     training = module.training
     module.eval()
     try:
-        for done, (batch_ids, waves) in enumerate(_read_ahead(source, batch_size, rejected)):
-            if waves:
+        for batch in _read_ahead(source, batch_size):
+            rejected |= {id: str(wave) for id, wave in batch if isinstance(wave, AudioError)}
+            if waves := [wave for _, wave in batch if isinstance(wave, np.ndarray)]:
                 rows.append(tag_waveforms(ready, waves, source.sample_rate, device).clip_probabilities.cpu())
-                ids.extend(batch_ids)
-            progress(min(batch_size, len(source) - done * batch_size))
+                ids += [id for id, wave in batch if isinstance(wave, np.ndarray)]
+            progress(len(batch))
     finally:
         module.train(training)
     if not ids:
@@ -121,24 +122,18 @@ def predict(
     return Inference(Predictions(torch.cat(rows).numpy(), ids, vocabulary, split=split), rejected)
 
 
-def _read_ahead(
-    source: ClipSource, batch_size: int, rejected: dict[str, str]
-) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    def read(index: int) -> np.ndarray | AudioError:
-        try:
-            return source.read(index)
-        except AudioError as error:
-            return error
+def _read_ahead(source: ClipSource, batch_size: int) -> Iterator[list[tuple[str, np.ndarray | AudioError]]]:
+    """The clips by batch, each with its waveform or why there is none; the next batch is read meanwhile."""
 
+    def read(row: int) -> tuple[str, np.ndarray | AudioError]:
+        try:
+            return source.clip_ids[row], source.read(row)
+        except AudioError as error:
+            return source.clip_ids[row], error
+
+    ready: Iterator[tuple[str, np.ndarray | AudioError]] = iter(())
     with ThreadPoolExecutor(2) as pool:
-        waiting: list = []
-        for start in [*range(0, len(source), batch_size), None]:
-            ready, waiting = waiting, []
-            if start is not None:
-                stop = min(start + batch_size, len(source))
-                waiting = [(source.clip_ids[i], pool.submit(read, i)) for i in range(start, stop)]
-            if ready:
-                read_clips = [(id, future.result()) for id, future in ready]
-                rejected.update({id: str(wave) for id, wave in read_clips if isinstance(wave, AudioError)})
-                good = [(id, wave) for id, wave in read_clips if isinstance(wave, np.ndarray)]
-                yield [id for id, _ in good], [wave for _, wave in good]
+        for start in [*range(0, len(source), batch_size), len(source)]:
+            now, ready = ready, pool.map(read, range(start, min(start + batch_size, len(source))))
+            if batch := list(now):
+                yield batch

@@ -21,8 +21,8 @@ from typing import Any
 from psla.data.ontology import Ontology
 from psla.files import is_text
 from psla.tagging.batch import FileResult
-from psla.tagging.classes import roll_up
 from psla.tagging.events import EventRule, find_events
+from psla.tagging.result import roll_up
 
 TAGGED, FAILED = "tagged", "failed"
 

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from psla.download import cache_folder, download
 from psla.model.backbones.contract import BACKBONES, ImageNetWeights
-from psla.model.tensor_file import TensorFileError
+from psla.model.tensor_file import TensorFileError, read_torch_tensors
 from psla.model.tensor_file import read_tensors as read_safetensors
-from psla.weights.torch_file import TorchFileError, read_torch_tensors
 
 
 class PretrainingError(ValueError):
@@ -70,7 +69,5 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         return (read_safetensors if path.suffix == ".safetensors" else read_torch_tensors)(path)
-    except TorchFileError as error:
-        raise PretrainingError(str(error)) from error
     except TensorFileError as error:
         raise PretrainingError(f"{path} is not a file of plain tensors: {error}") from error

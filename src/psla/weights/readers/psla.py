@@ -22,9 +22,8 @@ from psla.data.vocabulary import Vocabulary
 from psla.model.backbones.efficientnet import EfficientNet, foreign_name, our_name
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
-from psla.model.tensor_file import misfits
+from psla.model.tensor_file import misfits, read_torch_tensors
 from psla.weights.readers.contract import READERS, Reader, WeightsError
-from psla.weights.torch_file import read_torch_tensors
 
 LICENCE = "BSD-3-Clause (of the repository that published them; none is stated for the weights themselves)"
 _BLOCKS = {f"efficientnet_b{i}": blocks for i, blocks in enumerate((16, 23, 23, 26, 32, 39, 45, 55))}
@@ -43,7 +42,7 @@ def read_released(path: str | Path, frames: int | None = None) -> TaggingNetwork
 
     Raises:
         WeightsError: not such a file; tensors that are missing, unexpected or misshapen, by name.
-        TorchFileError: the file cannot be read at all.
+        TensorFileError: the file cannot be read at all.
         OSError: the file cannot be opened.
 
     Example:
