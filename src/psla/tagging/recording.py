@@ -47,8 +47,7 @@ Combine = Literal["mean", "max"]
 
 SILENT_PEAK = 0.001  # of full scale
 SHORT_SHARE = 0.9  # of the window
-SILENT, BAND_LIMITED, SHORT = "silent", "band-limited", "short"
-FLAGS = (SILENT, BAND_LIMITED, SHORT)
+FLAGS = ("silent", "band-limited", "short")
 
 _FRAME_S = 0.032  # of a spectrum: 31.25 Hz a bin
 _BAND = 8  # bins: 250 Hz

@@ -138,30 +138,16 @@ class Block(nn.Module):
     def __init__(self, channels_in: int, stage: _Stage, *, size: int, momentum: float, lite: bool) -> None:
         super().__init__()
         inner = channels_in * stage.expansion
-        activation: Activation = "relu6" if lite else "silu"
         self.has_skip = stage.stride == 1 and channels_in == stage.channels
-        self.expand: nn.Module | None = None
-        if stage.expansion != 1:
-            self.expand = ConvNorm(channels_in, inner, size=size, momentum=momentum, activation=activation)
-        self.depthwise = ConvNorm(
-            inner,
-            inner,
-            size=size,
-            momentum=momentum,
-            activation=activation,
-            kernel=stage.kernel,
-            stride=stage.stride,
-            depthwise=True,
-        )
+        conv = partial(ConvNorm, size=size, momentum=momentum, activation="relu6" if lite else "silu")
+        self.expand = None if stage.expansion == 1 else conv(channels_in, inner)
+        self.depthwise = conv(inner, inner, kernel=stage.kernel, stride=stage.stride, depthwise=True)
         self.squeeze_excite = None if lite else SqueezeExcite(inner, max(1, int(channels_in * SQUEEZE_RATIO)))
         self.project = ConvNorm(inner, stage.channels, size=math.ceil(size / stage.stride), momentum=momentum)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """`keep`: (batch,) factors on the residual branch; without effect in a block that has no skip."""
-        branch = x
-        if self.expand is not None:
-            branch = self.expand(branch)
-        branch = self.depthwise(branch)
+        branch = self.depthwise(x if self.expand is None else self.expand(x))
         if self.squeeze_excite is not None:
             branch = self.squeeze_excite(branch)
         branch = self.project(branch)

@@ -139,7 +139,7 @@ class FrontEnd(FrontEndModule[FrontEndConfig]):
         return self
 
     def frame_counts(self, lengths: Tensor) -> Tensor:
-        """Whole frames that fit into this many samples; (batch,) -> (batch,) int64, 0 where not even one does.
+        """See `FrontEndModule`.
 
         >>> FrontEnd().frame_counts(torch.tensor([399, 400, 559, 560])).tolist()
         [0, 1, 1, 2]
@@ -149,12 +149,10 @@ class FrontEnd(FrontEndModule[FrontEndConfig]):
 
     @torch.no_grad()
     def log_mel(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Natural log of the mel power, before cutting, padding and normalising.
+        """Natural log of the mel power; shapes as in `FrontEndModule`, ValueError for others or other types.
 
-        waveform: (batch, samples) float in [-1, 1], or int16, at the configured sample rate; lengths: (batch,) true
-        sample counts, 0 to samples, all where None; ValueError for other shapes or types. The mean over the true length
-        is removed first. Returns (batch, frames, mel_bins) float32, no frames if samples are fewer than one frame has;
-        frames past a clip's own `frame_counts` are computed from whatever the padding holds and mean nothing.
+        The mean over the true length, 0 to all samples, is removed first. No frames if samples are fewer than one frame
+        has; those past a clip's own `frame_counts` are computed from whatever the padding holds and mean nothing.
 
         >>> FrontEnd().log_mel(torch.zeros(1, 16000, dtype=torch.int16)).shape
         torch.Size([1, 98, 128])
