@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from psla.model.depthwise import DepthwiseConv2d, input_gradient, kernel_gradient
+from psla.model.convolution import DepthwiseConv2d, input_gradient, kernel_gradient
 
 # channels, height, width, kernel, stride, padding: all of EfficientNet's kinds, and what goes beyond them
 SHAPES = [

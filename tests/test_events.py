@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from psla.data.ontology import Ontology
 from psla.data.vocabulary import Vocabulary, VocabularyError
-from psla.tagging.classes import choose_classes, roll_up
 from psla.tagging.events import EventRule, find_events
-from psla.tagging.result import TagResult
+from psla.tagging.result import TagResult, choose_classes, roll_up
 
 STEP = 0.32
 

@@ -19,10 +19,10 @@ from psla.files import sha256_of
 from psla.model.backbones.efficientnet import foreign_name, our_name
 from psla.model.file import ModelCard, load_model
 from psla.model.network import TaggingNetwork
+from psla.model.tensor_file import TensorFileError, misfits, read_torch_tensors
 from psla.weights.catalogue import load_any
 from psla.weights.readers.contract import WeightsError, import_weights
 from psla.weights.readers.psla import read_released
-from psla.weights.torch_file import TorchFileError, read_torch_tensors
 
 RELEASED = Path(__file__).parents[2] / "shared/data/released"
 FRAMES = 64
@@ -142,13 +142,13 @@ def test_every_variant(
 @pytest.mark.parametrize("variant", [4, 5, 6, 7])
 def test_large_variants_are_told_apart(variant: int) -> None:
     """The names and shapes of B4..B7 are those of the library's networks, and recognised by them."""
-    from psla.weights.readers.psla import _layout, _refuse_misfits, _shapes
+    from psla.weights.readers.psla import _layout, _shapes
 
     with torch.device("meta"):
         tensors = state(Original(variant, 1, 2, False), "")
     layout = _layout(tensors, Path("a.pth"))
     assert layout.variant == f"efficientnet_b{variant}"
-    _refuse_misfits(tensors, _shapes(layout), "a.pth")
+    assert not misfits(tensors, _shapes(layout))
 
 
 def test_names_translate_back_and_forth() -> None:
@@ -233,7 +233,7 @@ def test_refusals_name_the_tensor(b0: Original, tmp_path: Path, change: Change, 
     tensors = state(b0)
     change(tensors)
     torch.save(tensors, tmp_path / "a.pth")
-    with pytest.raises((WeightsError, TorchFileError), match=message) as refusal:
+    with pytest.raises((WeightsError, TensorFileError), match=message) as refusal:
         read_released(tmp_path / "a.pth")
     assert "a.pth" in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -253,7 +253,7 @@ def test_a_pickle_inside_is_not_run(tmp_path: Path) -> None:
     torch.save({"state": {"effnet.a": torch.zeros(1)}}, tmp_path / "c.pth")
     torch.save(nn.Linear(1, 1), tmp_path / "d.pth")
     for name in "abcd":
-        with pytest.raises(TorchFileError, match=rf"{name}\.pth") as refusal:
+        with pytest.raises(TensorFileError, match=rf"{name}\.pth") as refusal:
             read_released(tmp_path / f"{name}.pth")
         assert "\n" not in str(refusal.value)
     assert not trap.exists()
@@ -262,13 +262,13 @@ def test_a_pickle_inside_is_not_run(tmp_path: Path) -> None:
 def test_claims_are_compared_with_the_file(tmp_path: Path) -> None:
     """Tensors that claim more numbers than there are, and parts that unpack to more than the file, are refused."""
     torch.save({"a": torch.zeros(1).expand(1 << 20, 1 << 20)}, tmp_path / "a.pth")
-    with pytest.raises(TorchFileError, match="claim 4398046511104 bytes"):
+    with pytest.raises(TensorFileError, match="claim 4398046511104 bytes"):
         read_torch_tensors(tmp_path / "a.pth")
     torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "b.pth")
     with zipfile.ZipFile(tmp_path / "b.pth") as whole, zipfile.ZipFile(tmp_path / "c.pth", "w") as packed:
         for entry in whole.infolist():
             packed.writestr(entry.filename, whole.read(entry), zipfile.ZIP_DEFLATED)
-    with pytest.raises(TorchFileError, match=r"packed as torch\.save does not pack"):
+    with pytest.raises(TensorFileError, match=r"packed as torch\.save does not pack"):
         read_torch_tensors(tmp_path / "c.pth")
 
 
@@ -287,7 +287,7 @@ def test_damaged_files_end_in_one_sentence(tmp_path: Path) -> None:
         path.write_bytes(data)
         try:
             tensors = read_torch_tensors(path)
-        except TorchFileError as error:
+        except TensorFileError as error:
             sentences.append(str(error))
         else:
             for tensor in tensors.values():

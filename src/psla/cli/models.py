@@ -86,8 +86,8 @@ def import_(
     """Make a model file of a published checkpoint, or an ensemble of a folder of them."""
     if out.suffix != (".json" if checkpoint.is_dir() else ".safetensors"):
         raise CommandError(f"{out}: a model file's name ends in .safetensors, that of a folder's ensemble in .json")
+    from psla.model.tensor_file import read_torch_tensors
     from psla.weights.readers.contract import import_weights, read_weights, recognise
-    from psla.weights.torch_file import read_torch_tensors
 
     files = sorted(checkpoint.glob("*.pth")) if checkpoint.is_dir() else [checkpoint]
     if not files:

@@ -151,7 +151,7 @@ def _chosen(classes: Sequence[str] | None, vocabulary: Vocabulary) -> tuple[str,
     if not classes:
         return None
     from psla.data.ontology import Ontology
-    from psla.tagging.classes import choose_classes
+    from psla.tagging.result import choose_classes
 
     return tuple(choose_classes(classes, vocabulary, Ontology.audioset()))
 

@@ -17,16 +17,24 @@ from torch import Tensor
 from psla.model.frontends.contract import unit_waveform, waveform_mean
 
 
-def _per_clip(name: str, value: Tensor, batch: int) -> None:
-    if value.shape != (batch,):
-        raise ValueError(f"{name} must be ({batch},), one a clip, not {tuple(value.shape)}")
-
-
-def _check_share(share: Tensor, mixed: Tensor, batch: int) -> None:
-    _per_clip("share", share, batch)
-    _per_clip("mixed", mixed, batch)
+def _mix(first: Tensor, second: Tensor, share: Tensor, mixed: Tensor, unmixed: Tensor) -> Tensor:
+    """share * first + (1 - share) * second where mixed, else unmixed: all (batch, any) float32."""
+    _check_per_clip(first, share=share, mixed=mixed)
     if mixed.dtype != torch.bool:
         raise ValueError(f"mixed must be bool, not {mixed.dtype}")
+    share = share.to(first.device, torch.float32)[:, None]
+    return torch.where(mixed.to(first.device)[:, None], share * first + (1 - share) * second, unmixed)
+
+
+def _check_per_clip(batch: Tensor, **values: Tensor) -> None:
+    for name, value in values.items():
+        if value.shape != batch.shape[:1]:
+            raise ValueError(f"{name} must be ({len(batch)},), one a clip, not {tuple(value.shape)}")
+
+
+def _past(lengths: Tensor, size: int, device: torch.device) -> Tensor:
+    """(batch, size) bool: what lies beyond each clip's true length."""
+    return torch.arange(size, device=device) >= lengths.to(device)[:, None]
 
 
 def _centred(waveform: Tensor, lengths: Tensor | None) -> Tensor:
@@ -35,8 +43,7 @@ def _centred(waveform: Tensor, lengths: Tensor | None) -> Tensor:
     centred = waveform - waveform_mean(waveform, lengths)
     if lengths is None:
         return centred
-    past = torch.arange(waveform.shape[1], device=waveform.device) >= lengths.to(waveform.device)[:, None]
-    return centred.masked_fill_(past, 0.0)
+    return centred.masked_fill_(_past(lengths, waveform.shape[1], waveform.device), 0.0)
 
 
 def mix_waveforms(
@@ -72,16 +79,12 @@ def mix_waveforms(
     """
     if first.ndim != 2 or second.ndim != 2 or len(first) != len(second):
         raise ValueError(f"first and second must be (batch, samples), not {tuple(first.shape)}, {tuple(second.shape)}")
-    _check_share(share, mixed, len(first))
     samples = first.shape[1]
     other = _centred(second, second_lengths)[:, :samples]
     other = torch.nn.functional.pad(other, (0, samples - other.shape[1]))
     if first_lengths is not None:
-        past = torch.arange(samples, device=first.device) >= first_lengths.to(first.device)[:, None]
-        other = other.masked_fill(past, 0.0)
-    share = share.to(first.device, torch.float32)[:, None]
-    mix = share * _centred(first, first_lengths) + (1 - share) * other
-    return torch.where(mixed.to(first.device)[:, None], mix, unit_waveform(first))
+        other = other.masked_fill(_past(first_lengths, samples, first.device), 0.0)
+    return _mix(_centred(first, first_lengths), other, share, mixed, unit_waveform(first))
 
 
 def mix_targets(first: Tensor, second: Tensor, share: Tensor, mixed: Tensor) -> Tensor:
@@ -99,10 +102,7 @@ def mix_targets(first: Tensor, second: Tensor, share: Tensor, mixed: Tensor) -> 
         raise ValueError(
             f"first and second must have one shape (batch, classes), not {tuple(first.shape)}, {tuple(second.shape)}"
         )
-    _check_share(share, mixed, len(first))
-    share = share.to(first.device, torch.float32)[:, None]
-    mix = share * first.float() + (1 - share) * second.float()
-    return torch.where(mixed.to(first.device)[:, None], mix, first.float())
+    return _mix(first.float(), second.float(), share, mixed, first.float())
 
 
 class Masks(NamedTuple):
@@ -179,7 +179,7 @@ def apply_masks(
     """
     if log_mel.ndim != 3:
         raise ValueError(f"log_mel must be (batch, frames, bins), not of shape {tuple(log_mel.shape)}")
-    _per_clip("masks", masks.time_start, len(log_mel))
+    _check_per_clip(log_mel, masks=masks.time_start)
     if isinstance(fill, str):
         if fill not in ("zero", "mean"):
             raise ValueError(f"fill must be zero, mean or a number, not {fill!r}")

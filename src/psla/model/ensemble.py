@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from psla.audio.decode import from_array
 from psla.files import sha256_of, write_json_atomic
 from psla.model.file import Model, ModelCard, load_model
+from psla.model.inference import padded
 from psla.model.network import Precision, TaggingNetwork
 from psla.model.pooling import Tagging
 
@@ -119,10 +120,7 @@ class Ensemble(nn.Module):
             from_array(wave[:length].numpy(), self.sample_rate, member.sample_rate)
             for wave, length in zip(waveform.cpu(), lengths.tolist(), strict=True)
         ]
-        own = torch.zeros((len(waves), member.window_samples), dtype=torch.int16)
-        own_lengths = torch.tensor([min(len(wave), member.window_samples) for wave in waves])
-        for row, wave in enumerate(waves):
-            own[row, : own_lengths[row]] = torch.from_numpy(wave[: member.window_samples])
+        own, own_lengths = padded(waves, member.window_samples)
         return own.to(waveform.device), own_lengths.to(waveform.device)
 
     def _on_grid(self, member: TaggingNetwork, frames: Tensor) -> Tensor:
@@ -212,15 +210,17 @@ def _entries(path: Path) -> list[dict[str, str]]:
         raise EnsembleError(f"{path}: not an ensemble (its format must be {FORMAT!r})")
     if data.get("version") != VERSION:
         raise EnsembleError(f"{path}: ensemble version {data.get('version')!r}; this psla reads version {VERSION}")
-    if set(data) != {"format", "version", "members"} or not isinstance(data["members"], list) or not data["members"]:
-        raise EnsembleError(f"{path}: an ensemble has format, version and members, at least one, and nothing else")
-    for entry in data["members"]:
-        texts = isinstance(entry, dict) and all(isinstance(text, str) for text in entry.values())
-        if not texts or set(entry) != {"file", "sha256"}:
-            raise EnsembleError(f"{path}: each member must have file and sha256, as texts, and nothing else")
-    if len({entry["file"] for entry in data["members"]}) != len(data["members"]):
+    members: Any = data.get("members")
+    listed = set(data) == {"format", "version", "members"} and isinstance(members, list) and members
+    if not listed or not all(isinstance(each, dict) and set(each) == {"file", "sha256"} for each in members):
+        raise EnsembleError(
+            f"{path}: an ensemble has format, version and members, at least one, with file and sha256, and no more"
+        )
+    if not all(isinstance(text, str) for each in members for text in each.values()):
+        raise EnsembleError(f"{path}: file and sha256 of each member must be given as texts")
+    if len({entry["file"] for entry in members}) != len(members):
         raise EnsembleError(f"{path}: a member is listed twice; each counts once")
-    return data["members"]
+    return members
 
 
 def _inside(folder: Path, file: str, path: Path) -> Path:

@@ -205,10 +205,9 @@ def load_model(path: str | Path) -> Model[TaggingNetwork]:
         raise ModelFileError(f"{path}: {config.classes} outputs for a vocabulary of {len(vocabulary)} classes")
     # The largest that the architecture can ask for; the rest of a network is bounded by its backbone's name.
     rows, name = max(config.heads, 1) * config.classes, "pooling.classification.weight"
-    if name in shapes and shapes[name][:1] != (rows,):
-        raise ModelFileError(f"{path}: {name} has the shape {shapes[name]}; {config_name(config)} need {rows} rows")
-    if name not in shapes:
-        raise ModelFileError(f"{path}: the network {config_name(config)} finds missing 1 tensors: {[name]}")
+    if shapes.get(name, ())[:1] != (rows,):
+        found = f"has the shape {shapes[name]}" if name in shapes else "is missing"
+        raise ModelFileError(f"{path}: {name} {found}; {config_name(config)} need {rows} rows")
     network = TaggingNetwork(config)
     tensors = load_tensors(network, path)
     if header["sha256"] is not None and header["sha256"] != _digest(tensors):

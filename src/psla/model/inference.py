@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,26 +63,18 @@ def tag_waveforms(
 
 
 def _tag_batch(model: TaggingModel, waveforms: Sequence[np.ndarray], device: torch.device | str) -> Tagging:
-    window = model.window_samples
-    lengths = torch.tensor([min(len(wave), window) for wave in waveforms])
     # Always the full window wide: the result for a clip must not depend on the clips beside it.
-    batch = torch.zeros((len(waveforms), window), dtype=torch.int16)
-    for row, wave in enumerate(waveforms):
-        batch[row, : lengths[row]] = torch.from_numpy(np.array(wave[:window]))
+    batch, lengths = padded(waveforms, model.window_samples)
     return model(batch.to(device), lengths.to(device))
 
 
-@contextmanager
-def evaluating(model: TaggingModel) -> Iterator[None]:
-    """In evaluation mode for the time of the block, where a model has such a mode."""
-    training = isinstance(model, nn.Module) and model.training
-    try:
-        if isinstance(model, nn.Module):
-            model.eval()
-        yield
-    finally:
-        if isinstance(model, nn.Module):
-            model.train(training)
+def padded(waveforms: Sequence[np.ndarray], samples: int) -> tuple[Tensor, Tensor]:
+    """int16 waveforms (any,), cut or zero-padded to (batch, samples), and their true lengths in it, (batch,) int64."""
+    lengths = torch.tensor([min(len(wave), samples) for wave in waveforms])
+    batch = torch.zeros((len(waveforms), samples), dtype=torch.int16)
+    for row, wave in enumerate(waveforms):
+        batch[row, : lengths[row]] = torch.from_numpy(np.array(wave[:samples]))
+    return batch, lengths
 
 
 def predict(
@@ -113,36 +104,36 @@ def predict(
     ids: list[str] = []
     rows: list[Tensor] = []
     rejected: dict[str, str] = {}
-    with evaluating(ready):
-        for done, (batch_ids, waves) in enumerate(_read_ahead(source, batch_size, rejected)):
-            if waves:
+    module = ready if isinstance(ready, nn.Module) else nn.Module()  # what is none has no mode
+    training = module.training
+    module.eval()
+    try:
+        for batch in _read_ahead(source, batch_size):
+            rejected |= {id: str(wave) for id, wave in batch if isinstance(wave, AudioError)}
+            if waves := [wave for _, wave in batch if isinstance(wave, np.ndarray)]:
                 rows.append(tag_waveforms(ready, waves, source.sample_rate, device).clip_probabilities.cpu())
-                ids.extend(batch_ids)
-            progress(min(batch_size, len(source) - done * batch_size))
+                ids += [id for id, wave in batch if isinstance(wave, np.ndarray)]
+            progress(len(batch))
+    finally:
+        module.train(training)
     if not ids:
         reason = next(iter(rejected.values()), "the source is empty")
         raise ValueError(f"none of {len(source)} clips could be read; the first: {reason}")
     return Inference(Predictions(torch.cat(rows).numpy(), ids, vocabulary, split=split), rejected)
 
 
-def _read_ahead(
-    source: ClipSource, batch_size: int, rejected: dict[str, str]
-) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    def read(index: int) -> np.ndarray | AudioError:
-        try:
-            return source.read(index)
-        except AudioError as error:
-            return error
+def _read_ahead(source: ClipSource, batch_size: int) -> Iterator[list[tuple[str, np.ndarray | AudioError]]]:
+    """The clips by batch, each with its waveform or why there is none; the next batch is read meanwhile."""
 
+    def read(row: int) -> tuple[str, np.ndarray | AudioError]:
+        try:
+            return source.clip_ids[row], source.read(row)
+        except AudioError as error:
+            return source.clip_ids[row], error
+
+    ready: Iterator[tuple[str, np.ndarray | AudioError]] = iter(())
     with ThreadPoolExecutor(2) as pool:
-        waiting: list = []
-        for start in [*range(0, len(source), batch_size), None]:
-            ready, waiting = waiting, []
-            if start is not None:
-                stop = min(start + batch_size, len(source))
-                waiting = [(source.clip_ids[i], pool.submit(read, i)) for i in range(start, stop)]
-            if ready:
-                read_clips = [(id, future.result()) for id, future in ready]
-                rejected.update({id: str(wave) for id, wave in read_clips if isinstance(wave, AudioError)})
-                good = [(id, wave) for id, wave in read_clips if isinstance(wave, np.ndarray)]
-                yield [id for id, _ in good], [wave for _, wave in good]
+        for start in [*range(0, len(source), batch_size), len(source)]:
+            now, ready = ready, pool.map(read, range(start, min(start + batch_size, len(source))))
+            if batch := list(now):
+                yield batch

@@ -81,6 +81,9 @@ class TaggingNetwork(nn.Module):
     Args:
         config: the architecture and the front end.
 
+    Attributes:
+        sample_rate, window_samples, step_samples, classes: see `TaggingModel`.
+
     Shape:
         waveform: (batch, samples) int16, or float32 in [-1, 1], at `sample_rate`; lengths: (batch,) true numbers of
             samples.
@@ -100,26 +103,9 @@ class TaggingNetwork(nn.Module):
         self.front_end = build_front_end(config.front_end)
         self.backbone = build_backbone(config.backbone, config.batch_norm_momentum)
         self.pooling = Pooling(self.backbone.channels, config.classes, config.heads)
-
-    @property
-    def sample_rate(self) -> int:
-        """See `TaggingModel`."""
-        return self.config.front_end.sample_rate
-
-    @property
-    def window_samples(self) -> int:
-        """See `TaggingModel`."""
-        return self.config.front_end.window_samples
-
-    @property
-    def step_samples(self) -> int:
-        """See `TaggingModel`."""
-        return self.backbone.stride * self.config.front_end.hop_samples
-
-    @property
-    def classes(self) -> int:
-        """See `TaggingModel`."""
-        return self.config.classes
+        self.sample_rate, self.window_samples = config.front_end.sample_rate, config.front_end.window_samples
+        self.step_samples = self.backbone.stride * config.front_end.hop_samples
+        self.classes = config.classes
 
     def for_inference(self, precision: Precision = "float32") -> TaggingNetwork:
         """A copy that is faster and cannot be trained; this network is left as it is.

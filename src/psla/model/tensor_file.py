@@ -1,8 +1,11 @@
-"""Writes .safetensors files, whole or not at all, and reads them without trusting them.
+"""Files of tensors by name: writes .safetensors whole or not at all, reads them and what `torch.save` wrote.
 
-Format (https://huggingface.co/docs/safetensors): 8 bytes, the length n of the header, little-endian; n bytes of JSON, a
-tensor's name -> its dtype, shape and place in what follows, and `__metadata__`, texts by name; then the numbers. The
-header is checked here, against bounds and the file's size, before the library that reads the numbers sees the file.
+Neither is trusted. A .safetensors (https://huggingface.co/docs/safetensors) has 8 bytes, the length n of the header,
+little-endian; n bytes of JSON, a tensor's name -> its dtype, shape and place in what follows, and `__metadata__`, texts
+by name; then the numbers. Its header is checked here, against bounds and the file's size, before the library sees it.
+
+Of what `torch.save` wrote nothing is executed (`weights_only`), and nothing is allocated that the file does not hold:
+storages are mapped from the file, compressed parts are refused, no tensor may claim more numbers than there are bytes.
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,11 +27,12 @@ from psla.files import atomic_write
 
 # A vocabulary of 527 classes, its scores and a recipe take 150 KB.
 MOST_HEADER_BYTES = 16 << 20
+_MOST_PICKLE_BYTES = 64 << 20  # names and shapes; a network of a thousand tensors has 100 KB
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
 class TensorFileError(ValueError):
-    """A file that is not a whole .safetensors file."""
+    """A file that is damaged, or holds anything else than plain tensors by name."""
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> Path:
@@ -110,6 +116,73 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     except SafetensorError as error:
         raise TensorFileError(str(error)) from error
+
+
+def read_torch_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file that `torch.save` wrote of a dictionary of names to tensors, on the CPU.
+
+    Raises:
+        TensorFileError: the file is damaged, holds anything else than plain tensors, or tensors that claim more numbers
+            than the file has.
+        OSError: the file cannot be opened.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    try:
+        if zipped:
+            _refuse_inflated(path, size)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except (OSError, TensorFileError):
+        raise
+    except Exception as error:  # a damaged pickle can raise whatever its bytes spell
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TensorFileError(f"{path} is not a file of plain tensors: {reason[:300]}") from error
+    if not isinstance(state, dict) or not state:
+        raise TensorFileError(f"{path} must hold a dictionary of names to tensors, not {type(state).__name__}")
+    claimed = 0
+    for name, tensor in state.items():
+        plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not isinstance(name, str) or not plain or tensor.is_quantized:
+            kind = type(tensor).__name__
+            raise TensorFileError(
+                f"{path} must hold plain tensors by name, without further levels; {name!r} is a {kind}"
+            )
+        claimed += tensor.numel() * tensor.element_size()
+    if claimed > size:
+        raise TensorFileError(f"{path}: its tensors claim {claimed} bytes, the file has {size}")
+    return state
+
+
+def _refuse_inflated(path: Path, size: int) -> None:
+    """torch.save compresses nothing: what unpacks to more than the file's size was made to fill the memory."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size:
+                raise TensorFileError(f"{path}: its part {entry.filename!r} is packed as torch.save does not pack")
+            if entry.filename.endswith("data.pkl") and entry.file_size > _MOST_PICKLE_BYTES:
+                raise TensorFileError(f"{path}: {entry.file_size} bytes of names and shapes; that is no checkpoint")
+
+
+def misfits(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> str:
+    """Which tensors are missing, unexpected or misshapen, by name, for a sentence; empty where all are as expected.
+
+    Example:
+        >>> import torch
+        >>> misfits({"stem": torch.zeros(7), "extra": torch.zeros(1)}, {"stem": (8,), "head": (2,)})
+        'missing: head; unexpected: extra; misshapen: stem (7,), not (8,)'
+    """
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "misshapen": [
+            f"{name} {tuple(found[name].shape)}, not {shape}"
+            for name, shape in expected.items()
+            if name in found and tuple(found[name].shape) != shape
+        ],
+    }
+    return "; ".join(f"{word}: {first_few(names)}" for word, names in problems.items() if names)
 
 
 def first_few(names: Sequence[str], most: int = 5) -> str:

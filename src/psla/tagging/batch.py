@@ -17,12 +17,12 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from psla.audio.decode import AudioError
-from psla.audio.pool import DecodePool, SourceInfo
+from psla.audio.pool import DecodePool
 from psla.tagging.recording import Recording
 from psla.tagging.result import TagResult
 
@@ -135,21 +135,18 @@ class FileStream:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._queue: queue.Queue[np.ndarray | SourceInfo | Exception | None] = queue.Queue(_BLOCKS)
+        self._queue: queue.Queue[Any] = queue.Queue(_BLOCKS)  # SourceInfo, blocks, None; or an exception in their place
 
     def source_rate(self) -> int:
         """Sample rate of the source in Hz; raises AudioError."""
-        item = self._take()
-        assert isinstance(item, SourceInfo)
-        return item.sample_rate
+        return self._take().sample_rate
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The blocks, once the sample rate is known; raises AudioError."""
         while (item := self._take()) is not None:
-            assert isinstance(item, np.ndarray)
             yield item
 
-    def _take(self) -> np.ndarray | SourceInfo | None:
+    def _take(self) -> Any:
         item = self._queue.get()
         if isinstance(item, Exception):
             raise item
@@ -168,7 +165,7 @@ class FileStream:
         except Exception as error:  # it is raised where the blocks are read
             self._put(error, stop)
 
-    def _put(self, item: np.ndarray | SourceInfo | Exception | None, stop: threading.Event) -> bool:
+    def _put(self, item: Any, stop: threading.Event) -> bool:
         while not stop.is_set():
             try:
                 self._queue.put(item, timeout=_PAUSE)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from psla.audio.pool import DecodePool
 from psla.files import Journal, atomic_write
-from psla.tagging.batch import FileResult, tag_groups
+from psla.tagging.batch import tag_groups
 from psla.tagging.output import RowSettings, row_of
 from psla.tagging.result import Embedding
 from psla.tagging.tagger import Tagger
@@ -94,12 +94,8 @@ class TagJob:
         except OSError:
             state = []
         tagger = {"hop": self.tagger.hop_samples, "combine": self.tagger.combine}
-        what = [os.path.abspath(path), state, self.model_hash, tagger, self.settings.to_dict()]
+        what = [os.path.abspath(path), state, self.model_hash, tagger, asdict(self.settings)]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
-
-    def row(self, file: FileResult) -> dict[str, Any]:
-        """The row of one file."""
-        return row_of(file, self.settings, self.tagger.model.card.thresholds)
 
     def rows(self, paths: Sequence[str], pool: DecodePool, journal: Journal | None = None) -> Iterator[dict[str, Any]]:
         """One row for each path, in order; what the journal has is not done again.
@@ -111,22 +107,19 @@ class TagJob:
         """
         if journal is not None and self.embeddings is not None:
             raise ValueError("a journal skips files that are done, and embeddings need them all: choose one")
-        done: dict[str, Mapping[str, Any]] = {}
-        keys = [""] * len(paths)
-        if journal is not None:
-            keys = [self.key(path) for path in paths]
-            done = {str(row.get(KEY)): row for row in journal.records}
+        keys = [self.key(path) if journal is not None else "" for path in paths]
+        done = {str(row.pop(KEY, None)): row for row in map(dict, journal.records if journal is not None else ())}
         ahead = [(path, key) for path, key in zip(paths, keys, strict=True) if key not in done]
         fresh = self._fresh(ahead, pool, journal)
         for path, key in zip(paths, keys, strict=True):
-            yield {**_without_key(done[key]), "path": path} if key in done else next(fresh)
+            yield {**done[key], "path": path} if key in done else next(fresh)
 
     def _fresh(
         self, files: Sequence[tuple[str, str]], pool: DecodePool, journal: Journal | None
     ) -> Iterator[dict[str, Any]]:
         keys = iter([key for _, key in files])
         for group in tag_groups(self.tagger, [path for path, _ in files], pool, embed=self.embeddings is not None):
-            rows = [self.row(file) for file in group]
+            rows = [row_of(file, self.settings, self.tagger.model.card.thresholds) for file in group]
             if journal is not None:
                 journal.append(*({KEY: next(keys), **row} for row in rows))
             if self.embeddings is not None:
@@ -134,7 +127,3 @@ class TagJob:
                     if file.result is not None and file.result.embedding is not None:
                         self.embeddings.add(file.path, file.result.embedding)
             yield from rows
-
-
-def _without_key(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != KEY}

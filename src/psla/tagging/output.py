@@ -11,18 +11,18 @@ memory here.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from psla.data.ontology import Ontology
+from psla.files import is_text
 from psla.tagging.batch import FileResult
-from psla.tagging.classes import roll_up
 from psla.tagging.events import EventRule, find_events
-from psla.tagging.result import TagResult
+from psla.tagging.result import roll_up
 
 TAGGED, FAILED = "tagged", "failed"
 
@@ -54,10 +54,6 @@ class RowSettings:
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be a probability from 0 to 1, not {self.threshold}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields as plain values."""
-        return asdict(self)
-
 
 def row_of(file: FileResult, settings: RowSettings, thresholds: Mapping[str, float]) -> dict[str, Any]:
     """The row of one file.
@@ -67,16 +63,13 @@ def row_of(file: FileResult, settings: RowSettings, thresholds: Mapping[str, flo
     """
     if file.result is None:
         return {"path": file.path, "status": FAILED, "error": file.reason}
-    return {"path": file.path, "status": TAGGED, **_described(file.result, settings, thresholds)}
-
-
-def _described(result: TagResult, settings: RowSettings, thresholds: Mapping[str, float]) -> dict[str, Any]:
+    result = file.result
     if settings.roll_up:
         result = roll_up(result, Ontology.audioset())
     if settings.classes is not None:
         result = result.part(settings.classes)
     top = len(result.vocabulary) if settings.top is None else settings.top
-    row = result.to_dict(top, settings.threshold)
+    row = {"path": file.path, "status": TAGGED, **result.to_dict(top, settings.threshold)}
     if settings.events is not None:
         row["events"] = [event.to_dict() for event in find_events(result, settings.events, thresholds)]
     return row
@@ -98,17 +91,9 @@ def json_array(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows:
         text = json.dumps(row, ensure_ascii=False, allow_nan=False)
         # A file name may hold bytes that are no text: only the escapes of ASCII can carry them.
-        yield lead + (text if _is_text(text) else json.dumps(row, allow_nan=False))
+        yield lead + (text if is_text(text) else json.dumps(row, allow_nan=False))
         lead = ",\n "
     yield "]\n" if lead != "[" else "[]\n"
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def csv_lines(rows: Iterable[Mapping[str, Any]], events: bool) -> Iterator[str]:
@@ -121,19 +106,14 @@ def csv_lines(rows: Iterable[Mapping[str, Any]], events: bool) -> Iterator[str]:
         a.wav,failed,,,,,,not audio
     """
     columns = EVENT_COLUMNS if events else CLASS_COLUMNS
-    yield _csv_line(columns)
+    # A writer gives back what the file's `write` does: here the line itself.
+    writer = csv.DictWriter(SimpleNamespace(write=str), columns, extrasaction="ignore", lineterminator="\n")
+    yield writer.writeheader()
     for row in rows:
         common = {name: row.get(name, "") for name in ("path", "status", "duration_s", "error")}
         common["flags"] = " ".join(row.get("flags", ()))
         for found in row.get("events" if events else "classes") or [{}]:
-            values = {**common, **found, "class_id": found.get("id", "")}
-            yield _csv_line([values.get(name, "") for name in columns])
-
-
-def _csv_line(values: Sequence[Any]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(values)
-    return line.getvalue()
+            yield writer.writerow({**common, **found, "class_id": found.get("id", "")})
 
 
 def audacity_labels(row: Mapping[str, Any]) -> str:
@@ -174,9 +154,6 @@ def heading(row: Mapping[str, Any]) -> str:
     """
     if row.get("status") == FAILED:
         return f"{row['path']} (failed)"
-    facts = [
-        f"{row['duration_s']:.2f} s",
-        *([f"{row['windows']} windows"] if row["windows"] > 1 else []),
-        *row["flags"],
-    ]
+    windows = [f"{row['windows']} windows"] if row["windows"] > 1 else []
+    facts = [f"{row['duration_s']:.2f} s", *windows, *row["flags"]]
     return f"{row['path']} ({', '.join(facts)})"

@@ -36,7 +36,6 @@ Not covered: a narrow band whose rest holds other noise than that of rounding, s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -48,8 +47,7 @@ Combine = Literal["mean", "max"]
 
 SILENT_PEAK = 0.001  # of full scale
 SHORT_SHARE = 0.9  # of the window
-SILENT, BAND_LIMITED, SHORT = "silent", "band-limited", "short"
-FLAGS = (SILENT, BAND_LIMITED, SHORT)
+FLAGS = ("silent", "band-limited", "short")
 
 _FRAME_S = 0.032  # of a spectrum: 31.25 Hz a bin
 _BAND = 8  # bins: 250 Hz
@@ -184,18 +182,6 @@ def steps_within(samples: int, step: int) -> int:
     return max(1, (samples + step // 2 - 1) // step)
 
 
-@dataclass(frozen=True)
-class WindowTagging:
-    """What the network says of one window, unclamped.
-
-    clip: (classes,) float32; frames: (steps, classes) float32; features: (steps, channels) float32 where asked for.
-    """
-
-    clip: np.ndarray
-    frames: np.ndarray
-    features: np.ndarray | None = None
-
-
 class Recording:
     """The windows of one recording, in their order.
 
@@ -228,20 +214,25 @@ class Recording:
         self._feature_sum: np.ndarray | float = 0.0
         self._weight = 0
 
-    def add(self, waveform: np.ndarray, tagging: WindowTagging) -> None:
-        """The next window: its samples (1 .. window,) int16, and what the network says of it."""
+    def add(
+        self, waveform: np.ndarray, clip: np.ndarray, frames: np.ndarray, features: np.ndarray | None = None
+    ) -> None:
+        """The next window: its samples (1 .. window,) int16, and what the network says of it, unclamped.
+
+        Shape: clip (classes,) float32; frames (steps, classes) float32; features (steps, channels) where asked for.
+        """
         begin, length = self.windows * self.hop, len(waveform)
         self.windows, self.samples = self.windows + 1, begin + length
         self._meter.add(waveform)
-        self._sum += length * tagging.clip.astype(np.float64)
-        self._highest = np.maximum(self._highest, tagging.clip)
+        self._sum += length * clip.astype(np.float64)
+        self._highest = np.maximum(self._highest, clip)
         self._weight += length
-        self._frames.add(begin, tagging.frames)
-        if tagging.features is not None:
+        self._frames.add(begin, frames)
+        if features is not None:
             if self._features is None:
-                self._features = Timeline(self.step, self.window, tagging.features.shape[1], self.sample_rate)
-            self._features.add(begin, tagging.features)
-            inside = tagging.features[: steps_within(length, self.step)]
+                self._features = Timeline(self.step, self.window, features.shape[1], self.sample_rate)
+            self._features.add(begin, features)
+            inside = features[: steps_within(length, self.step)]
             self._feature_sum = self._feature_sum + length * inside.mean(axis=0, dtype=np.float64)
 
     def result(self) -> TagResult:

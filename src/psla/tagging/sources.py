@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from psla.audio.decode import AUDIO_SUFFIXES
 from psla.weights.catalogue import SUFFIXES, known_names, names_near
 
 _WILD = frozenset("*?[")
@@ -36,11 +37,11 @@ def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
         (('esc10-lite0', ['dog.wav']), (None, ['dog.wav', 'rain.wav']))
     """
     first, *rest = words
-    if _is_model(first):
+    if first in known_names() or Path(first).suffix in SUFFIXES:
         if not rest:
             raise SourcesError(f"{first} is a model: name the sound files, folders or patterns after it")
         return first, rest
-    if not (os.path.lexists(first) or _WILD & set(first) or Path(first).suffix.lower() in _suffixes()):
+    if not (os.path.lexists(first) or _WILD & set(first) or _is_sound(first)):
         raise SourcesError(
             f"{first!r} is neither a model by name ({names_near(first)}) nor a sound file, a folder or a pattern"
         )
@@ -50,8 +51,8 @@ def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
     return None, [first, *rest]
 
 
-def _is_model(word: str) -> bool:
-    return word in known_names() or Path(word).suffix in SUFFIXES
+def _is_sound(path: str) -> bool:
+    return Path(path).suffix.lower() in AUDIO_SUFFIXES
 
 
 def expand_sources(sources: Iterable[str]) -> list[str]:
@@ -80,7 +81,7 @@ def _files_of(source: str) -> list[str]:
     if os.path.isdir(source):
         if files := _files_below(source):
             return files
-        raise SourcesError(f"{source}: a folder without sound files ({', '.join(sorted(_suffixes()))})")
+        raise SourcesError(f"{source}: a folder without sound files ({', '.join(sorted(AUDIO_SUFFIXES))})")
     if not os.path.lexists(source) and _WILD & set(source):
         matches = sorted(glob.glob(source, recursive=True))
         if files := [f for match in matches for f in (_files_below(match) if os.path.isdir(match) else [match])]:
@@ -90,14 +91,8 @@ def _files_of(source: str) -> list[str]:
 
 
 def _files_below(folder: str) -> list[str]:
-    files, suffixes = [], _suffixes()
+    files = []
     for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [os.path.join(root, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in suffixes]
+        files += [os.path.join(root, name) for name in names if not name.startswith(".") and _is_sound(name)]
     return sorted(files)
-
-
-def _suffixes() -> frozenset[str]:
-    from psla.audio.decode import AUDIO_SUFFIXES
-
-    return AUDIO_SUFFIXES

@@ -25,7 +25,7 @@ from psla.model.file import Model
 from psla.model.inference import tag_waveforms
 from psla.model.network import Precision
 from psla.tagging.batch import BATCH, FileResult, tag_files
-from psla.tagging.recording import Combine, Recording, WindowTagging
+from psla.tagging.recording import Combine, Recording
 from psla.tagging.result import Embedding, TagResult
 from psla.tagging.sources import expand_sources
 from psla.weights.catalogue import load_any
@@ -167,11 +167,9 @@ class Tagger:
         tagging = tag_waveforms(self._network, [window for _, window in batch], self.sample_rate, device)
         if embed and tagging.features is None:
             raise EnsembleError("an ensemble has no features of its own: ask one of its members")
-        clips, frames = tagging.clip_probabilities.cpu().numpy(), tagging.frame_probabilities.cpu().numpy()
-        features = tagging.features.cpu().numpy() if embed and tagging.features is not None else None
+        said = [part.cpu().numpy() for part in (tagging if embed else tagging[:2]) if part is not None]
         for row, (recording, window) in enumerate(batch):
-            own = None if features is None else features[row]
-            recording.add(window, WindowTagging(clips[row], frames[row], own))
+            recording.add(window, *(part[row] for part in said))
 
 
 def load(

@@ -23,7 +23,7 @@ from psla.files import sha256_of
 from psla.model.backbones.contract import BACKBONES
 from psla.model.file import load_model
 from psla.model.network import TaggingNetwork
-from psla.model.tensor_file import first_few
+from psla.model.tensor_file import first_few, misfits
 from psla.weights.catalogue import resolve
 from psla.weights.imagenet import PretrainingError, read_tensors, weights_file
 
@@ -64,27 +64,16 @@ def _match(
     own: dict[str, Tensor], tensors: dict[str, Tensor], name: str, stem_name: str, path: Path
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The file's tensors by our names, and those left out; refuses whatever does not fit, by name."""
-    found: dict[str, Tensor] = {}
-    left_out, unexpected, misshapen = {}, [], []
-    for foreign, tensor in tensors.items():
-        ours = BACKBONES[name].our_name(foreign)
-        if _CLASSIFIER.fullmatch(foreign):
-            left_out[foreign] = "the ImageNet classifier"
-        elif ours is None or ours not in own:
-            unexpected.append(foreign)
-        else:
-            shape = tuple(own[ours].shape)
-            expected = (shape[0], 3, *shape[2:]) if ours == stem_name else shape
-            if tuple(tensor.shape) != expected:
-                misshapen.append(f"{foreign} {tuple(tensor.shape)}, not {expected}")
-            found[ours] = tensor
+    left_out = {foreign: "the ImageNet classifier" for foreign in tensors if _CLASSIFIER.fullmatch(foreign)}
+    kept = {foreign: tensor for foreign, tensor in tensors.items() if foreign not in left_out}
+    places = {foreign: ours for foreign in kept if (ours := BACKBONES[name].our_name(foreign)) in own}
+    expected = {foreign: tuple(own[ours].shape) for foreign, ours in places.items()}
+    expected |= {f: (shape[0], 3, *shape[2:]) for f, shape in expected.items() if places[f] == stem_name}
     # Files written before PyTorch counted batches lack the counters, which nothing here reads.
-    missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
-    problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    if any(problems.values()):
-        named = "; ".join(f"{word}: {first_few(names)}" for word, names in problems.items() if names)
-        raise PretrainingError(f"{path} does not fit {name}: {named}")
-    return found, left_out
+    missing = [ours for ours in own if ours not in places.values() and not ours.endswith("num_batches_tracked")]
+    if wrong := misfits(kept, expected | {ours: tuple(own[ours].shape) for ours in missing}):
+        raise PretrainingError(f"{path} does not fit {name}: {wrong}")
+    return {ours: kept[foreign] for foreign, ours in places.items()}, left_out
 
 
 def load_imagenet(

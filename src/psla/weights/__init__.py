@@ -2,5 +2,5 @@
 
 `catalogue` resolves a name or a path to a model, `packaged` has the models that come with the package, `readers` a file
 for each family of published weights, `imagenet` finds what a backbone starts from. Files are read without running code
-from them (`torch_file`). What becomes of the numbers in a training is in `psla.techniques`.
+from them (`psla.model.tensor_file`). What becomes of the numbers in a training is in `psla.techniques`.
 """

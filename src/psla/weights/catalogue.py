@@ -184,9 +184,9 @@ def fetch(entry: Published, progress: Progress = lambda received, total: None) -
     """
     # Here, not at the head: they bring torch, which a list of names does not need.
     from psla.model.file import ModelCard
+    from psla.model.tensor_file import TensorFileError
     from psla.weights.readers.contract import WeightsError, import_weights
     from psla.weights.readers.psla import LICENCE
-    from psla.weights.torch_file import TorchFileError
 
     if entry.models > 1:
         raise PublishedError(
@@ -211,7 +211,7 @@ def fetch(entry: Published, progress: Progress = lambda received, total: None) -
     )
     try:
         import_weights(entry.checkpoint, entry.model_file, entry.vocabulary, entry.frames, card)
-    except (WeightsError, TorchFileError) as error:
+    except (WeightsError, TensorFileError) as error:
         if fetched:  # an error page, say; kept, it would be taken for the model
             entry.checkpoint.unlink()
         raise PublishedError(f"what {entry.url} gave is not the published model ({error})") from error

@@ -12,10 +12,9 @@ from pathlib import Path
 from torch import Tensor
 
 from psla.download import cache_folder, download
-from psla.model.backbones.contract import BACKBONES, ImageNetWeights
-from psla.model.tensor_file import TensorFileError
+from psla.model.backbones.contract import BACKBONES
+from psla.model.tensor_file import TensorFileError, read_torch_tensors
 from psla.model.tensor_file import read_tensors as read_safetensors
-from psla.weights.torch_file import TorchFileError, read_torch_tensors
 
 
 class PretrainingError(ValueError):
@@ -42,17 +41,12 @@ def weights_file(name: str) -> Path:
             f"{', '.join(with_weights())}: give a local file in the format of efficientnet_lite_pytorch or start from "
             "random weights"
         )
-    if published.url is None:
-        return _packaged_file(name, published)
-    path = cache_folder() / "imagenet" / published.url.rpartition("/")[2]
-    return download(published.url, path, sha256_prefix=published.sha256_prefix)
-
-
-def _packaged_file(name: str, published: ImageNetWeights) -> Path:
-    """The file within its Python package, which is not imported."""
+    if published.url is not None:
+        path = cache_folder() / "imagenet" / published.url.rpartition("/")[2]
+        return download(published.url, path, sha256_prefix=published.sha256_prefix)
     assert published.packaged is not None
     package, within = published.packaged
-    spec = find_spec(package)
+    spec = find_spec(package)  # which does not import it
     if spec is None or spec.origin is None:
         raise PretrainingError(
             f"the ImageNet weights of {name!r} come in a Python package that is not installed: "
@@ -70,7 +64,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         return (read_safetensors if path.suffix == ".safetensors" else read_torch_tensors)(path)
-    except TorchFileError as error:
-        raise PretrainingError(str(error)) from error
     except TensorFileError as error:
-        raise PretrainingError(f"{path} is not a file of plain tensors: {error}") from error
+        named = "" if str(path) in str(error) else f"{path} is not a file of plain tensors: "
+        raise PretrainingError(f"{named}{error}") from error

@@ -138,30 +138,16 @@ class Block(nn.Module):
     def __init__(self, channels_in: int, stage: _Stage, *, size: int, momentum: float, lite: bool) -> None:
         super().__init__()
         inner = channels_in * stage.expansion
-        activation: Activation = "relu6" if lite else "silu"
         self.has_skip = stage.stride == 1 and channels_in == stage.channels
-        self.expand: nn.Module | None = None
-        if stage.expansion != 1:
-            self.expand = ConvNorm(channels_in, inner, size=size, momentum=momentum, activation=activation)
-        self.depthwise = ConvNorm(
-            inner,
-            inner,
-            size=size,
-            momentum=momentum,
-            activation=activation,
-            kernel=stage.kernel,
-            stride=stage.stride,
-            depthwise=True,
-        )
+        conv = partial(ConvNorm, size=size, momentum=momentum, activation="relu6" if lite else "silu")
+        self.expand = None if stage.expansion == 1 else conv(channels_in, inner)
+        self.depthwise = conv(inner, inner, kernel=stage.kernel, stride=stage.stride, depthwise=True)
         self.squeeze_excite = None if lite else SqueezeExcite(inner, max(1, int(channels_in * SQUEEZE_RATIO)))
         self.project = ConvNorm(inner, stage.channels, size=math.ceil(size / stage.stride), momentum=momentum)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """`keep`: (batch,) factors on the residual branch; without effect in a block that has no skip."""
-        branch = x
-        if self.expand is not None:
-            branch = self.expand(branch)
-        branch = self.depthwise(branch)
+        branch = self.depthwise(x if self.expand is None else self.expand(x))
         if self.squeeze_excite is not None:
             branch = self.squeeze_excite(branch)
         branch = self.project(branch)
@@ -240,13 +226,7 @@ class EfficientNet(Backbone):
                     setattr(part, name, FoldedConv(child))
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Features of log-mel spectrograms.
-
-        Args:
-            x: (batch, 1, mel bins, frames).
-            keep: (batch, blocks), factors on the residual branch of each block: 0 to drop it, 1 / keep probability to
-                keep it; None keeps all at 1. It has no effect in blocks without a skip.
-        """
+        """Features of log-mel spectrograms; `keep` is 0 to drop a block's branch, 1 / keep probability to keep it."""
         self._check(x, keep)
         x = self.stem(x)
         if x.device.type == "cpu":  # twice as fast there; each layer hands the layout on
@@ -278,14 +258,10 @@ def our_name(foreign: str) -> str | None:
         >>> our_name("_blocks.3._bn1.running_var")
         'blocks.3.depthwise.bn.running_var'
     """
-    match = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(\w+)\.(\w+)", foreign)
-    if match is None:
-        return None
-    block, module, leaf = match.groups()
-    ours = (_MODULES if block is None else _BLOCK_MODULES).get(module)
-    if ours is None:
-        return None
-    return f"{ours}.{leaf}" if block is None else f"blocks.{block}.{ours}.{leaf}"
+    match = re.fullmatch(r"(?:_(blocks\.\d+\.))?(\w+)(\.\w+)", foreign)
+    block, module, leaf = match.groups(default="") if match else ("", "", "")
+    ours = (_BLOCK_MODULES if block else _MODULES).get(module)
+    return None if ours is None else f"{block}{ours}{leaf}"
 
 
 def foreign_name(ours: str) -> str:
@@ -295,13 +271,12 @@ def foreign_name(ours: str) -> str:
         >>> foreign_name("blocks.3.depthwise.bn.running_var")
         '_blocks.3._bn1.running_var'
     """
-    match = re.fullmatch(r"(?:blocks\.(\d+)\.)?(\w+\.\w+)\.(\w+)", ours)
+    match = re.fullmatch(r"(blocks\.\d+\.)?(\w+\.\w+)(\.\w+)", ours)
     if match is None:
         raise ValueError(f"{ours!r} is not a tensor of an EfficientNet")
     block, module, leaf = match.groups()
-    table = _MODULES if block is None else _BLOCK_MODULES
-    foreign = next(theirs for theirs, own in table.items() if own == module)
-    return f"{foreign}.{leaf}" if block is None else f"_blocks.{block}.{foreign}.{leaf}"
+    foreign = {own: theirs for theirs, own in (_BLOCK_MODULES if block else _MODULES).items()}[module]
+    return f"_{block}{foreign}{leaf}" if block else f"{foreign}{leaf}"
 
 
 _PAGE = "https://github.com/lukemelas/EfficientNet-PyTorch"

@@ -139,7 +139,7 @@ class FrontEnd(FrontEndModule[FrontEndConfig]):
         return self
 
     def frame_counts(self, lengths: Tensor) -> Tensor:
-        """Whole frames that fit into this many samples; (batch,) -> (batch,) int64, 0 where not even one does.
+        """See `FrontEndModule`.
 
         >>> FrontEnd().frame_counts(torch.tensor([399, 400, 559, 560])).tolist()
         [0, 1, 1, 2]
@@ -147,21 +147,16 @@ class FrontEnd(FrontEndModule[FrontEndConfig]):
         spare = lengths.to(torch.int64) - self.config.frame_samples
         return (torch.div(spare, self.config.hop_samples, rounding_mode="floor") + 1).clamp_(min=0)
 
+    @torch.no_grad()
     def log_mel(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Natural log of the mel power, before cutting, padding and normalising.
+        """Natural log of the mel power; shapes as in `FrontEndModule`, ValueError for others or other types.
 
-        waveform: (batch, samples) float in [-1, 1], or int16, at the configured sample rate; lengths: (batch,) true
-        sample counts, 0 to samples, all where None; ValueError for other shapes or types. The mean over the true length
-        is removed first. Returns (batch, frames, mel_bins) float32, no frames if samples are fewer than one frame has;
-        frames past a clip's own `frame_counts` are computed from whatever the padding holds and mean nothing.
+        The mean over the true length, 0 to all samples, is removed first. No frames if samples are fewer than one frame
+        has; those past a clip's own `frame_counts` are computed from whatever the padding holds and mean nothing.
 
         >>> FrontEnd().log_mel(torch.zeros(1, 16000, dtype=torch.int16)).shape
         torch.Size([1, 98, 128])
         """
-        return self._log_mel(waveform, lengths, None)
-
-    @torch.no_grad()
-    def _log_mel(self, waveform: Tensor, lengths: Tensor | None, most_frames: int | None) -> Tensor:
         if waveform.ndim != 2:
             raise ValueError(f"waveform must be (batch, samples), not of shape {tuple(waveform.shape)}")
         if waveform.dtype != torch.int16 and not waveform.is_floating_point():
@@ -171,7 +166,6 @@ class FrontEnd(FrontEndModule[FrontEndConfig]):
         frame, hop = self.config.frame_samples, self.config.hop_samples
         batch, samples = waveform.shape
         frames = max(0, (samples - frame) // hop + 1)
-        frames = min(frames, most_frames or frames)
         result = torch.empty(batch, frames, self.config.mel_bins, dtype=torch.float32, device=waveform.device)
         if not result.numel():
             return result
@@ -216,12 +210,3 @@ class FrontEnd(FrontEndModule[FrontEndConfig]):
         torch.mm(power[:, : self._low_top], self.low_filters, out=mel[:, :half])
         torch.mm(power[:, self._high_bottom :], self.high_filters, out=mel[:, half:])
         torch.log(mel.clamp_(min=FLOOR).view_as(result), out=result)
-
-    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Normalised log-mel (batch, config.frames, mel_bins) and real frame counts (batch,); arguments as `log_mel`.
-
-        Equal to `log_mel`, `fit` and `normalise` in turn, without computing the frames that are cut off.
-        """
-        counts = None if lengths is None else self.frame_counts(lengths)
-        fitted, counts = self.fit(self._log_mel(waveform, lengths, self.config.frames), counts)
-        return self.normalise(fitted), counts

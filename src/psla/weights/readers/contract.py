@@ -15,8 +15,8 @@ from psla.data.vocabulary import Vocabulary
 from psla.files import sha256_of
 from psla.model.file import ModelCard, save_model
 from psla.model.network import TaggingNetwork
+from psla.model.tensor_file import read_torch_tensors
 from psla.registry import Registry
-from psla.weights.torch_file import read_torch_tensors
 
 
 class WeightsError(ValueError):
@@ -69,7 +69,7 @@ def read_weights(path: str | Path, frames: int | None = None) -> TaggingNetwork:
 
     Raises:
         WeightsError: no known family; tensors that are missing, unexpected or misshapen, by name.
-        TorchFileError: the file cannot be read at all.
+        TensorFileError: the file cannot be read at all.
         OSError: the file cannot be opened.
     """
     tensors = read_torch_tensors(path)

@@ -22,9 +22,8 @@ from psla.data.vocabulary import Vocabulary
 from psla.model.backbones.efficientnet import EfficientNet, foreign_name, our_name
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
-from psla.model.tensor_file import first_few
+from psla.model.tensor_file import misfits, read_torch_tensors
 from psla.weights.readers.contract import READERS, Reader, WeightsError
-from psla.weights.torch_file import read_torch_tensors
 
 LICENCE = "BSD-3-Clause (of the repository that published them; none is stated for the weights themselves)"
 _BLOCKS = {f"efficientnet_b{i}": blocks for i, blocks in enumerate((16, 23, 23, 26, 32, 39, 45, 55))}
@@ -43,7 +42,7 @@ def read_released(path: str | Path, frames: int | None = None) -> TaggingNetwork
 
     Raises:
         WeightsError: not such a file; tensors that are missing, unexpected or misshapen, by name.
-        TorchFileError: the file cannot be read at all.
+        TensorFileError: the file cannot be read at all.
         OSError: the file cannot be opened.
 
     Example:
@@ -74,7 +73,8 @@ def _read(path: Path, tensors: dict[str, Tensor], frames: int | None) -> Tagging
             f"its first are {', '.join(list(tensors)[:3]) or 'none'}"
         )
     layout = _layout(kept, path)
-    _refuse_misfits(kept, _shapes(layout), f"{path} does not fit {layout}")
+    if wrong := misfits(kept, _shapes(layout)):
+        raise WeightsError(f"{path} does not fit {layout}: {wrong}")
     front_end = FrontEndConfig(frames=frames or _frames(layout.classes) or 1056)
     # A list of one head has a weight; our single head has none. As two heads, of which the second weighs nothing, it
     # is the same function.
@@ -162,21 +162,6 @@ def _shapes(layout: _Layout) -> dict[str, tuple[int, ...]]:
     if layout.listed:
         shapes["attention.head_weight"] = (layout.heads,)
     return shapes
-
-
-def _refuse_misfits(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], what: str) -> None:
-    problems = {
-        "missing": [name for name in shapes if name not in tensors],
-        "unexpected": [name for name in tensors if name not in shapes],
-        "misshapen": [
-            f"{name} {tuple(tensor.shape)}, not {shapes[name]}"
-            for name, tensor in tensors.items()
-            if name in shapes and tuple(tensor.shape) != shapes[name]
-        ],
-    }
-    if any(problems.values()):
-        named = "; ".join(f"{word}: {first_few(names)}" for word, names in problems.items() if names)
-        raise WeightsError(f"{what}: {named}")
 
 
 def _as_ours(tensor: Tensor, name: str, path: Path) -> Tensor:
