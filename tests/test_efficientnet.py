@@ -134,7 +134,7 @@ def test_shapes() -> None:
         assert build_backbone("resnet50").eval()(x).shape == (1, 2048, 4, 33)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", list(BACKBONES))
 def test_stride_is_32(name: str) -> None:
     """Every backbone has a total stride of 32 and as many channels as it says."""
     with torch.device("meta"):

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import soundfile
 import torch
 
 import psla
+import toy_ears
 from psla.audio.decode import AudioError
 from psla.data.clips import Clips
 from psla.data.pack.format import PackError
@@ -55,6 +57,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 import toy_ears
+toy_ears.register()
 from psla.data.clips import Clips
 from psla.training.devices import Runtime
 from psla.training.recipe import Recipe
@@ -70,6 +73,13 @@ def kill_at_the_fifth():
 runtime = Runtime(checkpoint_minutes=0.0)
 train(Recipe.from_dict({recipe!r}), Clips.read({clips!r}), {out!r}, runtime=runtime, stop=kill_at_the_fifth)
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toys() -> Iterator[None]:
+    toy_ears.register()
+    yield
+    toy_ears.forget()
 
 
 @pytest.fixture(scope="module")

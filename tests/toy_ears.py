@@ -50,7 +50,6 @@ class ToyConfig(FrontEndSettings):
         return (self.frames - 1) * HOP + FRAME
 
 
-@FRONT_ENDS.register("toy")
 class ToyFrontEnd(FrontEndModule[ToyConfig]):
     """The log of the power in 40 bands."""
 
@@ -95,9 +94,6 @@ class ToyBackbone(Backbone):
         return self.layers(x)
 
 
-BACKBONES.add("toy", BackboneKind(ToyBackbone))
-
-
 def _knows(tensors: dict[str, Tensor]) -> bool:
     return all(name.startswith("toy.") for name in tensors)
 
@@ -110,4 +106,14 @@ def _read(path: Path, tensors: dict[str, Tensor], frames: int | None) -> Tagging
     return network
 
 
-READERS.add("toy", Reader(_knows, _read, lambda classes: 64, "none"))
+def register() -> None:
+    """What a user's own module does when it is imported; here it waits, so that other tests do not meet the toys."""
+    FRONT_ENDS.add("toy", ToyFrontEnd)
+    BACKBONES.add("toy", BackboneKind(ToyBackbone))
+    READERS.add("toy", Reader(_knows, _read, lambda classes: 64, "none"))
+
+
+def forget() -> None:
+    """Undo `register`."""
+    for registry in (FRONT_ENDS, BACKBONES, READERS):
+        registry._found.pop("toy")
