@@ -17,8 +17,21 @@ from typing import Any
 
 from psla.metrics.scores import Scores
 from psla.report.figures import Curve, curves, ranked, scatter
-from psla.report.html import Bar, Cell, Folded, Gallery, Heading, Numbers, Part, Picture, Table, Text, write_page
-from psla.training.recipe import Recipe
+from psla.report.page import (
+    Bar,
+    Columns,
+    Folded,
+    Gallery,
+    Heading,
+    Numbers,
+    Part,
+    Picture,
+    Table,
+    Text,
+    number,
+    write_page,
+)
+from psla.training.recipe import Recipe, flatten
 from psla.training.run import Run
 
 VARIANTS = {
@@ -61,7 +74,7 @@ def _head(run: Run, scores: Mapping[str, Any], split: str | None) -> list[Part]:
     numbers = [(f"{name} clips", f"{count:,}") for name, count in clips.counts().items()]
     numbers.append(("classes", str(len(clips.vocabulary))))
     if split is not None:
-        numbers.append((f"mAP, {split}", _number(scores[split]["averaged"]["mean_average_precision"])))
+        numbers.append((f"mAP, {split}", number(scores[split]["averaged"]["mean_average_precision"])))
     parts: list[Part] = [Numbers(numbers)]
     if not run.is_finished:
         done = len(run.read_log()) if (run.folder / "log.csv").is_file() else 0
@@ -74,8 +87,7 @@ def _head(run: Run, scores: Mapping[str, Any], split: str | None) -> list[Part]:
         ("machine", f"{environment.get('machine', '')}, {environment.get('threads', '?')} threads"),
         ("software", f"Python {environment.get('python', '')}, {packages}"),
     ]
-    rows: list[list[Cell]] = [[name, value] for name, value in facts]
-    return [*parts, Table(["", "this run"], rows, text=(0, 1))]
+    return [*parts, Table(["", "this run"], facts, text=(0, 1))]
 
 
 def _scores(scores: Mapping[str, Any]) -> list[Part]:
@@ -83,8 +95,8 @@ def _scores(scores: Mapping[str, Any]) -> list[Part]:
     for split, variants in scores.items():
         if not isinstance(variants, Mapping):
             continue
-        rows: list[list[Cell]] = [
-            [label, *(_number(variants[name].get(metric)) for metric in METRICS)]
+        rows = [
+            [label, *(number(variants[name].get(metric)) for metric in METRICS)]
             for name, label in VARIANTS.items()
             if name in variants
         ]
@@ -130,32 +142,29 @@ def _classes(run: Run, scores: Scores, split: str) -> list[Part]:
             png = scatter(sizes, values, "training clips", label, log_x=True)
             pictures.append(Picture(png, caption, caption, narrow=True))
         parts.append(Gallery(pictures))
-    rows: list[list[Cell]] = [
-        [
-            each.name,
-            f"{counts.get(each.id, 0):,}",
-            f"{each.positives:,}",
-            _number(each.average_precision, 3),
-            Bar(0.0 if math.isnan(each.average_precision) else min(max(each.average_precision, 0.0), 1.0)),
-            _number(each.auc, 3),
-            _number(each.d_prime, 2),
-            each.id,
-        ]
-        for each in scores.per_class
-    ]
-    head = ["class", "training clips", "positives", "AP", "bar", "AUC", "d'", "id"]
-    return [*parts, Table(head, rows, text=(0, len(head) - 1), sortable=True)]
+    columns: Columns = {
+        "class": lambda c: c.name,
+        "training clips": lambda c: f"{counts.get(c.id, 0):,}",
+        "positives": lambda c: f"{c.positives:,}",
+        "AP": lambda c: number(c.average_precision, 3),
+        "bar": lambda c: Bar(0.0 if math.isnan(c.average_precision) else min(max(c.average_precision, 0.0), 1.0)),
+        "AUC": lambda c: number(c.auc, 3),
+        "d'": lambda c: number(c.d_prime, 2),
+        "id": lambda c: c.id,
+    }
+    return [*parts, Table.of(scores.per_class, columns, text=(0, len(columns) - 1), sortable=True)]
 
 
 def _recipe(run: Run) -> list[Part]:
     """Every key, with the package's default beside it."""
-    default, rows = Recipe().model_dump(), []
-    for section, value in run.recipe.model_dump().items():
-        for key, each in value.items() if isinstance(value, dict) else [("", value)]:
-            usual = default[section][key] if key else default[section]
-            cells: list[Cell] = [f"{section}.{key}" if key else section, _shown(each)]
-            rows.append([*cells, "" if each == usual else f"default: {_shown(usual)}"])
-    return [Heading("Recipe and provenance"), Folded("The resolved recipe", [Table(["key", "value", ""], rows)])]
+    usual = flatten(Recipe().model_dump())
+    columns: Columns = {
+        "key": lambda pair: pair[0],
+        "value": lambda pair: _shown(pair[1]),
+        "": lambda pair: "" if pair[1] == usual[pair[0]] else f"default: {_shown(usual[pair[0]])}",
+    }
+    table = Table.of(flatten(run.recipe.model_dump()).items(), columns)
+    return [Heading("Recipe and provenance"), Folded("The resolved recipe", [table])]
 
 
 def _shown(value: Any) -> str:
@@ -167,13 +176,17 @@ def _pretraining(run: Run) -> list[Part]:
     details = _json(run.folder / "pretraining.json")
     if not details:
         return []
-    rows: list[list[Cell]] = []
-    for key, value in details.items():
-        if key != "summary":
-            many = isinstance(value, list | dict) and len(value) > 8
-            rows.append([key, f"{len(value)}: {', '.join(map(str, list(value)[:8]))} …" if many else str(value)])
-    parts: list[Part] = [Text(str(details.get("summary", "")))]
-    return [Folded("Pretraining", [*parts, Table(["", "value"], rows, text=(0, 1))] if rows else parts)]
+    parts: list[Part] = [Text(str(details.pop("summary", "")))]
+    if details:
+        columns: Columns = {"": lambda pair: pair[0], "value": lambda pair: _shortened(pair[1])}
+        parts.append(Table.of(details.items(), columns, text=(0, 1)))
+    return [Folded("Pretraining", parts)]
+
+
+def _shortened(value: Any) -> str:
+    """How many there are, and the first eight of them, where there are more."""
+    many = isinstance(value, list | dict) and len(value) > 8
+    return f"{len(value)}: {', '.join(map(str, list(value)[:8]))} …" if many else str(value)
 
 
 def _rejected(run: Run) -> list[Part]:
@@ -201,7 +214,3 @@ def _times(run: Run) -> list[Part]:
 
 def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from psla.data.inventory import Inventory, Share
 from psla.files import write_json_atomic, write_text_atomic
 from psla.report.figures import WORST, missing_by_class
-from psla.report.html import Bar, Folded, Heading, Numbers, Part, Picture, Table, Text, write_page
+from psla.report.page import Bar, Folded, Heading, Numbers, Part, Picture, Table, Text, write_page
 
 _SHOWN = 500  # rows of a list of files; the JSON has all
 

@@ -8,7 +8,7 @@ from psla.lab.experiment import spread
 from psla.lab.tables.folder import Measured, RowResult
 from psla.lab.tables.report_tables import ClassScores, training_counts
 from psla.report.figures import Curve, curves, ranked, scatter
-from psla.report.html import Picture
+from psla.report.page import Picture
 from psla.techniques.sampling import clip_weights, expected_unseen, simulated_unseen
 from psla.training.recipe import Recipe
 from psla.training.run import Run
