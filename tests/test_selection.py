@@ -285,9 +285,7 @@ def selected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Path,
     """A selection of another candidate for fold 2 (judged by 1 and 3) than for fold 4."""
     _, found = whole
     with monkeypatch.context() as patch:
-        patch.setattr(
-            selection, "choose", lambda given: "preset" if 1 in next(iter(given.values())).folds else "fast"
-        )
+        patch.setattr(selection, "choose", lambda given: "preset" if 1 in next(iter(given.values())).folds else "fast")
         replace(found, folds=(2, 4)).write(tmp_path / "selected")
     return tmp_path / "selected/selection.json"
 

@@ -16,21 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from psla.metrics.scores import Scores
+from psla.report import page
 from psla.report.figures import Curve, curves, ranked, scatter
-from psla.report.page import (
-    Bar,
-    Columns,
-    Folded,
-    Gallery,
-    Heading,
-    Numbers,
-    Part,
-    Picture,
-    Table,
-    Text,
-    number,
-    write_page,
-)
+from psla.report.page import Bar, Columns, Folded, Gallery, Heading, Numbers, Part, Picture, Table, Text
 from psla.training.recipe import Recipe, flatten
 from psla.training.run import Run
 
@@ -41,7 +29,6 @@ VARIANTS = {
     "checkpoint_ensemble": "averaged predictions of all epochs",
 }
 METRICS = {"mean_average_precision": "mAP", "mean_auc": "AUC", "d_prime": "d'", "accuracy": "accuracy"}
-_REJECTED = 500  # rows of the list; rejected.csv has all
 
 
 def write_run_report(folder: str | Path) -> Path:
@@ -53,7 +40,7 @@ def write_run_report(folder: str | Path) -> Path:
     """
     run = Run.open(folder)
     path = run.folder / "report.html"
-    write_page(path, f"Run {run.folder.resolve().name}", run_parts(run))
+    page.write_page(path, f"Run {run.folder.resolve().name}", run_parts(run))
     return path
 
 
@@ -66,7 +53,7 @@ def run_parts(run: Run) -> list[Part]:
         parts += [Heading("How it went"), Gallery(pictures)]
     if split is not None:
         parts += _classes(run, Scores.from_dict(scores[split]["averaged"]), split)
-    return [*parts, *_recipe(run), *_pretraining(run), *_rejected(run), *_times(run)]
+    return [*parts, *_recipe(run), *_pretraining(run), _rejected(run), *_times(run)]
 
 
 def _head(run: Run, scores: Mapping[str, Any], split: str | None) -> list[Part]:
@@ -74,7 +61,7 @@ def _head(run: Run, scores: Mapping[str, Any], split: str | None) -> list[Part]:
     numbers = [(f"{name} clips", f"{count:,}") for name, count in clips.counts().items()]
     numbers.append(("classes", str(len(clips.vocabulary))))
     if split is not None:
-        numbers.append((f"mAP, {split}", number(scores[split]["averaged"]["mean_average_precision"])))
+        numbers.append((f"mAP, {split}", page.number(scores[split]["averaged"]["mean_average_precision"])))
     parts: list[Part] = [Numbers(numbers)]
     if not run.is_finished:
         done = len(run.read_log()) if (run.folder / "log.csv").is_file() else 0
@@ -96,7 +83,7 @@ def _scores(scores: Mapping[str, Any]) -> list[Part]:
         if not isinstance(variants, Mapping):
             continue
         rows = [
-            [label, *(number(variants[name].get(metric)) for metric in METRICS)]
+            [label, *(page.number(variants[name].get(metric)) for metric in METRICS)]
             for name, label in VARIANTS.items()
             if name in variants
         ]
@@ -146,10 +133,10 @@ def _classes(run: Run, scores: Scores, split: str) -> list[Part]:
         "class": lambda c: c.name,
         "training clips": lambda c: f"{counts.get(c.id, 0):,}",
         "positives": lambda c: f"{c.positives:,}",
-        "AP": lambda c: number(c.average_precision, 3),
+        "AP": lambda c: page.number(c.average_precision, 3),
         "bar": lambda c: Bar(0.0 if math.isnan(c.average_precision) else min(max(c.average_precision, 0.0), 1.0)),
-        "AUC": lambda c: number(c.auc, 3),
-        "d'": lambda c: number(c.d_prime, 2),
+        "AUC": lambda c: page.number(c.auc, 3),
+        "d'": lambda c: page.number(c.d_prime, 2),
         "id": lambda c: c.id,
     }
     return [*parts, Table.of(scores.per_class, columns, text=(0, len(columns) - 1), sortable=True)]
@@ -189,13 +176,10 @@ def _shortened(value: Any) -> str:
     return f"{len(value)}: {', '.join(map(str, list(value)[:8]))} …" if many else str(value)
 
 
-def _rejected(run: Run) -> list[Part]:
-    rejected = run.rejected
-    if not rejected:
-        return [Text("No clip was rejected.")]
-    rows = [[id, reason] for id, reason in list(rejected.items())[:_REJECTED]]
-    more = [Text(f"… and {len(rejected) - _REJECTED:,} more in rejected.csv.")] if len(rejected) > _REJECTED else []
-    return [Folded(f"Rejected clips: {len(rejected):,}", [Table(["clip", "reason"], rows, text=(0, 1)), *more])]
+def _rejected(run: Run) -> Part:
+    if rejected := list(run.rejected.items()):
+        return page.listed("Rejected clips", ["clip", "reason"], rejected, " in rejected.csv")
+    return Text("No clip was rejected.")
 
 
 def _times(run: Run) -> list[Part]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).with_name("templates")
+_SHOWN = 500  # rows of a list
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,17 @@ def markdown(title: str, parts: Sequence[Part], note: str = "") -> str:
     if note:
         blocks.append(f"*{_plain(note)}*")
     return "\n\n".join(blocks) + "\n"
+
+
+def listed(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], rest: str) -> Folded:
+    """A list of text under its title and its length, folded; `rest` says where those after the first 500 are.
+
+    Example:
+        >>> listed("Missing", ["clip"], [["dog"]] * 501, " in missing.txt").parts[1]
+        Text(text='… and 1 more in missing.txt.')
+    """
+    more = [Text(f"… and {len(rows) - _SHOWN:,} more{rest}.")] if len(rows) > _SHOWN else []
+    return Folded(f"{title}: {len(rows):,}", [Table(head, rows[:_SHOWN], text=range(len(head))), *more])
 
 
 def data_address(png: bytes) -> str:

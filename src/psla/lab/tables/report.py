@@ -26,20 +26,8 @@ from psla.lab.tables.verdicts import (
     Verdict,
     judge,
 )
-from psla.report.page import (
-    Badge,
-    Columns,
-    Folded,
-    Gallery,
-    Heading,
-    Numbers,
-    Part,
-    Table,
-    Text,
-    markdown,
-    number,
-    write_page,
-)
+from psla.report import page
+from psla.report.page import Badge, Columns, Folded, Gallery, Heading, Numbers, Part, Table, Text
 
 SINGLE = ("averaged", "labels_12", "labels_1", "mixup", "plain_mixup", "masking", "plain_masking", "pretraining")
 BADGES = {SUPPORTED: "good", CONTRADICTED: "bad", NOT_RESOLVED: "plain", NOT_TESTED: "off"}
@@ -75,8 +63,8 @@ def write_report(
     parts = report_parts(lab, scores, verdicts, qualities)
     title = title or f"PSLA on {lab.info.clips.name or 'clips'}"
     paths = [lab.folder / name for name in ("report.html", "report.md", "verdicts.json")]
-    write_page(paths[0], title, parts, CITATION)
-    write_text_atomic(paths[1], markdown(title, parts, CITATION))
+    page.write_page(paths[0], title, parts, CITATION)
+    write_text_atomic(paths[1], page.markdown(title, parts, CITATION))
     data = {"version": 1, "resamples": resamples, "verdicts": [verdict.to_dict() for verdict in verdicts]}
     write_json_atomic(paths[2], data)
     return paths
@@ -225,8 +213,8 @@ ORIGIN_COLUMNS: Columns = {
     "title": lambda pair: pair[0].title,
     "scored": lambda pair: (pair[0].take or "-").replace("_", " "),
     "seed": lambda pair: "all" if pair[1].seed is None else str(pair[1].seed),
-    "mAP": lambda pair: number(pair[1].scores.get("mean_average_precision")),
-    "hours": lambda pair: number(pair[1].hours, 3),
+    "mAP": lambda pair: page.number(pair[1].scores.get("mean_average_precision")),
+    "hours": lambda pair: page.number(pair[1].hours, 3),
     "changed": lambda pair: ", ".join(f"{key}={value}" for key, value in pair[0].recipe.items()) or "-",
     "runs": lambda pair: _runs(pair[1].runs),
     "predictions": lambda pair: _files(pair[1].predictions),

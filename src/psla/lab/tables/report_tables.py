@@ -86,17 +86,14 @@ class Tables:
         return Table(["", *(f"paper, {name} set" for name in sets), *names], rows)
 
     def _enhancement(self, table: Mapping[str, Any]) -> Table:
-        lines = [(label, column, digits) for column, (label, digits) in ENHANCEMENT.items()]
-        head = [""]
-        cells: list[list[Cell]] = [[label] for label in (*(line[0] for line in lines), "mAP's improvement, %")]
+        head, columns = [""], [[*(label for label, _ in ENHANCEMENT.values()), "mAP's improvement, %"]]
         for row in table["rows"]:
             head += [f"{row['label']}: paper", "measured"]
-            paper = row["paper"]
-            for line, (_, column, digits) in zip(cells, lines, strict=False):
-                line.append(_spread(paper.get(column), paper.get(f"{column}_deviation"), digits))
-                line.append(self._detail(row["row"], column, digits))
-            cells[-1] += [number(paper["map_improvement_percent"], 1), self._gain(row["row"])]
-        return Table(head, cells)
+            paper, name = row["paper"], row["row"]
+            theirs = [_spread(paper.get(c), paper.get(f"{c}_deviation"), n) for c, (_, n) in ENHANCEMENT.items()]
+            ours = [self._detail(name, column, digits) for column, (_, digits) in ENHANCEMENT.items()]
+            columns += [[*theirs, number(paper["map_improvement_percent"], 1)], [*ours, self._gain(name)]]
+        return Table(head, list(zip(*columns, strict=True)))
 
     def _gain(self, name: str) -> str:
         """How much more mAP, in percent of the mean before."""
