@@ -21,8 +21,7 @@ from psla.data.clips import Clips
 from psla.data.ontology import Ontology
 from psla.metrics.predictions import Predictions
 from psla.model.frontends.kaldi import mel_filters
-from psla.report.enhancement import against_truth, difference, write_report
-from psla.report.spectrogram_image import spectrogram_png
+from psla.report.enhancement import against_truth, difference, spectrogram_png, write_report
 from psla.synth import scene as soundscape
 from psla.techniques.enhancement import enhance_clips, read_decisions
 from psla.techniques.labeling import LabelingError

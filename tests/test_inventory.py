@@ -16,8 +16,8 @@ from psla.audio.probe import Headers
 from psla.data.clips import Clips
 from psla.data.inventory import Inventory, Share, shares, take_inventory
 from psla.data.vocabulary import Vocabulary
-from psla.report.html import Bar, Folded, Numbers, Picture, Table, Text, page, write_page
 from psla.report.inventory import class_table, inventory_parts, missing_by_class, write_inventory
+from psla.report.page import Bar, Folded, Numbers, Picture, Table, Text, page, write_page
 
 
 def sound(path, seconds=0.1, **options):

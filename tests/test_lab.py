@@ -119,7 +119,7 @@ def answers(clips: int, wrong: int, first: int = 0) -> Answers:
     truth = np.arange(clips) % 2
     guesses = np.where(np.arange(clips) < wrong, 1 - truth, truth)[:, None]
     sources = [f"s{i // 2}" for i in range(first, first + clips)]
-    return Answers(ids, sources, np.ones(clips, int), truth, guesses, Vocabulary(["dog", "rain"]))
+    return Answers(ids, sources, np.ones(clips, int), truth, guesses, guesses, Vocabulary(["dog", "rain"]))
 
 
 def test_accuracy_over_folds_is_that_of_the_clips() -> None:

@@ -8,7 +8,7 @@ from browser import CHROMIUM, Page
 from lab_fixture import write_lab
 from pictures import check_drawn
 from psla.lab.tables.report import write_report
-from psla.report.html import Table, page
+from psla.report.page import Table, page
 
 pytestmark = [
     pytest.mark.browser,

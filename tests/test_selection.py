@@ -25,7 +25,7 @@ from psla.data.vocabulary import Vocabulary
 from psla.files import JournalError
 from psla.lab.experiment import LabError, working
 from psla.lab.folds import cross_validation, fold_report, selection
-from psla.lab.folds.answers import FOLDS, PAIRS, Answers, Judged, choose, judges_of, pairs_of, run_name
+from psla.lab.folds.answers import FOLDS, PAIRS, Answers, choose, judges_of, pairs_of, run_name
 from psla.lab.folds.candidates import Candidate, SelectionError, load_candidates, packaged
 from psla.metrics.predictions import Predictions
 from psla.model.backbones.efficientnet import VARIANTS, Variant
@@ -160,13 +160,13 @@ def test_a_training_hears_none_of_its_pair(folder: Path) -> None:
         assert clips.counts() == {"train": 18, "evaluation": 12}
 
 
-def judged(right: int, loss: float, clips: int = 4) -> Judged:
+def judged(right: int, loss: float, clips: int = 4) -> Answers:
     """A candidate that is right on so many of the clips."""
     truth = np.zeros(clips, int)
     guesses = np.stack([np.where(np.arange(clips) < right, 0, 1)] * 2, axis=1)
     ids = [f"c{i}" for i in range(clips)]
-    answers = Answers(ids, ids, np.ones(clips, int), truth, guesses, Vocabulary(["dog", "rain"]))
-    return Judged(answers, np.full((clips, 2), loss))
+    losses = np.full((clips, 2), loss)
+    return Answers(ids, ids, np.ones(clips, int), truth, guesses, losses, Vocabulary(["dog", "rain"]))
 
 
 def test_the_rule_decides_ties_as_it_says() -> None:
@@ -189,7 +189,7 @@ def test_the_log_loss_is_that_of_the_classes() -> None:
         Vocabulary(["dog", "rain"]),
     )
     said = Predictions(np.array([[0.8, 0.4], [0.0, 1.0]], np.float32), ["a", "b"], clips.vocabulary)
-    losses = Judged.of([said, said], clips, 1).losses
+    losses = Answers.of([said, said], clips, 1).losses
     assert losses[0] == pytest.approx(-(np.log(0.8) + np.log(0.6)) / 2, rel=1e-6)
     assert losses[1] == pytest.approx(-np.log(1e-7), rel=1e-3)
 
@@ -285,9 +285,7 @@ def selected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Path,
     """A selection of another candidate for fold 2 (judged by 1 and 3) than for fold 4."""
     _, found = whole
     with monkeypatch.context() as patch:
-        patch.setattr(
-            selection, "choose", lambda given: "preset" if 1 in next(iter(given.values())).answers.folds else "fast"
-        )
+        patch.setattr(selection, "choose", lambda given: "preset" if 1 in next(iter(given.values())).folds else "fast")
         replace(found, folds=(2, 4)).write(tmp_path / "selected")
     return tmp_path / "selected/selection.json"
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from psla.metrics.scores import Scores
+from psla.report import page
 from psla.report.figures import Curve, curves, ranked, scatter
-from psla.report.html import Bar, Cell, Folded, Gallery, Heading, Numbers, Part, Picture, Table, Text, write_page
-from psla.training.recipe import Recipe
+from psla.report.page import Bar, Columns, Folded, Gallery, Heading, Numbers, Part, Picture, Table, Text
+from psla.training.recipe import Recipe, flatten
 from psla.training.run import Run
 
 VARIANTS = {
@@ -28,7 +29,6 @@ VARIANTS = {
     "checkpoint_ensemble": "averaged predictions of all epochs",
 }
 METRICS = {"mean_average_precision": "mAP", "mean_auc": "AUC", "d_prime": "d'", "accuracy": "accuracy"}
-_REJECTED = 500  # rows of the list; rejected.csv has all
 
 
 def write_run_report(folder: str | Path) -> Path:
@@ -40,7 +40,7 @@ def write_run_report(folder: str | Path) -> Path:
     """
     run = Run.open(folder)
     path = run.folder / "report.html"
-    write_page(path, f"Run {run.folder.resolve().name}", run_parts(run))
+    page.write_page(path, f"Run {run.folder.resolve().name}", run_parts(run))
     return path
 
 
@@ -53,7 +53,7 @@ def run_parts(run: Run) -> list[Part]:
         parts += [Heading("How it went"), Gallery(pictures)]
     if split is not None:
         parts += _classes(run, Scores.from_dict(scores[split]["averaged"]), split)
-    return [*parts, *_recipe(run), *_pretraining(run), *_rejected(run), *_times(run)]
+    return [*parts, *_recipe(run), *_pretraining(run), _rejected(run), *_times(run)]
 
 
 def _head(run: Run, scores: Mapping[str, Any], split: str | None) -> list[Part]:
@@ -61,7 +61,7 @@ def _head(run: Run, scores: Mapping[str, Any], split: str | None) -> list[Part]:
     numbers = [(f"{name} clips", f"{count:,}") for name, count in clips.counts().items()]
     numbers.append(("classes", str(len(clips.vocabulary))))
     if split is not None:
-        numbers.append((f"mAP, {split}", _number(scores[split]["averaged"]["mean_average_precision"])))
+        numbers.append((f"mAP, {split}", page.number(scores[split]["averaged"]["mean_average_precision"])))
     parts: list[Part] = [Numbers(numbers)]
     if not run.is_finished:
         done = len(run.read_log()) if (run.folder / "log.csv").is_file() else 0
@@ -74,8 +74,7 @@ def _head(run: Run, scores: Mapping[str, Any], split: str | None) -> list[Part]:
         ("machine", f"{environment.get('machine', '')}, {environment.get('threads', '?')} threads"),
         ("software", f"Python {environment.get('python', '')}, {packages}"),
     ]
-    rows: list[list[Cell]] = [[name, value] for name, value in facts]
-    return [*parts, Table(["", "this run"], rows, text=(0, 1))]
+    return [*parts, Table(["", "this run"], facts, text=(0, 1))]
 
 
 def _scores(scores: Mapping[str, Any]) -> list[Part]:
@@ -83,8 +82,8 @@ def _scores(scores: Mapping[str, Any]) -> list[Part]:
     for split, variants in scores.items():
         if not isinstance(variants, Mapping):
             continue
-        rows: list[list[Cell]] = [
-            [label, *(_number(variants[name].get(metric)) for metric in METRICS)]
+        rows = [
+            [label, *(page.number(variants[name].get(metric)) for metric in METRICS)]
             for name, label in VARIANTS.items()
             if name in variants
         ]
@@ -130,32 +129,29 @@ def _classes(run: Run, scores: Scores, split: str) -> list[Part]:
             png = scatter(sizes, values, "training clips", label, log_x=True)
             pictures.append(Picture(png, caption, caption, narrow=True))
         parts.append(Gallery(pictures))
-    rows: list[list[Cell]] = [
-        [
-            each.name,
-            f"{counts.get(each.id, 0):,}",
-            f"{each.positives:,}",
-            _number(each.average_precision, 3),
-            Bar(0.0 if math.isnan(each.average_precision) else min(max(each.average_precision, 0.0), 1.0)),
-            _number(each.auc, 3),
-            _number(each.d_prime, 2),
-            each.id,
-        ]
-        for each in scores.per_class
-    ]
-    head = ["class", "training clips", "positives", "AP", "bar", "AUC", "d'", "id"]
-    return [*parts, Table(head, rows, text=(0, len(head) - 1), sortable=True)]
+    columns: Columns = {
+        "class": lambda c: c.name,
+        "training clips": lambda c: f"{counts.get(c.id, 0):,}",
+        "positives": lambda c: f"{c.positives:,}",
+        "AP": lambda c: page.number(c.average_precision, 3),
+        "bar": lambda c: Bar(0.0 if math.isnan(c.average_precision) else min(max(c.average_precision, 0.0), 1.0)),
+        "AUC": lambda c: page.number(c.auc, 3),
+        "d'": lambda c: page.number(c.d_prime, 2),
+        "id": lambda c: c.id,
+    }
+    return [*parts, Table.of(scores.per_class, columns, text=(0, len(columns) - 1), sortable=True)]
 
 
 def _recipe(run: Run) -> list[Part]:
     """Every key, with the package's default beside it."""
-    default, rows = Recipe().model_dump(), []
-    for section, value in run.recipe.model_dump().items():
-        for key, each in value.items() if isinstance(value, dict) else [("", value)]:
-            usual = default[section][key] if key else default[section]
-            cells: list[Cell] = [f"{section}.{key}" if key else section, _shown(each)]
-            rows.append([*cells, "" if each == usual else f"default: {_shown(usual)}"])
-    return [Heading("Recipe and provenance"), Folded("The resolved recipe", [Table(["key", "value", ""], rows)])]
+    usual = flatten(Recipe().model_dump())
+    columns: Columns = {
+        "key": lambda pair: pair[0],
+        "value": lambda pair: _shown(pair[1]),
+        "": lambda pair: "" if pair[1] == usual[pair[0]] else f"default: {_shown(usual[pair[0]])}",
+    }
+    table = Table.of(flatten(run.recipe.model_dump()).items(), columns)
+    return [Heading("Recipe and provenance"), Folded("The resolved recipe", [table])]
 
 
 def _shown(value: Any) -> str:
@@ -167,22 +163,23 @@ def _pretraining(run: Run) -> list[Part]:
     details = _json(run.folder / "pretraining.json")
     if not details:
         return []
-    rows: list[list[Cell]] = []
-    for key, value in details.items():
-        if key != "summary":
-            many = isinstance(value, list | dict) and len(value) > 8
-            rows.append([key, f"{len(value)}: {', '.join(map(str, list(value)[:8]))} …" if many else str(value)])
-    parts: list[Part] = [Text(str(details.get("summary", "")))]
-    return [Folded("Pretraining", [*parts, Table(["", "value"], rows, text=(0, 1))] if rows else parts)]
+    parts: list[Part] = [Text(str(details.pop("summary", "")))]
+    if details:
+        columns: Columns = {"": lambda pair: pair[0], "value": lambda pair: _shortened(pair[1])}
+        parts.append(Table.of(details.items(), columns, text=(0, 1)))
+    return [Folded("Pretraining", parts)]
 
 
-def _rejected(run: Run) -> list[Part]:
-    rejected = run.rejected
-    if not rejected:
-        return [Text("No clip was rejected.")]
-    rows = [[id, reason] for id, reason in list(rejected.items())[:_REJECTED]]
-    more = [Text(f"… and {len(rejected) - _REJECTED:,} more in rejected.csv.")] if len(rejected) > _REJECTED else []
-    return [Folded(f"Rejected clips: {len(rejected):,}", [Table(["clip", "reason"], rows, text=(0, 1)), *more])]
+def _shortened(value: Any) -> str:
+    """How many there are, and the first eight of them, where there are more."""
+    many = isinstance(value, list | dict) and len(value) > 8
+    return f"{len(value)}: {', '.join(map(str, list(value)[:8]))} …" if many else str(value)
+
+
+def _rejected(run: Run) -> Part:
+    if rejected := list(run.rejected.items()):
+        return page.listed("Rejected clips", ["clip", "reason"], rejected, " in rejected.csv")
+    return Text("No clip was rejected.")
 
 
 def _times(run: Run) -> list[Part]:
@@ -201,7 +198,3 @@ def _times(run: Run) -> list[Part]:
 
 def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"

@@ -37,7 +37,6 @@ from psla.files import write_json_atomic
 from psla.lab.experiment import changed, spread, trained, whole_mean
 from psla.metrics.predictions import Predictions, average, is_predictions
 from psla.metrics.scores import Scores, score
-from psla.model.file import load_model
 from psla.model.inference import predict
 from psla.report.enhancement import against_truth
 from psla.techniques.enhancement import EnhancedClips, enhance_clips
@@ -111,20 +110,9 @@ def teach(
 
 def _enhanced(clips: Clips, first: Run, folder: Path, teaching: Teaching) -> EnhancedClips:
     """The clips with enhanced labels; the teacher's predictions are made once and kept."""
-    path = folder / "teacher.safetensors"
-    part = clips.split("train")
-    if not path.is_file():
-        given = teaching.teacher
-        if given is not None and is_predictions(given):
-            found = Predictions.read(given)
-        else:
-            model = load_any(given if given is not None else first.model_file)
-            source = open_source(part, model.network.sample_rate)
-            found = predict(model.network, source, model.vocabulary, split="train").predictions
-        found.save(path)
-    enhanced = enhance_clips(
-        clips, Predictions.read(path), teaching.ontology, teaching.types, teaching.threshold, teaching.relation
-    )
+    given = first.model_file if teaching.teacher is None else teaching.teacher
+    said = _said(given, folder / "teacher.safetensors", Predicting(clips))
+    enhanced = enhance_clips(clips, said, teaching.ontology, teaching.types, teaching.threshold, teaching.relation)
     enhanced.clips.write(folder / "enhanced.parquet")
     return enhanced
 
@@ -256,19 +244,25 @@ def teach_probabilities(
     """
     path = folder / "teacher.safetensors"
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
         average(teacher_predictions(run, kept or folder.parent, predicting) for run in teachers).save(path)
     return path
 
 
 def teacher_predictions(teacher: Run, folder: Path, predicting: Predicting) -> Predictions:
     """What the averaged model of a run says of the training clips; made once."""
-    path = folder / f"teacher-{teacher.folder.name}.safetensors"
-    if not path.is_file():
-        model = load_model(teacher.model_file)
+    return _said(teacher.model_file, folder / f"teacher-{teacher.folder.name}.safetensors", predicting)
+
+
+def _said(teacher: Path, path: Path, predicting: Predicting) -> Predictions:
+    """What a model, an ensemble or a file of predictions says of the training clips; made once, into `path`."""
+    if path.is_file():
+        return Predictions.read(path)
+    if is_predictions(teacher):
+        found = Predictions.read(teacher)
+    else:
+        model, device = load_any(teacher), predicting.device
         source = open_source(predicting.clips.split("train"), model.network.sample_rate)
-        network, device = model.network.to(predicting.device), predicting.device
-        found = predict(network, source, model.vocabulary, split="train", device=device, progress=predicting.progress)
-        folder.mkdir(parents=True, exist_ok=True)
-        found.predictions.save(path)
+        network, progress = model.network.to(device), predicting.progress
+        found = predict(network, source, model.vocabulary, split="train", device=device, progress=progress).predictions
+    found.save(path)
     return Predictions.read(path)

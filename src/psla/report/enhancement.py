@@ -11,9 +11,11 @@ Not covered: what the change is worth, which only a training with the new labels
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +23,7 @@ from urllib.parse import quote
 import numpy as np
 import polars as pl
 import soundfile
+import torch
 
 from psla.audio.addresses import SOUNDSCAPE_PREFIX
 from psla.audio.decode import AudioError
@@ -29,13 +32,14 @@ from psla.data.labels import Labels
 from psla.data.ontology import Ontology
 from psla.data.source import open_source
 from psla.files import atomic_write, write_json_atomic
-from psla.model.frontends.kaldi import FrontEndConfig
-from psla.report.html import Card, Cards, Folded, Heading, Numbers, Part, Table, Text, write_page
-from psla.report.spectrogram_image import spectrogram_png
+from psla.model.frontends.kaldi import FrontEnd, FrontEndConfig
+from psla.report.page import Card, Cards, Folded, Heading, Numbers, Part, Table, Text, data_address, write_page
 from psla.techniques.enhancement import EnhancedClips
 from psla.techniques.labeling import Additions, Enhancement, candidate_labels
 
 SHOWN = 100  # additions of either list
+WIDTH, MEL_BINS = 250, 64  # pixels of a spectrogram
+RANGE = 9.0  # natural log of power below the loudest point that is drawn black: 39 dB
 _NAMES = {1: "I", 2: "II", 3: "I and II"}
 _COLUMNS = ("clip_id", "class_id", "class_name", "type", "probability", "threshold", "path", "decision")
 
@@ -150,6 +154,38 @@ def write_report(
     clips = _heard(folder, result.part.select(shown), pictures, progress)
     write_page(folder / "index.html", "Label enhancement", _parts(data, clips))
     return data
+
+
+def spectrogram_png(waveform: np.ndarray, sample_rate: int) -> str:
+    """The log-mel of a waveform, (samples,) int16 at `sample_rate`, as `data:image/png;base64,…`.
+
+    The front end is the one that models hear; time runs to the right, low frequencies are at the bottom. At most 250 x
+    64 pixels of 8 bits, so that a page of two hundred stays at a few megabytes; a clip too short for one frame gives a
+    single column.
+
+    Example:
+        >>> spectrogram_png(np.zeros(16000, dtype=np.int16), sample_rate=16000)[:26]
+        'data:image/png;base64,iVBO'
+    """
+    from matplotlib import colormaps
+    from PIL import Image
+
+    log_mel = _front_end(sample_rate).log_mel(torch.from_numpy(np.array(waveform))[None])[0]
+    pixels = np.zeros((1, MEL_BINS), dtype=np.float32) if not len(log_mel) else log_mel.numpy()
+    if len(pixels) > WIDTH:
+        edges = np.linspace(0, len(pixels), WIDTH + 1).astype(int)
+        pixels = np.maximum.reduceat(pixels, edges[:-1], axis=0)  # the loudest frame: short events stay visible
+    scaled = np.clip((pixels.T[::-1] - pixels.max()) / RANGE + 1, 0, 1)  # (bins, frames), low at the bottom
+    image = Image.fromarray(np.rint(scaled * 255).astype(np.uint8)).convert("P")
+    image.putpalette(np.rint(colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8).tobytes())
+    data = io.BytesIO()
+    image.save(data, "PNG", optimize=True)
+    return data_address(data.getvalue())
+
+
+@cache
+def _front_end(sample_rate: int) -> FrontEnd:
+    return FrontEnd(FrontEndConfig(mel_bins=MEL_BINS, sample_rate=sample_rate))
 
 
 def _keys(labels: Labels) -> np.ndarray:

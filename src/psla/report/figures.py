@@ -155,7 +155,7 @@ def sorted_average_precision(scores: Scores, path: str | PathLike[str]) -> None:
     """
     drawing.check(scores.classes_scored, "no class has an average precision to draw", path)
     values, names = zip(*((each.average_precision, each.name) for each in scores.per_class), strict=True)
-    figure, axes = _ranked(7, values, names, "average precision", mean=scores.mean_average_precision)
+    figure, axes = _ranked(7, values, names, "average precision", None, False, scores.mean_average_precision)
     (axes.set_xlim if scores.classes_scored <= NAMED else axes.set_ylim)(0, 1.02)
     without = len(names) - scores.classes_scored
     note = f"; {without} without positives not shown" if without else ""
@@ -270,9 +270,9 @@ def _ranked(
     values: Sequence[float],
     names: Sequence[str],
     label: str,
-    stds: Sequence[float] | None = None,
-    log: bool = False,
-    mean: float | None = None,
+    stds: Sequence[float] | None,
+    log: bool,
+    mean: float | None,
 ) -> tuple[Figure, Axes]:
     """See `ranked`."""
     spread = [0.0] * len(values) if stds is None else [0.0 if math.isnan(d) else d for d in stds]

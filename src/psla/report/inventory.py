@@ -12,9 +12,7 @@ from pathlib import Path
 from psla.data.inventory import Inventory, Share
 from psla.files import write_json_atomic, write_text_atomic
 from psla.report.figures import WORST, missing_by_class
-from psla.report.html import Bar, Folded, Heading, Numbers, Part, Picture, Table, Text, write_page
-
-_SHOWN = 500  # rows of a list of files; the JSON has all
+from psla.report.page import Bar, Columns, Folded, Heading, Numbers, Part, Picture, Table, Text, listed, write_page
 
 
 def write_inventory(inventory: Inventory, folder: str | os.PathLike[str]) -> list[Path]:
@@ -83,11 +81,15 @@ def inventory_parts(inventory: Inventory) -> list[Part]:
 
 
 def _share_table(what: str, shares: Sequence[Share]) -> Table:
-    rows: list[list[str | Bar]] = [
-        [s.name, f"{s.listed:,}", f"{s.have:,}", f"{s.missing:,}", _percent(s.missing_share), Bar(s.missing_share)]
-        for s in shares
-    ]
-    return Table([what, "listed", "present", "missing", "share", "bar"], rows)
+    columns: Columns = {
+        what: lambda share: share.name,
+        "listed": lambda share: f"{share.listed:,}",
+        "present": lambda share: f"{share.have:,}",
+        "missing": lambda share: f"{share.missing:,}",
+        "share": lambda share: _percent(share.missing_share),
+        "bar": lambda share: Bar(share.missing_share),
+    }
+    return Table.of(shares, columns)
 
 
 def _file_lists(inventory: Inventory) -> list[Part]:
@@ -97,14 +99,10 @@ def _file_lists(inventory: Inventory) -> list[Part]:
         "Wrong length": (["clip", "path", "reason"], inventory.wrong_length),
         "Duplicate files": (["clip", "used", "not used", "reason"], inventory.duplicates),
     }
-    parts: list[Part] = [Heading("Files")] if any(rows for _, rows in lists.values()) else []
-    for title, (head, rows) in lists.items():
-        if rows:
-            shown: list[Part] = [Table(head, [list(row) for row in rows[:_SHOWN]], text=range(len(head)))]
-            if len(rows) > _SHOWN:
-                shown.append(Text(f"… and {len(rows) - _SHOWN:,} more; inventory.json has all of them."))
-            parts.append(Folded(f"{title}: {len(rows):,}", shown))
-    return parts
+    parts: list[Part] = [
+        listed(title, head, rows, "; inventory.json has all of them") for title, (head, rows) in lists.items() if rows
+    ]
+    return [Heading("Files"), *parts] if parts else []
 
 
 def _percent(share: float) -> str:

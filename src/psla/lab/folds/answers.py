@@ -67,9 +67,11 @@ def run_name(pair: Pair) -> str:
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of one system: (clips, models) class indices, a model being a seed, or an epoch of a seed.
+    """The answers of one system: of several models, each a seed, an epoch of a seed, or a variant of a run.
 
-    truth: (clips,) class indices. folds: (clips,). sources: by clip.
+    Shape:
+        folds, truth: (clips,), a class index as truth. guesses: (clips, models) class indices. losses: (clips, models)
+        binary log loss, the mean over the classes.
     """
 
     clip_ids: list[str]
@@ -77,6 +79,7 @@ class Answers:
     folds: np.ndarray
     truth: np.ndarray
     guesses: np.ndarray
+    losses: np.ndarray
     vocabulary: Vocabulary
 
     @staticmethod
@@ -92,11 +95,16 @@ class Answers:
             raise ValueError(
                 f"accuracy needs one label a clip; {len(several)} clips have none or several, as {several[0]!r}"
             )
-        ids = [id for id in labels.clip_ids if all(id in set(each.clip_ids) for each in files)]
-        truth = labels.select(ids).matrix().argmax(axis=1)
-        guesses = np.stack([each.probabilities[each.rows_of(ids)].argmax(axis=1) for each in files], axis=1)
+        answered = set.intersection(*(set(each.clip_ids) for each in files))
+        ids = [id for id in labels.clip_ids if id in answered]
+        truth = labels.select(ids).matrix()
+        said = [each.probabilities[each.rows_of(ids)] for each in files]
+        guesses = np.stack([each.argmax(axis=1) for each in said], axis=1)
+        wanted = torch.from_numpy(truth).double()
+        losses = [binary_cross_entropy(torch.from_numpy(each).double(), wanted).numpy() for each in said]
         by_id = dict(zip(clips.clip_ids, clips.frame["source"].to_list(), strict=True))
-        return Answers(ids, [by_id[id] for id in ids], np.full(len(ids), fold), truth, guesses, labels.vocabulary)
+        sources, folds = [by_id[id] for id in ids], np.full(len(ids), fold)
+        return Answers(ids, sources, folds, truth.argmax(axis=1), guesses, np.stack(losses, axis=1), labels.vocabulary)
 
     @property
     def right(self) -> np.ndarray:
@@ -107,6 +115,12 @@ class Answers:
     def accuracy(self) -> float:
         """Mean over clips and models."""
         return float(self.right.mean())
+
+    @property
+    def of_models(self) -> list[tuple[float, float]]:
+        """Of each model the accuracy and the mean log loss."""
+        columns = zip(self.guesses.T, self.losses.T, strict=True)
+        return [(float((guesses == self.truth).mean()), float(losses.mean())) for guesses, losses in columns]
 
     def accuracy_of_fold(self, fold: int) -> float:
         """Mean over the clips of a fold."""
@@ -145,64 +159,27 @@ class Answers:
     @staticmethod
     def join(parts: Sequence[Answers]) -> Answers:
         """The answers of several folds as one."""
-        folds, truth, guesses = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("folds", "truth", "guesses")
+        folds, truth, guesses, losses = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("folds", "truth", "guesses", "losses")
         )
         ids = [id for part in parts for id in part.clip_ids]
         sources = [source for part in parts for source in part.sources]
-        return Answers(ids, sources, folds, truth, guesses, parts[0].vocabulary)
+        return Answers(ids, sources, folds, truth, guesses, losses, parts[0].vocabulary)
 
 
-@dataclass(frozen=True)
-class Judged:
-    """How a candidate answered on folds that judge it.
-
-    Attributes:
-        answers: a model for each of `VARIANTS`. losses: (clips, 2) binary log loss of each, the mean over the classes.
-    """
-
-    answers: Answers
-    losses: np.ndarray
-
-    @staticmethod
-    def of(files: Sequence[Predictions], clips: Clips, fold: int) -> Judged:
-        """From the predictions of the variants, for the clips of one fold."""
-        answers = Answers.of(files, clips, fold)
-        truth = torch.nn.functional.one_hot(torch.from_numpy(answers.truth), len(clips.vocabulary)).double()
-        said = [torch.from_numpy(each.probabilities[each.rows_of(answers.clip_ids)]).double() for each in files]
-        return Judged(answers, torch.stack([binary_cross_entropy(each, truth) for each in said], dim=1).numpy())
-
-    def accuracy(self, variant: str = "final") -> float:
-        """Share of the clips that are answered rightly."""
-        i = VARIANTS.index(variant)
-        return float((self.answers.guesses[:, i] == self.answers.truth).mean())
-
-    def log_loss(self, variant: str = "final") -> float:
-        """Mean over the clips."""
-        return float(self.losses[:, VARIANTS.index(variant)].mean())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "clips": len(self.answers.clip_ids),
-            "accuracy": {variant: self.accuracy(variant) for variant in VARIANTS},
-            "log_loss": {variant: self.log_loss(variant) for variant in VARIANTS},
-        }
-
-    @staticmethod
-    def join(parts: Sequence[Judged]) -> Judged:
-        """Several folds as one."""
-        return Judged(Answers.join([part.answers for part in parts]), np.concatenate([part.losses for part in parts]))
-
-
-def choose(scores: Mapping[str, Judged]) -> str:
-    """The name that `RULE` takes, from candidates in their given order.
+def choose(scores: Mapping[str, Answers]) -> str:
+    """The name that `RULE` takes, from candidates in their given order, which have a model for each of `VARIANTS`.
 
     Raises:
         SelectionError: they have not answered on the same clips.
     """
     first = next(iter(scores))
-    for name, each in scores.items():
-        if each.answers.clip_ids != scores[first].answers.clip_ids:
+    for name, answers in scores.items():
+        if answers.clip_ids != scores[first].clip_ids:
             raise SelectionError(f"candidates {first} and {name} have answered on different clips; run both again")
-    return min(scores, key=lambda name: (-scores[name].accuracy(), scores[name].log_loss()))  # the first of equals
+
+    def rank(name: str) -> tuple[float, float]:
+        accuracy, loss = scores[name].of_models[VARIANTS.index("final")]
+        return -accuracy, loss
+
+    return min(scores, key=rank)  # the first of equals

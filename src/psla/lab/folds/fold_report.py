@@ -17,8 +17,7 @@ from psla.lab.experiment import Costs, costs, machine
 from psla.lab.folds.answers import Answers
 from psla.lab.folds.cross_validation import ENSEMBLES, CrossValidation
 from psla.lab.tables.results import parameters
-from psla.report.html import Heading, Numbers, Part, Table, Text
-from psla.report.markdown import markdown
+from psla.report.page import Heading, Numbers, Part, Table, Text, markdown, number
 
 # What the first table shows, by the name that a reader looks for; the first of the ensemble and the single model that
 # there is has its confusions and its mistakes shown.
@@ -188,13 +187,9 @@ def _cost_table(found: CrossValidation) -> Table:
     for system in found.members:
         sizes, spent = set(_parameters(found, system).values()), _costs(found, system)
         size = " .. ".join(f"{count / 1e6:.2f} M" for count in sorted({min(sizes), max(sizes)}))
-        rows.append([system, size, f"{spent.hours:.2f}", _speed(spent.training), _speed(spent.prediction)])
+        rows.append([system, size, f"{spent.hours:.2f}", number(spent.training, 1), number(spent.prediction, 1)])
     head = ["system", "parameters", "hours", "clips/s in training", "clips/s in prediction"]
     return Table(head, rows, caption="An ensemble's trainings are those of its members.")
-
-
-def _speed(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
 
 
 def _confusions(answers: Answers) -> Table:

@@ -26,7 +26,7 @@ from psla.corpora import esc50
 from psla.data.clips import Clips
 from psla.files import sha256_of, write_json_atomic, write_text_atomic
 from psla.lab.experiment import Costs, Shard, check_run, costs, machine, share_of, trained, working
-from psla.lab.folds.answers import FOLDS, RULE, VARIANTS, Judged, Pair, choose, judges_of, pairs_of, run_name
+from psla.lab.folds.answers import FOLDS, RULE, VARIANTS, Answers, Pair, choose, judges_of, pairs_of, run_name
 from psla.lab.folds.candidates import Candidate, SelectionError
 from psla.lab.tables.results import parameters
 from psla.metrics.predictions import Predictions
@@ -50,16 +50,16 @@ class Selection:
 
     candidates: tuple[Candidate, ...]
     folds: tuple[int, ...]
-    judged: dict[tuple[str, Pair, int], Judged]
+    judged: dict[tuple[str, Pair, int], Answers]
     costs: dict[tuple[str, Pair], Costs]
 
-    def score(self, name: str, fold: int) -> Judged:
+    def score(self, name: str, fold: int) -> Answers:
         """How a candidate stands for a fold: on the fold's judges."""
-        return Judged.join([self.judged[name, pair, judge] for pair, judge in judges_of(fold)])
+        return Answers.join([self.judged[name, pair, judge] for pair, judge in judges_of(fold)])
 
-    def pooled(self, name: str) -> Judged:
+    def pooled(self, name: str) -> Answers:
         """How a candidate stands over all that were judged: to look at, nothing is chosen by it."""
-        return Judged.join([each for (candidate, _, _), each in self.judged.items() if candidate == name])
+        return Answers.join([each for (candidate, _, _), each in self.judged.items() if candidate == name])
 
     def chosen(self, fold: int) -> Candidate:
         """The choice for a fold."""
@@ -75,21 +75,21 @@ class Selection:
         head = ["candidate", "final", "averaged", "log loss", "hours", *(f"fold {fold}" for fold in self.folds)]
         chosen, rows = {fold: self.chosen(fold).name for fold in self.folds}, []
         for each in self.candidates:
-            all_ = self.pooled(each.name)
-            accuracies = {fold: self.score(each.name, fold).accuracy() for fold in self.folds}
+            (final, loss), (averaged, _) = self.pooled(each.name).of_models
+            accuracies = {fold: self.score(each.name, fold).of_models[0][0] for fold in self.folds}
             marked = [f"{value:.4f}{'*' if chosen[fold] == each.name else ' '}" for fold, value in accuracies.items()]
-            cells = [f"{all_.accuracy():.4f}", f"{all_.accuracy('averaged'):.4f}", f"{all_.log_loss():.4f}"]
-            rows.append([each.name, *cells, f"{self.hours(each.name):.2f}", *marked])
+            numbers = [f"{final:.4f}", f"{averaged:.4f}", f"{loss:.4f}", f"{self.hours(each.name):.2f}"]
+            rows.append([each.name, *numbers, *marked])
         return head, rows
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without what `write` knows."""
-        classes = len(next(iter(self.judged.values())).answers.vocabulary)
+        classes = len(next(iter(self.judged.values())).vocabulary)
         found = {
             each.name: {
                 "parameters": parameters(each.recipe, classes),
                 "hours": self.hours(each.name),
-                "pooled": self.pooled(each.name).to_dict(),
+                "pooled": _scores(self.pooled(each.name)),
                 "pairs": {run_name(pair): self._pair(each.name, pair) for pair in pairs_of(self.folds)},
                 "recipe": each.recipe.model_dump(),
             }
@@ -99,7 +99,7 @@ class Selection:
             str(fold): {
                 "chosen": self.chosen(fold).name,
                 "judges": [{"fold": judge, "run": run_name(pair)} for pair, judge in judges_of(fold)],
-                "scores": {each.name: self.score(each.name, fold).to_dict() for each in self.candidates},
+                "scores": {each.name: _scores(self.score(each.name, fold)) for each in self.candidates},
             }
             for fold in self.folds
         }
@@ -107,7 +107,7 @@ class Selection:
 
     def _pair(self, name: str, pair: Pair) -> dict[str, Any]:
         folds = {fold: self.judged[name, pair, fold] for fold in pair if (name, pair, fold) in self.judged}
-        scores = {str(fold): judged.to_dict() for fold, judged in folds.items()}
+        scores = {str(fold): _scores(answers) for fold, answers in folds.items()}
         return {"folds": scores, **self.costs[name, pair].to_dict()}
 
     def write(self, out: str | Path, command: str = "") -> None:
@@ -120,6 +120,11 @@ class Selection:
         others = left_out(self.candidates, out)
         head = {"version": VERSION, "machine": machine(), "command": command, "not_considered": others}
         write_json_atomic(out / "selection.json", {**head, **data})
+
+
+def _scores(answers: Answers) -> dict[str, Any]:
+    accuracies, losses = (dict(zip(VARIANTS, each, strict=True)) for each in zip(*answers.of_models, strict=True))
+    return {"clips": len(answers.clip_ids), "accuracy": accuracies, "log_loss": losses}
 
 
 def left_out(candidates: Sequence[Candidate], out: Path) -> list[str]:
@@ -206,7 +211,7 @@ def judge(
             paths = [path for variant in VARIANTS for path in run.prediction_files(variant, "evaluation")]
             files = [Predictions.read(path) for path in paths]
             for fold, part in parts.items():
-                judged[each.name, pair, fold] = Judged.of(files, part, fold)
+                judged[each.name, pair, fold] = Answers.of(files, part, fold)
             spent[each.name, pair] = costs([run])
     return Selection(tuple(candidates), tuple(folds), judged, spent)
 

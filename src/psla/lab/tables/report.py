@@ -15,7 +15,7 @@ from psla.files import write_json_atomic, write_text_atomic
 from psla.lab.tables.claims import CITATION, Claim, load_claims, read_quality
 from psla.lab.tables.folder import Measured, RowResult
 from psla.lab.tables.report_figures import figures
-from psla.lab.tables.report_tables import Columns, Tables, by_column, class_scores, class_table, correlations, number
+from psla.lab.tables.report_tables import Tables, class_scores, class_table, correlations
 from psla.lab.tables.verdicts import (
     CONTRADICTED,
     NOT_RESOLVED,
@@ -26,8 +26,8 @@ from psla.lab.tables.verdicts import (
     Verdict,
     judge,
 )
-from psla.report.html import Badge, Folded, Gallery, Heading, Numbers, Part, Table, Text, write_page
-from psla.report.markdown import markdown
+from psla.report import page
+from psla.report.page import Badge, Columns, Folded, Gallery, Heading, Numbers, Part, Table, Text
 
 SINGLE = ("averaged", "labels_12", "labels_1", "mixup", "plain_mixup", "masking", "plain_masking", "pretraining")
 BADGES = {SUPPORTED: "good", CONTRADICTED: "bad", NOT_RESOLVED: "plain", NOT_TESTED: "off"}
@@ -63,8 +63,8 @@ def write_report(
     parts = report_parts(lab, scores, verdicts, qualities)
     title = title or f"PSLA on {lab.info.clips.name or 'clips'}"
     paths = [lab.folder / name for name in ("report.html", "report.md", "verdicts.json")]
-    write_page(paths[0], title, parts, CITATION)
-    write_text_atomic(paths[1], markdown(title, parts, CITATION))
+    page.write_page(paths[0], title, parts, CITATION)
+    write_text_atomic(paths[1], page.markdown(title, parts, CITATION))
     data = {"version": 1, "resamples": resamples, "verdicts": [verdict.to_dict() for verdict in verdicts]}
     write_json_atomic(paths[2], data)
     return paths
@@ -135,16 +135,16 @@ def verdict_parts(verdicts: Sequence[Verdict]) -> list[Part]:
     if any(v.difference is not None and v.difference.seeds == 1 for v in tested):
         parts.append(Text("With one pair of models the variance of training is left out of the interval."))
     if tested:
-        parts.append(by_column(tested, TESTED_COLUMNS, text=(0, 1, 6), cards=True))
+        parts.append(Table.of(tested, TESTED_COLUMNS, text=(0, 1, 6), cards=True))
         caption = (
             "Standard errors of the difference from the luck of seeds and from that of clips; the deviation of one "
             "pair of trainings without what clips do to it; p before the correction."
         )
-        variances = by_column(tested, VARIANCE_COLUMNS, text=(0, 1, 2, 8), caption=caption, cards=True)
+        variances = Table.of(tested, VARIANCE_COLUMNS, text=(0, 1, 2, 8), caption=caption, cards=True)
         parts.append(Folded("Where the intervals come from: seeds and clips", [variances]))
     missing = [v for v in verdicts if v.difference is None]
     if missing:
-        table = by_column(missing, NOT_TESTED_COLUMNS, text=(0, 1, 2, 3), cards=True)
+        table = Table.of(missing, NOT_TESTED_COLUMNS, text=(0, 1, 2, 3), cards=True)
         parts.append(Folded(f"Not tested: {len(missing)} claims", [table]))
     return parts
 
@@ -213,8 +213,8 @@ ORIGIN_COLUMNS: Columns = {
     "title": lambda pair: pair[0].title,
     "scored": lambda pair: (pair[0].take or "-").replace("_", " "),
     "seed": lambda pair: "all" if pair[1].seed is None else str(pair[1].seed),
-    "mAP": lambda pair: number(pair[1].scores.get("mean_average_precision")),
-    "hours": lambda pair: number(pair[1].hours, 3),
+    "mAP": lambda pair: page.number(pair[1].scores.get("mean_average_precision")),
+    "hours": lambda pair: page.number(pair[1].hours, 3),
     "changed": lambda pair: ", ".join(f"{key}={value}" for key, value in pair[0].recipe.items()) or "-",
     "runs": lambda pair: _runs(pair[1].runs),
     "predictions": lambda pair: _files(pair[1].predictions),
@@ -234,7 +234,7 @@ def _files(paths: Sequence[str]) -> str:
 def _provenance(lab: Measured) -> list[Part]:
     results = [(row, each) for row in lab.rows.values() if row.done for each in row.seeds]
     parts: list[Part] = [Heading("Where the numbers come from")]
-    origins = by_column(results, ORIGIN_COLUMNS, text=(0, 1, 2, 6, 7, 8, 9))
+    origins = Table.of(results, ORIGIN_COLUMNS, text=(0, 1, 2, 6, 7, 8, 9))
     parts.append(Folded(f"{len(results)} results, by row and seed", [origins]))
     missing = [[row.row, row.title, row.reason or row.status] for row in lab.rows.values() if not row.done]
     if missing:

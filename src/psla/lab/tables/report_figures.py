@@ -8,7 +8,7 @@ from psla.lab.experiment import spread
 from psla.lab.tables.folder import Measured, RowResult
 from psla.lab.tables.report_tables import ClassScores, training_counts
 from psla.report.figures import Curve, curves, ranked, scatter
-from psla.report.html import Picture
+from psla.report.page import Picture
 from psla.techniques.sampling import clip_weights, expected_unseen, simulated_unseen
 from psla.training.recipe import Recipe
 from psla.training.run import Run
@@ -25,9 +25,8 @@ def figures(lab: Measured, scores: ClassScores | None) -> list[Picture]:
         lab: what was measured.
         scores: of the best single model, class by class; None: no row is done.
     """
-    of_classes = [_classes(lab, scores)] if scores is not None else []
-    against_count = [_against_count(lab, scores)] if scores is not None else []
-    drawn = [_amount(lab), _counts(lab), _unseen(lab), *of_classes, _sweep(lab), _learning(lab), *against_count]
+    of_classes, against_count = (None, None) if scores is None else (_classes(lab, scores), _against_count(lab, scores))
+    drawn = [_amount(lab), _counts(lab), _unseen(lab), of_classes, _sweep(lab), _learning(lab), against_count]
     return [picture for picture in drawn if picture is not None]
 
 
@@ -56,10 +55,11 @@ def _counts(lab: Measured) -> Picture | None:
 
 def _unseen(lab: Measured) -> Picture | None:
     train = lab.clips.split("train").labels()
-    recipe = _recipe(lab)
     weights = clip_weights(train)
     if not len(train) or not weights.sum() > 0:
         return None
+    path = lab.path("recipe.yaml")
+    recipe = Recipe.load(path) if path.is_file() else None
     epochs = recipe.optimizer.epochs if recipe is not None else 30
     rates = list(dict.fromkeys([0.0, recipe.mixup.rate if recipe is not None and recipe.mixup.rate else 0.5]))
     expected, counted = expected_unseen(weights, epochs, rates), simulated_unseen(weights, epochs, rates)
@@ -127,11 +127,6 @@ def _against_count(lab: Measured, scores: ClassScores) -> Picture:
     counts = training_counts(lab).astype(float).tolist()
     png = scatter(counts, scores.mean.tolist(), "training clips", "average precision", log_x=True)
     return _picture(png, "Table VII", "Average precision of each class against its training clips.")
-
-
-def _recipe(lab: Measured) -> Recipe | None:
-    path = lab.folder / "recipe.yaml"
-    return Recipe.load(path) if path.is_file() else None
 
 
 def _picture(png: bytes, name: str, what: str) -> Picture:

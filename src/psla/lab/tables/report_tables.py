@@ -11,7 +11,7 @@ Table VII asks whether classes with more clips, or better annotated ones, are re
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import stdev
 from typing import Any
@@ -22,7 +22,7 @@ from psla.lab.tables.claims import SETS, paper_tables
 from psla.lab.tables.folder import Measured, RowResult
 from psla.lab.tables.verdicts import Scoring
 from psla.metrics.scores import average_precisions
-from psla.report.html import Cell, Heading, Part, Table, Text
+from psla.report.page import Cell, Columns, Heading, Part, Table, Text, number
 
 NOT_RUN = "not run"
 ENHANCEMENT = {  # Table VIII's rows, and how many digits its numbers have
@@ -34,22 +34,6 @@ ENHANCEMENT = {  # Table VIII's rows, and how many digits its numbers have
     "map_before": ("mAP before", 4),
     "map_after": ("mAP after", 4),
 }
-Columns = Mapping[str, Callable[[Any], Cell]]
-
-
-def by_column(rows: Iterable[Any], columns: Columns, text: Sequence[int] = (0,), **more: Any) -> Table:
-    """A table from what its columns show of each row, by the name of the column; further arguments as `Table`."""
-    return Table(list(columns), [[show(row) for show in columns.values()] for row in rows], text=text, **more)
-
-
-def number(value: float | None, digits: int = 4, sign: str = "") -> str:
-    """A number, or a dash where there is none.
-
-    Example:
-        >>> number(0.25), number(math.nan), number(0.5, 2, "+")
-        ('0.2500', '-', '+0.50')
-    """
-    return "-" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
 
 
 class Tables:
@@ -102,17 +86,14 @@ class Tables:
         return Table(["", *(f"paper, {name} set" for name in sets), *names], rows)
 
     def _enhancement(self, table: Mapping[str, Any]) -> Table:
-        lines = [(label, column, digits) for column, (label, digits) in ENHANCEMENT.items()]
-        head = [""]
-        cells: list[list[Cell]] = [[label] for label in (*(line[0] for line in lines), "mAP's improvement, %")]
+        head, columns = [""], [[*(label for label, _ in ENHANCEMENT.values()), "mAP's improvement, %"]]
         for row in table["rows"]:
             head += [f"{row['label']}: paper", "measured"]
-            paper = row["paper"]
-            for line, (_, column, digits) in zip(cells, lines, strict=False):
-                line.append(_spread(paper.get(column), paper.get(f"{column}_deviation"), digits))
-                line.append(self._detail(row["row"], column, digits))
-            cells[-1] += [number(paper["map_improvement_percent"], 1), self._gain(row["row"])]
-        return Table(head, cells)
+            paper, name = row["paper"], row["row"]
+            theirs = [_spread(paper.get(c), paper.get(f"{c}_deviation"), n) for c, (_, n) in ENHANCEMENT.items()]
+            ours = [self._detail(name, column, digits) for column, (_, digits) in ENHANCEMENT.items()]
+            columns += [[*theirs, number(paper["map_improvement_percent"], 1)], [*ours, self._gain(name)]]
+        return Table(head, list(zip(*columns, strict=True)))
 
     def _gain(self, name: str) -> str:
         """How much more mAP, in percent of the mean before."""
@@ -175,7 +156,7 @@ class Tables:
         parts: list[Part] = []
         for name in dict.fromkeys(row.table for row in self.lab.rows.values() if row.table not in known):
             rows = [row for row in self.lab.rows.values() if row.table == name]
-            parts += [Heading(f"Beyond the paper: {name}"), by_column(rows, columns)]
+            parts += [Heading(f"Beyond the paper: {name}"), Table.of(rows, columns)]
         return parts
 
 
@@ -275,5 +256,4 @@ def class_table(
     if quality:
         columns["quality"] = lambda c: number(quality.get(c.id), 2)
     columns["id"] = lambda c: c.id
-    table = by_column(lab.labels.vocabulary, columns)
-    return Table(table.head, table.rows, text=(0, len(columns) - 1), sortable=True)
+    return Table.of(lab.labels.vocabulary, columns, text=(0, len(columns) - 1), sortable=True)

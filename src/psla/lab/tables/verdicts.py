@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, TypeAdapter
 
-from psla.lab.tables.claims import Claim, Side, row_of
+from psla.lab.tables.claims import Claim, row_of
 from psla.lab.tables.folder import Measured, RowResult
 from psla.metrics.predictions import Predictions, average
 from psla.metrics.resampling import DrawnScore, Draws, mean_score
@@ -224,9 +224,11 @@ def _test(claim: Claim, scores: Scoring, confidence: float) -> Verdict:
             row = scores.lab.rows.get(name)
             why = f"{row.status}: {row.reason}" if row is not None and row.reason else "not run"
             return Verdict(claim, NOT_TESTED, f"row {name}: {why}")
-    sides = [(sign, _side(side, scores)) for sign, side in claim.terms]
-    for (_, side), (_, found) in zip(claim.terms, sides, strict=True):
-        if not found:
+    sides = []
+    for sign, side in claim.terms:
+        scored = scores[row_of(side)]
+        sides.append((sign, scored.by_seed if isinstance(side, str) else scored.best_member))
+        if not sides[-1][1]:
             return Verdict(claim, NOT_TESTED, f"row {row_of(side)} is no ensemble of several models")
     seeds = common_seeds([found for _, found in sides])
     if not seeds:
@@ -234,11 +236,6 @@ def _test(claim: Claim, scores: Scoring, confidence: float) -> Verdict:
     better, worse = (float(np.mean([of_seed(found, seed).exact for seed in seeds])) for _, found in sides[:2])
     difference = contrast(sides, draws.units, confidence, scores.prior_of(claim))
     return Verdict(claim, NOT_RESOLVED, "", worse, better, difference, None, seeds, draws.unit, draws.units)
-
-
-def _side(side: Side, scores: Scoring) -> Mapping[Seed, DrawnScore]:
-    found = scores[row_of(side)]
-    return found.by_seed if isinstance(side, str) else found.best_member
 
 
 def _decided(verdict: Verdict, difference: Estimate, p: float, level: float) -> Verdict:

@@ -1,24 +1,25 @@
-"""Reports: one self-contained page of HTML from plain data; nothing loaded from elsewhere.
+"""Reports: what is shown, as parts, and the parts as one page of HTML or as Markdown.
 
     write_page("report.html", "Inventory", [Numbers([("clips", "20")]), Table(["class", "n"], [["dog", "12"]])])
 
-What is shown is handed in as parts: numbers, text, tables, pictures, and parts folded away. How they look is in
-`templates/`, where all text is escaped. The page reads on a telephone, in print, and without images (every picture has
-a description). It has a script only where a table sorts; then a policy in its head forbids every other script and every
-request.
+How parts look in HTML is in `templates/`, where all text is escaped. The page loads nothing from elsewhere; it reads on
+a telephone, in print, and without images (every picture has a description). It has a script only where a table sorts;
+then a policy in its head forbids every other script and every request. Markdown is for a README, an issue or a diff:
+what is folded is shown, pictures are named, tables are GitHub's.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from psla.files import write_text_atomic
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).with_name("templates")
+_SHOWN = 500  # rows of a list
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Badge:
 
 
 Cell = str | Bar | Badge
+Columns = Mapping[str, Callable[[Any], Cell]]  # by the name of a column: what it shows of what a row is about
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,16 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.head):
                 raise ValueError(f"a row of {len(row)} cells in a table of {len(self.head)} columns: {list(row)}")
+
+    @staticmethod
+    def of(rows: Iterable[Any], columns: Columns, **more: Any) -> Table:
+        """A row for each of `rows`, by its columns; further arguments as those of a table.
+
+        Example:
+            >>> Table.of(["rain"], {"class": str.upper, "letters": lambda name: str(len(name))}).rows
+            [['RAIN', '4']]
+        """
+        return Table(list(columns), [[show(row) for show in columns.values()] for row in rows], **more)
 
     @property
     def bars(self) -> set[int]:
@@ -181,6 +194,38 @@ def write_page(path: str | os.PathLike[str], title: str, parts: Sequence[Part], 
     write_text_atomic(path, page(title, parts, note))
 
 
+def markdown(title: str, parts: Sequence[Part], note: str = "") -> str:
+    """The parts as a document of Markdown.
+
+    Raises:
+        TypeError: a part that has no form in Markdown.
+
+    Example:
+        >>> print(markdown("Counts", [Table(["class", "clips"], [["dog", "12"]])]))
+        # Counts
+        <BLANKLINE>
+        | class | clips |
+        | --- | ---: |
+        | dog | 12 |
+        <BLANKLINE>
+    """
+    blocks = [f"# {title}", *_blocks(parts, 2)]
+    if note:
+        blocks.append(f"*{_plain(note)}*")
+    return "\n\n".join(blocks) + "\n"
+
+
+def listed(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], rest: str) -> Folded:
+    """A list of text under its title and its length, folded; `rest` says where those after the first 500 are.
+
+    Example:
+        >>> listed("Missing", ["clip"], [["dog"]] * 501, " in missing.txt").parts[1]
+        Text(text='… and 1 more in missing.txt.')
+    """
+    more = [Text(f"… and {len(rows) - _SHOWN:,} more{rest}.")] if len(rows) > _SHOWN else []
+    return Folded(f"{title}: {len(rows):,}", [Table(head, rows[:_SHOWN], text=range(len(head))), *more])
+
+
 def data_address(png: bytes) -> str:
     """A PNG as an address that holds it.
 
@@ -189,6 +234,16 @@ def data_address(png: bytes) -> str:
         'data:image/png;base64,UE5H'
     """
     return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
+def number(value: float | None, digits: int = 4, sign: str = "") -> str:
+    """A number, or a dash where there is none.
+
+    Example:
+        >>> number(0.25), number(math.nan), number(0.5, 2, "+")
+        ('0.2500', '-', '+0.50')
+    """
+    return "-" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
 
 
 def _sorts(parts: Sequence[Part]) -> bool:
@@ -208,3 +263,44 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def _blocks(parts: Sequence[Part], level: int) -> Iterator[str]:
+    for part in parts:
+        if isinstance(part, Heading):
+            yield f"{'#' * level} {_plain(part.text)}"
+        elif isinstance(part, Text):
+            yield _plain(part.text)
+        elif isinstance(part, Numbers):
+            yield "\n".join(f"- {_plain(name)}: {_plain(value)}" for name, value in part.pairs)
+        elif isinstance(part, Table):
+            yield _table(part)
+        elif isinstance(part, Folded):
+            yield f"{'#' * (level + 1)} {_plain(part.title)}"
+            yield from _blocks(part.parts, level + 1)
+        elif isinstance(part, Picture | Gallery):
+            pictures = part.parts if isinstance(part, Gallery) else [part]
+            yield "\n".join(f"- {_plain(each.caption or each.alt)} (Picture: see the HTML page.)" for each in pictures)
+        else:
+            raise TypeError(f"{type(part).__name__} has no form in Markdown")
+
+
+def _table(table: Table) -> str:
+    shown = [i for i in range(len(table.head)) if not any(isinstance(row[i], Bar) for row in table.rows)]
+    dashes = ["---" if i in table.text else "---:" for i in shown]
+    lines = [[_plain(table.head[i]) for i in shown], dashes]
+    lines += [[_cell(row[i]) for i in shown] for row in table.rows]
+    caption = f"{_plain(table.caption)}\n\n" if table.caption else ""
+    return caption + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(cell: Cell) -> str:
+    return _plain(cell.text) if isinstance(cell, Badge) else _plain(cell) if isinstance(cell, str) else ""
+
+
+def _plain(text: str) -> str:
+    """Text in which nothing means anything to Markdown, on one line."""
+    text = " ".join(text.split())
+    for mark in "\\`*_[]<>|":
+        text = text.replace(mark, f"\\{mark}")
+    return text
