@@ -137,7 +137,7 @@ def save_model(
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """The JSON header of a model file, without its weights.
+    """The JSON header of a model file, without its weights: `version` is the file's own, all else as this version has it.
 
     Raises:
         ModelFileError: missing, not a model file, or of another version.
@@ -179,7 +179,7 @@ def _read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple[int,
 def _from_version_1(header: dict[str, Any]) -> dict[str, Any]:
     """Version 1 knew one front end, called its `std` `deviation`, and had no checksum in its first weeks."""
     front_end = {"std" if name == "deviation" else name: value for name, value in header["front_end"].items()}
-    return {**header, "version": 2, "front_end": {"kind": "kaldi", **front_end}, "sha256": header.get("sha256")}
+    return {**header, "front_end": {"kind": "kaldi", **front_end}, "sha256": header.get("sha256")}
 
 
 # From each earlier version to the next.
