@@ -137,7 +137,7 @@ def save_model(
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """The JSON header of a model file, without its weights: `version` is the file's own, all else as this version has it.
+    """The JSON header of a model file, without its weights: `version` is the file's own, the rest as version 2 has it.
 
     Raises:
         ModelFileError: missing, not a model file, or of another version.
