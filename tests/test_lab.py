@@ -139,7 +139,7 @@ def test_accuracy_over_folds_is_that_of_the_clips() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3000)
 def test_the_recipe_beats_the_baseline(tmp_path: Path) -> None:
     """Law: in the same number of clips, pretraining with sampling and augmentation is ahead of training without."""
     with (tmp_path / "out.txt").open("w") as file:

@@ -81,6 +81,9 @@ def run(
         f"{counts['evaluation']} to evaluate, {len(clips.vocabulary)} AudioSet classes, "
         f"{torch.get_num_threads()} threads"
     )
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported() and not torch.cuda.is_available():
+        overrides = {"optimizer.precision": "float32", **overrides}
+        console.print("This processor has no bfloat16: trained in float32, its figures differ a little from others'.")
     variants = {
         "baseline": ("baseline (no pretraining, no sampling)", Recipe.load("demo", {**overrides, **BASELINE})),
         "psla": ("PSLA recipe", Recipe.load("demo", overrides)),
