@@ -66,7 +66,6 @@ class Ensemble(nn.Module):
         if not members:
             raise EnsembleError("an ensemble needs at least one member")
         first = members[0]
-        # The hop is in the window's length: a window of as many seconds in other frames ends with another frame.
         for number, member in enumerate(members[1:], start=2):
             for name, one, other in (
                 ("classes", first.classes, member.classes),
