@@ -29,7 +29,8 @@ from psla.data.source import open_source
 from psla.files import sha256_of
 from psla.model.file import Model, ModelCard, load_model, save_model
 from psla.model.inference import predict
-from psla.training.recipe import Recipe, flatten
+from psla.training.keys import flatten
+from psla.training.recipe import Recipe
 from psla.training.run import Run
 from psla.weights.packaged import DEFAULT, MOST_BYTES, PACKAGED
 

@@ -21,7 +21,7 @@ from psla.weights.readers.contract import read_weights
 
 network = TaggingNetwork(NetworkConfig("plain", 3, 0, front_end=front_end_config({"kind": "bands", "frames": 64})))
 torch.save({f"net.{name}": tensor for name, tensor in network.state_dict().items()}, Path(sys.argv[1]) / "own.pth")
-again = read_weights(Path(sys.argv[1]) / "own.pth", frames=64)
+again = read_weights(Path(sys.argv[1]) / "own.pth", given={"frames": 64}).network
 wave = torch.randn(2, 24000) / 10
 assert torch.equal(again(wave).clip_probabilities, network.eval()(wave).clip_probabilities)
 assert again(wave).frame_probabilities.shape == (2, 4, 3)

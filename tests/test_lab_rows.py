@@ -12,7 +12,8 @@ from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
 from psla.lab.tables.plan import Plan, make_plan, resolve
 from psla.lab.tables.rows import TABLES, Catalogue, RowError, parse_row
-from psla.training.recipe import Recipe, presets
+from psla.training.keys import presets
+from psla.training.recipe import Recipe
 
 FILES = sorted((Path(psla.lab.__file__).parent / "tables/rows").glob("*.yaml"))
 CATALOGUE = Catalogue.load()

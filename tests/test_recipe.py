@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from psla.data.vocabulary import Vocabulary
-from psla.training.recipe import OptimizerRecipe, Recipe, RecipeError, parse_override, presets
+from psla.training.keys import parse_override, presets
+from psla.training.recipe import OptimizerRecipe, Recipe, RecipeError
 from psla.training.trainer import learning_rate
 
 VOCABULARY = Vocabulary(["dog", "rain", "siren"])

@@ -299,9 +299,14 @@ def test_damaged_files_end_in_one_sentence(tmp_path: Path) -> None:
 def test_import_keeps_what_is_known(checkpoint: Path, tmp_path: Path) -> None:
     """The model file says where its weights come from, and a vocabulary of another length is refused."""
     card = ModelCard(licence="BSD", training_data="noise", provenance={"page": "here"})
-    out = import_weights(checkpoint, tmp_path / "m.safetensors", Vocabulary(list("abc")), 48, card)
+    out = import_weights(checkpoint, tmp_path / "m.safetensors", Vocabulary(list("abc")), {"frames": 48}, card)
     model = load_model(out)
-    assert model.card.provenance == {"page": "here", "checkpoint": "as_mdl_0.pth", "sha256": sha256_of(checkpoint)}
+    assert model.card.provenance == {
+        "page": "here",
+        "family": "psla",
+        "checkpoint": "as_mdl_0.pth",
+        "sha256": sha256_of(checkpoint),
+    }
     assert (model.card.licence, model.card.training_data) == ("BSD", "noise")
     assert model.network.config.front_end.frames == 48
     assert isinstance(model.network, TaggingNetwork)

@@ -6,10 +6,11 @@ hold the network's tensors under names that begin with `toy.`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -98,10 +99,12 @@ def _knows(tensors: dict[str, Tensor]) -> bool:
     return all(name.startswith("toy.") for name in tensors)
 
 
-def _read(path: Path, tensors: dict[str, Tensor], frames: int | None) -> TaggingNetwork:
+def _read(path: Path, tensors: dict[str, Tensor], given: Mapping[str, Any]) -> TaggingNetwork:
     own = {name.removeprefix("toy."): tensor for name, tensor in tensors.items()}
     classes = len(own["pooling.classification.bias"]) // 2
-    network = TaggingNetwork(NetworkConfig("toy", classes, heads=2, front_end=ToyConfig(frames=frames or 64)))
+    network = TaggingNetwork(
+        NetworkConfig("toy", classes, heads=2, front_end=ToyConfig(frames=given.get("frames", 64)))
+    )
     network.load_state_dict(own)
     return network
 
@@ -110,7 +113,7 @@ def register() -> None:
     """What a user's own module does when it is imported; here it waits, so that other tests do not meet the toys."""
     FRONT_ENDS.add("toy", ToyFrontEnd)
     BACKBONES.add("toy", BackboneKind(ToyBackbone))
-    READERS.add("toy", Reader(_knows, _read, lambda classes: 64, "none"))
+    READERS.add("toy", Reader(_knows, _read, "none", options=("frames",)))
 
 
 def forget() -> None:

@@ -26,6 +26,7 @@ _NAMES = {
     "Vocabulary": "psla.data.vocabulary",
     "load": "psla.tagging.tagger",
     "read_released": "psla.weights.readers.psla",
+    "read_weights": "psla.weights.readers.contract",
     "train": "psla.training.session",
 }
 _MODULES = {
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from psla.training.recipe import Recipe as Recipe
     from psla.training.run import Run as Run
     from psla.training.session import train as train
+    from psla.weights.readers.contract import read_weights as read_weights
     from psla.weights.readers.psla import read_released as read_released
 
 __all__ = [*_NAMES, *_MODULES]

@@ -65,7 +65,8 @@ def run(
 ) -> None:
     """Run the rows of the paper's tables; a row that cannot be run is noted, and the exit code is then 1."""
     numbers, part = seeds_of(seeds), part_of(shard)
-    from psla.training.recipe import Recipe, parse_override
+    from psla.training.keys import parse_override
+    from psla.training.recipe import Recipe
 
     overrides = dict(map(parse_override, set_ or []))
     resolved = Recipe.load(recipe, overrides)
@@ -247,7 +248,8 @@ def _recipes(
 ) -> tuple[dict[int, str], dict[int, Recipe]]:
     """What each fold is trained with, by name, and the recipes themselves."""
     from psla.lab.folds.selection import read_choices
-    from psla.training.recipe import Recipe, parse_override
+    from psla.training.keys import parse_override
+    from psla.training.recipe import Recipe
 
     if selection is not None:
         choices = read_choices(selection)

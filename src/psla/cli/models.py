@@ -79,42 +79,46 @@ def import_(
     vocabulary: Annotated[
         str | None, typer.Option(help="audioset, fsd50k, or a class list (index,mid,display_name).")
     ] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="Frames of a clip in training, 10 ms each.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="As --set frames=N: frames of a clip in training.")] = None,
+    said: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="What the tensors do not tell, as hop_samples=160."),
+    ] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
     training_data: Annotated[str, typer.Option(help="What the weights were trained on, and its licence.")] = "",
 ) -> None:
     """Make a model file of a published checkpoint, or an ensemble of a folder of them."""
     if out.suffix != (".json" if checkpoint.is_dir() else ".safetensors"):
         raise CommandError(f"{out}: a model file's name ends in .safetensors, that of a folder's ensemble in .json")
-    from psla.model.tensor_file import read_torch_tensors
-    from psla.weights.readers.contract import import_weights, read_weights, recognise
+    from psla.training.keys import parse_override
+    from psla.weights.readers.contract import READERS, import_weights, read_weights
 
-    files = sorted(checkpoint.glob("*.pth")) if checkpoint.is_dir() else [checkpoint]
+    files = sorted([*checkpoint.glob("*.pth"), *checkpoint.glob("*.pt")]) if checkpoint.is_dir() else [checkpoint]
     if not files:
-        raise CommandError(f"{checkpoint}: there is no .pth file in this folder")
-    from psla.model.file import ModelCard
+        raise CommandError(f"{checkpoint}: there is no .pth or .pt file in this folder")
+    from psla.model.file import ModelCard, config_name
 
-    network = read_weights(files[0], frames).config
-    count, family = network.classes, recognise(files[0], read_torch_tensors(files[0]))
+    given = dict(parse_override(text) for text in said or []) | ({} if frames is None else {"frames": frames})
+    first = read_weights(files[0], given=given)
+    network, family = first.network.config, READERS[first.card.provenance["family"]]
+    count = network.classes
     classes = _vocabulary(vocabulary, count, files[0])
-    if frames is None and family.frames(count) is None:
-        raise CommandError(f"{files[0]} has {count} classes: say with --frames how many frames a clip had in training")
-    if licence is None:  # of files that the authors of the paper can have published, theirs
-        licence = family.licence if family.frames(count) is not None else "not stated"
-    card = ModelCard(licence=licence, training_data=training_data)
+    if not family.published(count) and (missing := [name for name in family.required if name not in given]):
+        raise CommandError(
+            f"{files[0]} has {count} classes: say with {' '.join(f'--{name}' for name in missing)} "
+            "how many frames a clip had in training"
+        )
+    card = ModelCard(licence=licence or "", training_data=training_data)
     made = []
     for file in files:
         target = out if not checkpoint.is_dir() else out.parent / f"{file.stem}.safetensors"
-        made.append(import_weights(file, target, classes, frames, card))
+        made.append(import_weights(file, target, classes, given, card))
     if checkpoint.is_dir():
         from psla.model.ensemble import write_ensemble
 
         write_ensemble(out, made)
     members = f", {len(made)} members" if checkpoint.is_dir() else ""
-    typer.echo(
-        f"{out}: {network.backbone}, {network.heads} heads, {count} classes ({classes[0].name}, …), "
-        f"{network.front_end.frames} frames{members}"
-    )
+    typer.echo(f"{out}: {config_name(network)} ({classes[0].name}, …), {network.front_end.frames} frames{members}")
 
 
 def _vocabulary(given: str | None, count: int, file: Path) -> Vocabulary:

@@ -48,7 +48,8 @@ def train(
         raise CommandError("a training needs RECIPE, --clips and --out; or --resume RUN to go on with one")
     if profile and compiled:
         raise CommandError("--profile looks between the layers that --compile joins: choose one")
-    from psla.training.recipe import Recipe, parse_override
+    from psla.training.keys import parse_override
+    from psla.training.recipe import Recipe
 
     overrides = [f"init={init}"] if init is not None else []
     plan = Recipe.load(recipe, dict(map(parse_override, [*overrides, *(set_ or [])]))) if recipe else None
@@ -116,7 +117,8 @@ def teach(
 ) -> None:
     """Train, enhance the labels with what was learned, train again; say what it brought, over several seeds."""
     from psla.data.clips import Clips
-    from psla.training.recipe import Recipe, parse_override
+    from psla.training.keys import parse_override
+    from psla.training.recipe import Recipe
 
     plan = Recipe.load(recipe, dict(map(parse_override, set_ or [])))
     from psla.lab.teaching import Teaching, teach

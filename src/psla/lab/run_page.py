@@ -19,7 +19,8 @@ from psla.metrics.scores import Scores
 from psla.report import page
 from psla.report.figures import Curve, curves, ranked, scatter
 from psla.report.page import Bar, Columns, Folded, Gallery, Heading, Numbers, Part, Picture, Table, Text
-from psla.training.recipe import Recipe, flatten
+from psla.training.keys import flatten
+from psla.training.recipe import Recipe
 from psla.training.run import Run
 
 VARIANTS = {

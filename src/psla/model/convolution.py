@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-Activation = Literal["none", "silu", "relu6"]
+Activation = Literal["none", "silu", "relu6", "relu", "hardswish"]
 
 BATCH_NORM_EPSILON = 1e-3
 FAST_KERNEL = 3  # the largest side of a depthwise kernel whose gradient by the kernel is fast
@@ -45,6 +45,10 @@ def activate(x: Tensor, kind: Activation) -> Tensor:
     """The activation, over `x` itself where autograd does not need it afterwards."""
     if kind == "relu6":
         return F.relu6(x, inplace=True)  # its gradient is read from the output
+    if kind == "relu":
+        return F.relu(x, inplace=True)
+    if kind == "hardswish":
+        return F.hardswish(x, inplace=not x.requires_grad)
     if kind == "silu":
         return F.silu(x, inplace=not x.requires_grad)  # its gradient is read from the input
     return x
@@ -52,6 +56,8 @@ def activate(x: Tensor, kind: Activation) -> Tensor:
 
 class ConvNorm(nn.Module):
     """Convolution without bias, padded for an ImageNet side of `size` pixels, batch normalisation and activation.
+
+    size: None pads both sides alike by half a kernel, whatever the input.
 
     Shape:
         (batch, channels_in, height, width) -> (batch, channels_out, ~height / stride, ~width / stride)
@@ -62,7 +68,7 @@ class ConvNorm(nn.Module):
         channels_in: int,
         channels_out: int,
         *,
-        size: int,
+        size: int | None,
         momentum: float,
         activation: Activation = "none",
         kernel: int = 1,
@@ -71,7 +77,7 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.activation = activation
-        before, after = same_padding(size, kernel, stride)
+        before, after = (kernel // 2, kernel // 2) if size is None else same_padding(size, kernel, stride)
         # The convolution pads both sides alike and for nothing; only an odd zero costs a copy.
         self.odd_padding = (before, after, before, after) if before != after else None
         padding = 0 if self.odd_padding else before
@@ -93,6 +99,8 @@ _FUSED: dict[str, tuple[str, list[float]]] = {
     "none": ("none", []),
     "silu": ("swish", []),
     "relu6": ("hardtanh", [0, 6]),
+    "relu": ("relu", []),
+    "hardswish": ("hardswish", []),
 }
 
 
@@ -152,6 +160,14 @@ def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
         assert out.bias is not None
         out.bias.copy_(norm.bias.double() - norm.running_mean.double() * factor)
     return out
+
+
+def fold_in(network: nn.Module) -> None:
+    """Replace every `ConvNorm` within a network by its `FoldedConv`, in place."""
+    for part in list(network.modules()):
+        for name, child in list(part.named_children()):
+            if isinstance(child, ConvNorm):
+                setattr(part, name, FoldedConv(child))
 
 
 class DepthwiseConv2d(nn.Conv2d):

@@ -1,8 +1,9 @@
 """Ensemble: several models as one, their probabilities averaged (paper, section VI-B, where it is called a committee).
 
 Each member hears the audio through its own front end, at its own rate: the ensemble takes waveforms at the highest of
-its members' rates, and brings them to each member's. Members have one window, in seconds, and as many classes;
-backbone, heads, rate, stride, normalising and padding may differ.
+its members' rates, and brings them to each member's. Members have as many classes; backbone, head, rate, stride,
+window, normalising and padding may differ. The ensemble's window is the shortest of theirs, in seconds: a member with a
+longer one hears what follows as it hears the end of a short recording.
 
     {"format": "psla-ensemble", "version": 1, "members": [{"file": "seed0.safetensors", "sha256": "..."}, ...]}
 
@@ -12,6 +13,7 @@ This JSON file beside its model files stands wherever a model file does (`psla.w
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -46,10 +48,10 @@ class Ensemble(nn.Module):
         members: networks with as many classes each.
 
     Attributes:
-        sample_rate, window_samples, step_samples, classes: see `psla.model.network.TaggingModel`.
+        sample_rate, window_samples, shortest_samples, step_samples, classes: see `psla.model.network.TaggingModel`.
 
     Raises:
-        EnsembleError: no member, other numbers of classes, or windows of another length.
+        EnsembleError: no member, or other numbers of classes.
 
     Example:
         >>> from psla.model.frontends.kaldi import FrontEndConfig
@@ -67,14 +69,15 @@ class Ensemble(nn.Module):
             raise EnsembleError("an ensemble needs at least one member")
         first = members[0]
         for number, member in enumerate(members[1:], start=2):
-            for name, one, other in (
-                ("classes", first.classes, member.classes),
-                ("windows of", _seconds(first), _seconds(member)),
-            ):
-                if one != other:
-                    raise EnsembleError(f"member {number} has {name} {other}, the first has {one}; they must agree")
-        leading = max(members, key=lambda member: member.sample_rate)
-        self.sample_rate, self.window_samples = leading.sample_rate, leading.window_samples
+            if first.classes != member.classes:
+                raise EnsembleError(
+                    f"member {number} has classes {member.classes}, the first has {first.classes}; they must agree"
+                )
+        self.sample_rate = max(member.sample_rate for member in members)
+        window = min(member.window_samples / member.sample_rate for member in members)
+        shortest = min(member.shortest_samples / member.sample_rate for member in members)
+        self.window_samples = math.floor(window * self.sample_rate + 1e-6)
+        self.shortest_samples = min(self.window_samples, math.ceil(shortest * self.sample_rate - 1e-6))
         self.classes = first.classes
         finest = min(members, key=lambda member: member.step_samples / member.sample_rate)
         self.step_samples = round(finest.step_samples / finest.sample_rate * self.sample_rate)
@@ -108,6 +111,9 @@ class Ensemble(nn.Module):
         """What a member says, on the grid of the ensemble."""
         if member.sample_rate != self.sample_rate:
             waveform, lengths = self._resampled(member, waveform, lengths)
+        if (missing := member.shortest_samples - waveform.shape[1]) > 0:
+            lengths = torch.full((len(waveform),), waveform.shape[1]) if lengths is None else lengths
+            waveform = nn.functional.pad(waveform, (0, missing))
         found = member(waveform, lengths)
         return found._replace(frame_probabilities=self._on_grid(member, found.frame_probabilities))
 
@@ -119,7 +125,7 @@ class Ensemble(nn.Module):
             from_array(wave[:length].numpy(), self.sample_rate, member.sample_rate)
             for wave, length in zip(waveform.cpu(), lengths.tolist(), strict=True)
         ]
-        own, own_lengths = padded(waves, member.window_samples)
+        own, own_lengths = padded(waves, max(len(wave) for wave in waves))
         return own.to(waveform.device), own_lengths.to(waveform.device)
 
     def _on_grid(self, member: TaggingNetwork, frames: Tensor) -> Tensor:
@@ -129,10 +135,6 @@ class Ensemble(nn.Module):
         steps = round(frames.shape[1] / ratio)
         own = ((torch.arange(steps, device=frames.device) + 0.5) * ratio).long().clamp(max=frames.shape[1] - 1)
         return frames[:, own]
-
-
-def _seconds(member: TaggingNetwork) -> str:
-    return f"{member.window_samples / member.sample_rate:.4f} s"
 
 
 def load_ensemble(path: str | Path) -> Model[Ensemble]:

@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 
 from psla.data.vocabulary import Vocabulary
+from psla.model.backbones.contract import BACKBONES
 from psla.model.frontends.contract import front_end_config
 from psla.model.network import NetworkConfig, TaggingModel, TaggingNetwork
+from psla.model.pooling import HEADS
 from psla.model.tensor_file import TensorFileError, read_layout, write_tensors
 from psla.model.tensor_file import read_tensors as _read_tensors
 
@@ -173,6 +175,7 @@ def _read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple[int,
             raise ModelFileError(f"{path}: {part} in the metadata must be a JSON object")
     for step in range(version, VERSION):
         header = _STEPS[step](header)
+    header |= {part: {**missing, **header[part]} for part, missing in _LATER.items()}
     return header, shapes
 
 
@@ -181,6 +184,12 @@ def _from_version_1(header: dict[str, Any]) -> dict[str, Any]:
     front_end = {"std" if name == "deviation" else name: value for name, value in header["front_end"].items()}
     return {**header, "front_end": {"kind": "kaldi", **front_end}, "sha256": header.get("sha256")}
 
+
+# What files of version 2 may lack: fields that came later, with what was meant before they were there.
+_LATER: dict[str, dict[str, Any]] = {
+    "architecture": {"head": "attention", "options": {}},
+    "front_end": {"shortest_frames": 0},
+}
 
 # From each earlier version to the next.
 _STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}
@@ -203,8 +212,8 @@ def load_model(path: str | Path) -> Model[TaggingNetwork]:
         raise ModelFileError(f"{path}: the metadata cannot be used: {error}") from error
     if config.classes != len(vocabulary):
         raise ModelFileError(f"{path}: {config.classes} outputs for a vocabulary of {len(vocabulary)} classes")
-    # The largest that the architecture can ask for; the rest of a network is bounded by its backbone's name.
-    rows, name = max(config.heads, 1) * config.classes, "pooling.classification.weight"
+    # The largest that the architecture can ask for; the rest of a network is bounded by its backbone's options.
+    rows, name = max(config.heads, 1) * config.classes, f"pooling.{HEADS[config.head].largest}"
     if shapes.get(name, ())[:1] != (rows,):
         found = f"has the shape {shapes[name]}" if name in shapes else "is missing"
         raise ModelFileError(f"{path}: {name} {found}; {config_name(config)} need {rows} rows")
@@ -255,16 +264,23 @@ def load_tensors(network: TaggingNetwork, path: str | Path) -> dict[str, Tensor]
 
 
 def config_name(config: NetworkConfig) -> str:
-    """Backbone, heads and classes in a few words."""
-    return f"{config.backbone}, {config.heads} heads, {config.classes} classes"
+    """Backbone, heads and classes in a few words.
+
+    >>> config_name(NetworkConfig("mobilenet", 527, 0, head="mlp", options={"width": 0.4}))
+    'mobilenet (width 0.4), head mlp, 527 classes'
+    """
+    usual = BACKBONES[config.backbone].options
+    options = ", ".join(f"{name} {value}" for name, value in config.options.items() if value != usual[name])
+    head = f"{config.heads} heads" if config.head == "attention" else f"head {config.head}"
+    return f"{config.backbone}{f' ({options})' if options else ''}, {head}, {config.classes} classes"
 
 
 def _config(header: dict[str, Any]) -> NetworkConfig:
-    architecture = header["architecture"]
-    front_end = front_end_config(header["front_end"])
+    architecture, hears = header["architecture"], header["front_end"]
+    front_end = front_end_config(hears)
     for values, kind, known in (
         (architecture, "architecture", {each.name for each in fields(NetworkConfig)} - {"front_end"}),
-        (header["front_end"], "front end", set(front_end.to_dict())),
+        (hears, "front end", set(front_end.to_dict())),
     ):
         # What a file leaves out would be guessed.
         for what, names in (("lacks", known - set(values)), ("has the unknown", set(values) - known)):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from psla.audio.decode import AudioError
 from psla.data.vocabulary import Vocabulary
@@ -35,16 +36,18 @@ def tag_waveforms(
 ) -> Tagging:
     """Tag int16 waveforms in float32: the one way through a model.
 
-    Each is cut at what the front end can take; shorter ones are padded by the front end's rule. On the CPU the result
-    for a waveform is the same to the bit whatever others are given with it; on an accelerator all of them are one
-    batch, and results for other batches differ in the last digits.
+    Each is cut at the model's window. One that is shorter than the model's `shortest_samples` is followed by zeros up
+    to there; what else follows it is the front end's rule. On the CPU the result for a waveform is the same to the bit
+    whatever others are given with it; on an accelerator all of one length are one batch, and results for other batches
+    differ in the last digits.
 
     Args:
         sample_rate: of the waveforms, in Hz.
 
     Shape:
         waveforms: at least one, each (samples,). Returns (waveforms, classes), (waveforms, steps, classes) and, of a
-        network, (waveforms, steps, channels).
+        network, (waveforms, channels) and (waveforms, steps, channels). Where waveforms have different numbers of
+        steps, NaN stands in the place of those that one does not have.
 
     Raises:
         ValueError: waveforms of another rate than the model hears.
@@ -53,19 +56,37 @@ def tag_waveforms(
         raise ValueError(
             f"the waveforms are sampled at {sample_rate} Hz, the model hears {model.sample_rate} Hz: decode them so"
         )
+    lengths = [min(max(len(wave), model.shortest_samples), model.window_samples) for wave in waveforms]
     if torch.device(device).type != "cpu":
-        return _tag_batch(model, waveforms, device)
-    # The matrix libraries choose their algorithm by the shape of the whole batch, and each sums in another order. So
-    # every waveform goes alone, which costs nothing here: a window's feature maps (15 MB at 10 s) fill the caches.
-    each = [_tag_batch(model, [wave], device) for wave in waveforms]
-    clips, frames, features = zip(*each, strict=True)
-    return Tagging(torch.cat(clips), torch.cat(frames), None if features[0] is None else torch.cat(features))
+        together = [[row for row, own in enumerate(lengths) if own == length] for length in sorted(set(lengths))]
+    else:
+        # The matrix libraries choose their algorithm by the shape of the whole batch, and each sums in another order.
+        # So every waveform goes alone, which costs nothing here: a window's feature maps (15 MB at 10 s) fill the
+        # caches.
+        together = [[row] for row in range(len(lengths))]
+    said: list[Tagging | None] = [None] * len(waveforms)
+    for rows in together:
+        batch, true_lengths = padded([waveforms[row] for row in rows], lengths[rows[0]])
+        tagging = model(batch.to(device), true_lengths.to(device))
+        for place, row in enumerate(rows):
+            said[row] = Tagging(*(None if part is None else part[[place]] for part in tagging))  # type: ignore[arg-type]
+    return _stacked([each for each in said if each is not None])
 
 
-def _tag_batch(model: TaggingModel, waveforms: Sequence[np.ndarray], device: torch.device | str) -> Tagging:
-    # Always the full window wide: the result for a clip must not depend on the clips beside it.
-    batch, lengths = padded(waveforms, model.window_samples)
-    return model(batch.to(device), lengths.to(device))
+def _stacked(taggings: Sequence[Tagging]) -> Tagging:
+    """One of several; those of shorter waveforms have fewer steps, and NaN in the place of the others."""
+    steps = max(tagging.frame_probabilities.shape[1] for tagging in taggings)
+
+    def joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+        found = [part for part in parts if part is not None]
+        if any(part.ndim == 3 and part.shape[1] < steps for part in found):
+            found = [functional.pad(part, (0, 0, 0, steps - part.shape[1]), value=torch.nan) for part in found]
+        return torch.cat(found) if found else None
+
+    clip, frames, features, frame_features = (joined(parts) for parts in zip(*taggings, strict=True))
+    assert clip is not None
+    assert frames is not None
+    return Tagging(clip, frames, features, frame_features)
 
 
 def padded(waveforms: Sequence[np.ndarray], samples: int) -> tuple[Tensor, Tensor]:

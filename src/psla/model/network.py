@@ -7,16 +7,17 @@ Training, evaluation, tagging and export go through this one module tree, so the
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from psla.model.augmentation import Masks, apply_masks
-from psla.model.backbones.contract import BACKBONES, build_backbone
+from psla.model.backbones.contract import BACKBONES, backbone_options, build_backbone
 from psla.model.frontends.contract import FrontEndSettings, build_front_end, front_end_config
-from psla.model.pooling import Pooling, Tagging
+from psla.model.pooling import HEADS, Tagging, build_head
 
 Precision = Literal["float32", "bf16"]
 
@@ -26,7 +27,8 @@ class TaggingModel(Protocol):
 
     Attributes:
         sample_rate: of the waveforms that it takes, in Hz.
-        window_samples: how many of them one pass hears; shorter waveforms are padded, longer ones cut.
+        window_samples: how many of them one pass hears; longer waveforms are cut.
+        shortest_samples: shorter waveforms are padded with zeros to so many, 1 to `window_samples`.
         step_samples: samples from one step of the frame probabilities to the next.
         classes: number of outputs.
     """
@@ -35,6 +37,8 @@ class TaggingModel(Protocol):
     def sample_rate(self) -> int: ...
     @property
     def window_samples(self) -> int: ...
+    @property
+    def shortest_samples(self) -> int: ...
     @property
     def step_samples(self) -> int: ...
     @property
@@ -49,9 +53,11 @@ class NetworkConfig:
 
     backbone: a name that `psla.model.backbones.contract.BACKBONES` has.
     classes: number of outputs.
-    heads: attention heads; 0 is mean pooling.
+    heads: attention heads; 0 is mean pooling. Without meaning for other heads than `attention`, and 0 there.
     batch_norm_momentum: share of the newest batch in the running statistics, in (0, 1].
     front_end: the front end.
+    head: from features to classes, one of `psla.model.pooling.HEADS`.
+    options: of the backbone; those left out are given their defaults here.
 
     Raises:
         ValueError: a field out of its range.
@@ -62,6 +68,8 @@ class NetworkConfig:
     heads: int = 4
     batch_norm_momentum: float = 0.01
     front_end: FrontEndSettings = field(default_factory=lambda: front_end_config({}))
+    head: str = "attention"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -73,6 +81,11 @@ class NetworkConfig:
         momentum = self.batch_norm_momentum
         if isinstance(momentum, bool) or not isinstance(momentum, int | float) or not 0 < momentum <= 1:
             raise ValueError(f"batch_norm_momentum is {momentum!r}; it must lie in (0, 1]")
+        if self.head not in HEADS:
+            raise ValueError(f"no head is called {self.head!r}; there are {', '.join(HEADS)}")
+        if self.heads and self.head != "attention":
+            raise ValueError(f"heads is {self.heads}; only the head attention has heads, {self.head} takes 0")
+        object.__setattr__(self, "options", backbone_options(self.backbone, self.options))
 
 
 class TaggingNetwork(nn.Module):
@@ -82,7 +95,7 @@ class TaggingNetwork(nn.Module):
         config: the architecture and the front end.
 
     Attributes:
-        sample_rate, window_samples, step_samples, classes: see `TaggingModel`.
+        sample_rate, window_samples, shortest_samples, step_samples, classes: see `TaggingModel`.
 
     Shape:
         waveform: (batch, samples) int16, or float32 in [-1, 1], at `sample_rate`; lengths: (batch,) true numbers of
@@ -101,9 +114,11 @@ class TaggingNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.front_end = build_front_end(config.front_end)
-        self.backbone = build_backbone(config.backbone, config.batch_norm_momentum)
-        self.pooling = Pooling(self.backbone.channels, config.classes, config.heads)
+        momentum = config.batch_norm_momentum
+        self.backbone = build_backbone(config.backbone, momentum, config.options)
+        self.pooling = build_head(config.head, self.backbone, config.classes, config.heads, momentum)
         self.sample_rate, self.window_samples = config.front_end.sample_rate, config.front_end.window_samples
+        self.shortest_samples = config.front_end.shortest_samples
         self.step_samples = self.backbone.stride * config.front_end.hop_samples
         self.classes = config.classes
 
@@ -142,8 +157,7 @@ class TaggingNetwork(nn.Module):
         In training only: masks, `keep` (drop-connect, see the backbone), and `frames`, the length of the log-mel where
         it is not the front end's.
         """
-        counts = None if lengths is None else self.front_end.frame_counts(lengths)
-        log_mel, frame_counts = self.front_end.fit(self.front_end.log_mel(waveform, lengths), counts, frames)
+        log_mel, frame_counts = self.front_end.fitted(waveform, lengths, frames)
         if masks is not None:
             log_mel = apply_masks(log_mel, masks, mask_fill)
         return self.from_log_mel(self.front_end.normalise(log_mel), frame_counts, keep)
@@ -153,10 +167,10 @@ class TaggingNetwork(nn.Module):
 
         Shape:
             log_mel: (batch, frames, mel bins) float32; frame_counts: (batch,) real frames of each clip, which matter
-            only where the padding rule is `masked`.
+            only where padding is left out of the pooling.
         """
         valid_steps = None
-        if frame_counts is not None and self.config.front_end.padding == "masked":
+        if frame_counts is not None and self.config.front_end.padding != "released":
             valid_steps = (frame_counts + self.backbone.stride - 1) // self.backbone.stride
         return self.pooling(self.features(log_mel, keep), valid_steps)
 
@@ -167,7 +181,7 @@ class TaggingNetwork(nn.Module):
         features = self.backbone(image.to(kind).contiguous(memory_format=torch.channels_last), keep)
         if torch.is_autocast_enabled(features.device.type):
             return features
-        return features.to(self.pooling.classification.weight.dtype)
+        return features.to(next(self.pooling.parameters()).dtype)
 
     @property
     def parameters_count(self) -> int:

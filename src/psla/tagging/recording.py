@@ -28,8 +28,9 @@ nothing above some frequency but the rounding noise of 16 bits. The mean power s
       noise ---------------|-----------------        all bands below it stand out of that noise, and none above it
                                         frequency    does (by 10 dB)
 
-`short`: shorter than nine tenths of the model's window; the rest of the window is padding. (A window is a little longer
-than the clips that a model was trained on: 10.575 s for the 10 s of AudioSet.)
+`short`: shorter than nine tenths of what the model is given at least; the rest is padding. For most models that is a
+window (which is a little longer than the clips that a model was trained on: 10.575 s for the 10 s of AudioSet), for one
+that hears each recording at its own length, its shortest.
 
 Not covered: a narrow band whose rest holds other noise than that of rounding, such as that of an analogue tape.
 """
@@ -46,7 +47,7 @@ from psla.tagging.result import Embedding, TagResult
 Combine = Literal["mean", "max"]
 
 SILENT_PEAK = 0.001  # of full scale
-SHORT_SHARE = 0.9  # of the window
+SHORT_SHARE = 0.9  # of what is heard at least
 FLAGS = ("silent", "band-limited", "short")
 
 _FRAME_S = 0.032  # of a spectrum: 31.25 Hz a bin
@@ -60,7 +61,7 @@ class SignalMeter:
     Example:
         >>> meter = SignalMeter(16000)
         >>> meter.add(np.zeros(16000, np.int16))
-        >>> meter.flags(samples=16000, window=32000)
+        >>> meter.flags(samples=16000, shortest=32000)
         ('silent', 'short')
     """
 
@@ -100,8 +101,8 @@ class SignalMeter:
             return None
         return edge * _BAND_HZ if power[edge - round(1000 / _BAND_HZ) : edge].mean() > self._standing else None
 
-    def flags(self, samples: int, window: int, source_rate: float | None = None) -> tuple[str, ...]:
-        """Those of `FLAGS` that hold for a recording of so many samples, tagged in windows of so many.
+    def flags(self, samples: int, shortest: int, source_rate: float | None = None) -> tuple[str, ...]:
+        """Those of `FLAGS` that hold for a recording of so many samples, of which so many are heard at least.
 
         Args:
             source_rate: sample rate of the source in Hz, where it is known.
@@ -110,7 +111,7 @@ class SignalMeter:
         low_rate = source_rate is not None and source_rate < self.sample_rate
         narrow = low_rate or (not silent and self.band_edge_hz() is not None)
         return tuple(
-            flag for flag, holds in zip(FLAGS, (silent, narrow, samples < SHORT_SHARE * window), strict=True) if holds
+            flag for flag, holds in zip(FLAGS, (silent, narrow, samples < SHORT_SHARE * shortest), strict=True) if holds
         )
 
 
@@ -119,30 +120,29 @@ class Timeline:
 
     Args:
         step: samples of a step of the grid.
-        window: samples of a window; its last step ends where it does.
         columns: numbers a step, such as the classes.
         sample_rate: samples in a second.
 
     Example:
-        >>> timeline = Timeline(step=16000, window=32000, columns=1, sample_rate=16000)
-        >>> timeline.add(0, np.array([[0.0], [0.2]]))
-        >>> timeline.add(16000, np.array([[0.4], [1.0]]))
+        >>> timeline = Timeline(step=16000, columns=1, sample_rate=16000)
+        >>> timeline.add(0, 32000, np.array([[0.0], [0.2]]))
+        >>> timeline.add(16000, 48000, np.array([[0.4], [1.0]]))
         >>> values, times = timeline.read(48000)
         >>> values[:, 0].round(2), times.tolist()
         (array([0. , 0.3, 1. ], dtype=float32), [[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]])
     """
 
-    def __init__(self, step: int, window: int, columns: int, sample_rate: int) -> None:
-        self.step, self.window, self.sample_rate = step, window, sample_rate
+    def __init__(self, step: int, columns: int, sample_rate: int) -> None:
+        self.step, self.sample_rate = step, sample_rate
         self._finished: list[np.ndarray] = []  # float32 rows of the first cells
         self._first = 0  # the first cell that is still open
         self._sums = np.zeros((0, columns))
         self._weights = np.zeros(0)
 
-    def add(self, begin: int, steps: np.ndarray) -> None:
-        """The steps (steps, columns) of the window that begins at this sample, not before the one added last."""
+    def add(self, begin: int, end: int, steps: np.ndarray) -> None:
+        """The steps (steps, columns) of the window from this sample on, not before the one added last, to that one."""
         begins = begin + self.step * np.arange(len(steps))
-        ends = np.append(begins[1:], begin + self.window)
+        ends = np.append(begins[1:], max(end, begins[-1] + 1))
         cells = np.arange(begin // self.step, -(-ends[-1] // self.step))
         self._finish(int(cells[0]))
         more = max(0, int(cells[-1]) + 1 - self._first - len(self._sums))
@@ -187,7 +187,7 @@ class Recording:
 
     Args:
         vocabulary: the classes of the probabilities.
-        step, window, hop: lengths in samples.
+        step, window, hop: lengths in samples. shortest: what is heard at least, see `TaggingModel`.
         sample_rate: samples in a second.
         combine: `mean` or `max`; see the module's head.
         source_rate: sample rate of the source in Hz, where it is known.
@@ -199,6 +199,7 @@ class Recording:
         *,
         step: int,
         window: int,
+        shortest: int,
         hop: int,
         sample_rate: int,
         combine: Combine = "mean",
@@ -206,9 +207,10 @@ class Recording:
     ) -> None:
         self.vocabulary, self.combine, self.source_rate = vocabulary, combine, source_rate
         self.step, self.window, self.hop, self.sample_rate = step, window, hop, sample_rate
+        self.shortest = shortest
         self.windows = self.samples = 0
         self._meter = SignalMeter(sample_rate)
-        self._frames = Timeline(step, window, len(vocabulary), sample_rate)
+        self._frames = Timeline(step, len(vocabulary), sample_rate)
         self._features: Timeline | None = None
         self._sum, self._highest = np.zeros(len(vocabulary)), np.full(len(vocabulary), -np.inf)
         self._feature_sum: np.ndarray | float = 0.0
@@ -227,11 +229,12 @@ class Recording:
         self._sum += length * clip.astype(np.float64)
         self._highest = np.maximum(self._highest, clip)
         self._weight += length
-        self._frames.add(begin, frames)
+        end = begin + min(max(length, self.shortest), self.window)
+        self._frames.add(begin, end, frames)
         if features is not None:
             if self._features is None:
-                self._features = Timeline(self.step, self.window, features.shape[1], self.sample_rate)
-            self._features.add(begin, features)
+                self._features = Timeline(self.step, features.shape[1], self.sample_rate)
+            self._features.add(begin, end, features)
             inside = features[: steps_within(length, self.step)]
             self._feature_sum = self._feature_sum + length * inside.mean(axis=0, dtype=np.float64)
 
@@ -250,6 +253,6 @@ class Recording:
             times=times,
             duration_s=self.samples / self.sample_rate,
             windows=self.windows,
-            flags=self._meter.flags(self.samples, self.window, self.source_rate),
+            flags=self._meter.flags(self.samples, self.shortest, self.source_rate),
             embedding=embedding,
         )

@@ -151,6 +151,7 @@ class Tagger:
             self.model.vocabulary,
             step=self.step_samples,
             window=self.window_samples,
+            shortest=self._network.shortest_samples,
             hop=self.hop_samples,
             sample_rate=self.sample_rate,
             combine=self.combine,
@@ -165,11 +166,13 @@ class Tagger:
         """Tag a batch of windows, each given with its recording, which must get its windows in their order."""
         device = next(self._network.parameters()).device
         tagging = tag_waveforms(self._network, [window for _, window in batch], self.sample_rate, device)
-        if embed and tagging.features is None:
+        if embed and tagging.frame_features is None:
             raise EnsembleError("an ensemble has no features of its own: ask one of its members")
-        said = [part.cpu().numpy() for part in (tagging if embed else tagging[:2]) if part is not None]
+        clips, frames = tagging.clip_probabilities.cpu().numpy(), tagging.frame_probabilities.cpu().numpy()
+        features = None if tagging.frame_features is None or not embed else tagging.frame_features.cpu().numpy()
         for row, (recording, window) in enumerate(batch):
-            recording.add(window, *(part[row] for part in said))
+            own = ~np.isnan(frames[row]).all(axis=1)  # a shorter waveform has fewer steps than its batch
+            recording.add(window, clips[row], frames[row][own], None if features is None else features[row][own])
 
 
 def load(

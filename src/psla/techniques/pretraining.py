@@ -22,7 +22,7 @@ from psla.data.vocabulary import Vocabulary
 from psla.files import sha256_of
 from psla.model.backbones.contract import BACKBONES
 from psla.model.file import load_model
-from psla.model.network import TaggingNetwork
+from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.model.tensor_file import first_few, misfits
 from psla.weights.catalogue import resolve
 from psla.weights.imagenet import PretrainingError, read_tensors, weights_file
@@ -170,8 +170,8 @@ def _some(ids: tuple[str, ...]) -> str:
 def load_init(network: TaggingNetwork, vocabulary: Vocabulary, model: str | Path) -> InitReport:
     """Start a network from a model file: its backbone, and of its pooling the rows of the classes that both know.
 
-    Classes are matched by id. With as many heads in both, each head's classification and attention rows are carried
-    over, and the heads' weights if there is any such class; with other heads, all classes are new.
+    Classes are matched by id. With the same head in both, and as many attention heads, the rows of each shared class
+    are carried over, and what belongs to all classes if there is any such class; with another head, all are new.
 
     Args:
         network: to be trained; its values change in place, all or (on a refusal) none.
@@ -190,24 +190,19 @@ def load_init(network: TaggingNetwork, vocabulary: Vocabulary, model: str | Path
     theirs, ours = found.network.config, network.config
     if ours.classes != len(vocabulary):
         raise PretrainingError(f"the network has {ours.classes} classes, the vocabulary {len(vocabulary)}")
-    if theirs.backbone != ours.backbone:
-        raise PretrainingError(f"{path} has the backbone {theirs.backbone}, the recipe {ours.backbone}: set it alike")
+    if (theirs.backbone, theirs.options) != (ours.backbone, ours.options):
+        one, other = (f"{each.backbone} {each.options or ''}".strip() for each in (theirs, ours))
+        raise PretrainingError(f"{path} has the backbone {one}, the recipe {other}: set it alike")
     if theirs.front_end.mel_bins != ours.front_end.mel_bins:
         raise PretrainingError(
             f"{path} hears {theirs.front_end.mel_bins} mel bins, the recipe {ours.front_end.mel_bins}: set them alike"
         )
-    same_heads = theirs.heads == ours.heads
+    same_heads = (theirs.head, theirs.heads) == (ours.head, ours.heads)
     carried = [id for id in vocabulary.ids if same_heads and id in found.vocabulary]
     network.backbone.load_state_dict(found.network.backbone.state_dict())
     if carried:
-        rows = _rows(vocabulary, carried, ours.heads)
-        their_rows = _rows(found.vocabulary, carried, ours.heads)
-        values = found.network.pooling.state_dict()
-        for name, parameter in network.pooling.named_parameters():
-            if name == "head_weight":
-                parameter.copy_(values[name])
-            else:
-                parameter[rows] = values[name][their_rows].to(parameter.device)
+        own, found_at = ([each.index_of(id) for id in carried] for each in (vocabulary, found.vocabulary))
+        network.pooling.carry(found.network.pooling, torch.tensor(own), torch.tensor(found_at))
     kept = set(carried)
     before, after = theirs.front_end.to_dict(), ours.front_end.to_dict()
     return InitReport(
@@ -217,12 +212,12 @@ def load_init(network: TaggingNetwork, vocabulary: Vocabulary, model: str | Path
         carried=tuple(carried),
         new=tuple(id for id in vocabulary.ids if id not in kept),
         dropped=tuple(id for id in found.vocabulary.ids if id not in kept),
-        remark="" if same_heads else f"{theirs.heads} heads in the file, {ours.heads} here: the pooling is new",
+        remark="" if same_heads else f"{_other_head(theirs, ours)} here: the pooling is new",
         front_end={name: (before[name], after[name]) for name in after if before[name] != after[name]},
     )
 
 
-def _rows(vocabulary: Vocabulary, ids: list[str], heads: int) -> Tensor:
-    """Rows of these classes in the pooling's matrices, where the heads stand one after the other."""
-    within = torch.tensor([vocabulary.index_of(id) for id in ids])
-    return (torch.arange(max(heads, 1))[:, None] * len(vocabulary) + within).flatten()
+def _other_head(theirs: NetworkConfig, ours: NetworkConfig) -> str:
+    if theirs.head == ours.head:
+        return f"{theirs.heads} heads in the file, {ours.heads}"
+    return f"the head {theirs.head} in the file, {ours.head}"

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,12 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PlainSerializer, 
 from psla.data.vocabulary import Vocabulary, VocabularyError
 from psla.model.backbones.contract import BACKBONES
 from psla.model.frontends.contract import FRONT_ENDS, FrontEndSettings, front_end_config
+from psla.model.network import NetworkConfig
+from psla.model.pooling import HEADS
+from psla.training.keys import RecipeError, flatten, nest, read_keys
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be carried out; the sentence names the key and the rule."""
 
 
 class Section(BaseModel):
@@ -40,6 +37,7 @@ class BackboneRecipe(Section):
     """The network's trunk and its pretraining (section III)."""
 
     name: str = "efficientnet_b2"
+    options: dict[str, Any] = Field(default_factory=dict, description="of the backbone, such as mobilenet's width")
     pretraining: Literal["imagenet", "none"] = "imagenet"
     stem: Literal["random", "sum"] = Field("random", description="from three input channels to one")
     weights: str | None = Field(None, description="a local file of ImageNet weights instead of the published one")
@@ -58,9 +56,17 @@ class BackboneRecipe(Section):
 
 
 class PoolingRecipe(Section):
-    """Attention pooling (section II-C)."""
+    """From features to classes: attention pooling (section II-C), or another head."""
 
-    heads: int = Field(4, ge=0, le=64, description="attention heads; 0 is mean pooling")
+    kind: str = Field("attention", description="or mlp, fully_convolutional: see psla.model.pooling")
+    heads: int = Field(4, ge=0, le=64, description="attention heads; 0 is mean pooling, and for other kinds")
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in HEADS:
+            raise ValueError(f"{kind!r} is none of {', '.join(HEADS)}")
+        return kind
 
 
 class SamplingRecipe(Section):
@@ -161,7 +167,7 @@ class Recipe(Section):
         Raises:
             RecipeError: no such preset or file, or a value that the recipe refuses.
         """
-        return Recipe.from_dict(_nest({**_read(str(name), ()), **flatten(overrides or {})}))
+        return Recipe.from_dict(nest({**read_keys(str(name)), **flatten(overrides or {})}))
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Recipe:
@@ -191,6 +197,9 @@ class Recipe(Section):
             "masking.time": self.masking.time > self.training_frames
             and f"a mask of {self.masking.time} frames is longer than the {self.training_frames} frames of a "
             "training clip",
+            "pooling.heads": self.pooling.heads
+            and self.pooling.kind != "attention"
+            and f"only the head attention has heads; set 0 for {self.pooling.kind}",
             "backbone.weights": self.backbone.weights
             and self.backbone.pretraining == "none"
             and "a file of weights needs backbone.pretraining: imagenet",
@@ -198,6 +207,25 @@ class Recipe(Section):
         for key, sentence in broken.items():
             if sentence:
                 raise RecipeError(f"recipe key {key}: {sentence}")
+
+    def network_config(self, classes: int) -> NetworkConfig:
+        """The network of so many classes.
+
+        Raises:
+            RecipeError: options that the backbone does not have.
+        """
+        try:
+            return NetworkConfig(
+                backbone=self.backbone.name,
+                classes=classes,
+                heads=self.pooling.heads,
+                batch_norm_momentum=self.backbone.batch_norm_momentum,
+                front_end=self.front_end,
+                head=self.pooling.kind,
+                options=self.backbone.options,
+            )
+        except ValueError as error:
+            raise RecipeError(f"recipe key backbone.options: {error}") from error
 
     def check(self, clips_count: int, vocabulary: Vocabulary) -> None:
         """Refuse, before any work, what does not fit so many training clips and their vocabulary.
@@ -234,6 +262,8 @@ def is_key(key: str) -> bool:
     section, _, name = key.partition(".")
     if section == "front_end":
         return name == "kind" or any(name in FRONT_ENDS[kind].config_type.__dataclass_fields__ for kind in FRONT_ENDS)
+    if (section, name.partition(".")[0]) == ("backbone", "options"):
+        return any(name == f"options.{option}" for kind in BACKBONES for option in BACKBONES[kind].options)
     field = Recipe.model_fields.get(section)
     if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
         return field is not None and not name
@@ -250,85 +280,6 @@ def _front_end(values: Mapping[str, Any]) -> FrontEndSettings:
         rule = str(error)
         own = rule.partition(" ")[0] in values
         raise RecipeError(f"recipe key front_end{'.' if own else ': '}{rule}") from error
-
-
-def presets() -> list[str]:
-    """Names of the presets in the package."""
-    return sorted(
-        p.name.removesuffix(".yaml") for p in (files("psla.training") / "presets").iterdir() if p.name.endswith(".yaml")
-    )
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """`optimizer.epochs=30` -> ("optimizer.epochs", 30); the value is read as YAML.
-
-    Raises:
-        RecipeError: no `=` in the text, or a value that is not YAML.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise RecipeError(f"an override must read key=value, as in optimizer.epochs=30; got {text!r}")
-    try:
-        return key.strip(), _number(yaml.safe_load(value))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe key {key}: the value {value!r} is not YAML") from error
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, str):  # YAML 1.1 reads `1e-3` as text; people write it all the time
-        with suppress(ValueError):
-            return float(value)
-    return value
-
-
-def _read(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
-    """The keys, with dots, of a preset or a file and of what it extends."""
-    if name in trail:
-        raise RecipeError(f"recipes extend each other in a circle: {' -> '.join((*trail, name))}")
-    if name in presets():
-        text = (files("psla.training") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
-    elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
-    else:
-        raise RecipeError(f"{name!r} is neither a recipe file nor one of the presets {', '.join(presets())}")
-    try:
-        data = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {name} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise RecipeError(f"recipe {name} must hold keys and values; got {type(data).__name__}")
-    base = data.pop("extends", None)
-    inherited = _read(str(base), (*trail, name)) if base is not None else {}
-    return {**inherited, **flatten(data)}
-
-
-def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Sections as keys with dots, as `--set` takes them; numbers that YAML reads as words (`5e-4`) are numbers.
-
-    Example:
-        >>> flatten({"mixup": {"rate": 0.5}, "seed": 1})
-        {'mixup.rate': 0.5, 'seed': 1}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = _number(value) if key not in ("name", "weights", "init", "predictions") else value
-    return flat
-
-
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *sections, last = key.split(".")
-        inner = nested
-        for section in sections:
-            inner = inner.setdefault(section, {})
-            if not isinstance(inner, dict):
-                raise RecipeError(f"recipe key {key}: {section!r} is a value, not a section")
-        inner[last] = value
-    return nested
 
 
 def _sentence(error: ValidationError) -> str:

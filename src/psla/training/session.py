@@ -21,7 +21,7 @@ from psla.data.source import ClipSource, open_source
 from psla.data.vocabulary import Vocabulary
 from psla.metrics.scores import Scores
 from psla.model.file import load_tensors
-from psla.model.network import NetworkConfig, TaggingNetwork
+from psla.model.network import TaggingNetwork
 from psla.model.tensor_file import write_tensors
 from psla.techniques.distillation import targets_of
 from psla.techniques.pretraining import InitReport, PretrainingReport, init_random, load_imagenet, load_init
@@ -146,13 +146,7 @@ def build_network(
     recipe: Recipe, vocabulary: Vocabulary
 ) -> tuple[TaggingNetwork, PretrainingReport | InitReport | None]:
     """The network of a recipe, initialised from its seed, and the report on what was loaded (None: nothing)."""
-    config = NetworkConfig(
-        backbone=recipe.backbone.name,
-        classes=len(vocabulary),
-        heads=recipe.pooling.heads,
-        batch_norm_momentum=recipe.backbone.batch_norm_momentum,
-        front_end=recipe.front_end,
-    )
+    config = recipe.network_config(len(vocabulary))
     # Modules draw their first weights from torch's global generator: fork it, seed it, leave it as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)

@@ -210,7 +210,7 @@ def fetch(entry: Published, progress: Progress = lambda received, total: None) -
         provenance={"published": entry.name, "url": entry.url, "page": _PAGE},
     )
     try:
-        import_weights(entry.checkpoint, entry.model_file, entry.vocabulary, entry.frames, card)
+        import_weights(entry.checkpoint, entry.model_file, entry.vocabulary, {"frames": entry.frames}, card)
     except (WeightsError, TensorFileError) as error:
         if fetched:  # an error page, say; kept, it would be taken for the model
             entry.checkpoint.unlink()

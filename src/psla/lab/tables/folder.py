@@ -6,8 +6,8 @@
     LAB/results/         ROW.json, `RowResult`          LAB/sweeps/         Figure 7 of a run
     LAB/rows/            the user's own rows            LAB/journal*.jsonl  what was finished when; held while at work
 
-Rows and seeds may be added in a later call; clips and recipe stay. A result's scores are not trusted where its
-predictions are at hand: what the report shows with an interval is computed from the files again.
+Rows and seeds may be added in a later call; clips and recipe stay. Where a result's predictions are at hand, what the
+report shows with an interval is computed from them again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from psla.lab.experiment import LabError, changed, machine, today
 from psla.lab.tables.plan import Job
 from psla.lab.tables.rows import current_name
 from psla.metrics.predictions import Predictions, average
-from psla.training.recipe import Recipe, flatten
+from psla.training.keys import flatten
+from psla.training.recipe import Recipe
 from psla.training.run import Run
 
 VERSION = 1  # of lab.json
@@ -46,11 +47,7 @@ class _File(BaseModel):
 
     @classmethod
     def read(cls: type[F], path: Path) -> F:
-        """From a file.
-
-        Raises:
-            LabError: not what the runner writes; the sentence says what to do.
-        """
+        """From a file; LabError where it is not what the runner writes, with what to do."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:

@@ -27,8 +27,9 @@ from psla.data.vocabulary import Vocabulary
 from psla.lab.experiment import changed
 from psla.lab.tables.rows import AS_RECIPE, MODEL_TABLES, Catalogue, Row
 from psla.training.devices import Runtime, open_fabric, predict_together
+from psla.training.keys import flatten
 from psla.training.loader import training_loader
-from psla.training.recipe import Recipe, RecipeError, flatten
+from psla.training.recipe import Recipe, RecipeError
 from psla.training.session import build_network
 from psla.training.trainer import Trainer
 

@@ -30,7 +30,8 @@ from psla.metrics.scores import Scores, score
 from psla.model.backbones.contract import build_backbone
 from psla.model.pooling import Pooling
 from psla.techniques.aggregation import ensemble
-from psla.training.recipe import Recipe, flatten
+from psla.training.keys import flatten
+from psla.training.recipe import Recipe
 from psla.training.run import Run
 
 VERSION = 1  # of the computation: results of another version are made again

@@ -6,8 +6,10 @@ name that recipes and model files call it by.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ class Backbone(nn.Module):
         channels: number of feature channels.
         stride: frames of the log-mel that one step of the features stands for.
         drop_connect_units: number of residual branches that drop connect may drop; 0: it has none.
+        hidden_channels: units of an `mlp` head behind it.
 
     Shape:
         forward(x, keep=None): x (batch, 1, mel bins, frames), keep (batch, drop_connect_units), factors on the residual
@@ -35,6 +38,7 @@ class Backbone(nn.Module):
     channels: int
     stride: int
     drop_connect_units: int = 0
+    hidden_channels: int = 1280
 
     def keep_probabilities(self, rate: float) -> Tensor:
         """The probability that each unit keeps its residual branch: from 1 at the first nearly down to 1 - rate.
@@ -92,31 +96,54 @@ class BackboneKind:
     """A backbone by name.
 
     Attributes:
-        build: makes it, from the weight of the newest batch in the running statistics, in (0, 1].
+        build: makes it, from the weight of the newest batch in the running statistics, in (0, 1], and its options by
+            name; ValueError for an option out of its range.
+        options: what can be chosen of it beside its name, with the defaults; plain values.
         imagenet: where its ImageNet weights are published; None: nowhere in a format that is read here.
         our_name: the name of one of its tensors for the name in a file of foreign weights; None: it has no such tensor.
         stem: of its first convolution's weight, the name here and in such a file. That tensor has three input channels
             in the file and one here.
     """
 
-    build: Callable[[float], Backbone]
+    build: Callable[..., Backbone]
     imagenet: ImageNetWeights | None = None
     our_name: Callable[[str], str | None] = lambda foreign: foreign
     stem: tuple[str, str] = ("", "")
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 BACKBONES: Registry[BackboneKind] = Registry("backbone", "psla.model.backbones")
 
 
-def build_backbone(name: str, batch_norm_momentum: float = 0.01) -> Backbone:
+def backbone_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a backbone: those given, defaults for the rest.
+
+    Raises:
+        ValueError: an unknown backbone, or an option that it does not have.
+
+    Example:
+        >>> backbone_options("mobilenet", {"width": 0.4})
+        {'width': 0.4, 'strides': [2, 2, 2, 2]}
+    """
+    known = BACKBONES[name].options
+    if unknown := sorted(str(key) for key in given if key not in known):
+        has = f"its options are {', '.join(known)}" if known else "it has no options"
+        raise ValueError(f"the backbone {name} has no option {', '.join(unknown)}; {has}")
+    return {**known, **given}
+
+
+def build_backbone(
+    name: str, batch_norm_momentum: float = 0.01, options: Mapping[str, Any] = MappingProxyType({})
+) -> Backbone:
     """A backbone with PyTorch's random initialisation.
 
     Args:
         name: one of `BACKBONES`.
         batch_norm_momentum: weight of the newest batch in the running statistics, in (0, 1].
+        options: see `backbone_options`.
 
     Raises:
-        ValueError: an unknown name, or a momentum out of its range.
+        ValueError: an unknown name, or a momentum or an option out of its range.
 
     Example:
         >>> build_backbone("efficientnet_b2").channels
@@ -124,4 +151,4 @@ def build_backbone(name: str, batch_norm_momentum: float = 0.01) -> Backbone:
     """
     if not 0 < batch_norm_momentum <= 1:
         raise ValueError(f"batch_norm_momentum is {batch_norm_momentum}; it must lie in (0, 1]")
-    return BACKBONES[name].build(batch_norm_momentum)
+    return BACKBONES[name].build(batch_norm_momentum, **backbone_options(name, options))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from psla.model.backbones.contract import BACKBONES, Backbone, BackboneKind, ImageNetWeights
-from psla.model.convolution import Activation, ConvNorm, FoldedConv, activate
+from psla.model.convolution import Activation, ConvNorm, activate, fold_in
 
 SQUEEZE_RATIO = 0.25
 
@@ -220,10 +220,7 @@ class EfficientNet(Backbone):
 
     def fold(self) -> None:
         """See `Backbone.fold`; depthwise and pointwise convolutions are computed with their activations."""
-        for part in list(self.modules()):
-            for name, child in list(part.named_children()):
-                if isinstance(child, ConvNorm):
-                    setattr(part, name, FoldedConv(child))
+        fold_in(self)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Features of log-mel spectrograms; `keep` is 0 to drop a block's branch, 1 / keep probability to keep it."""

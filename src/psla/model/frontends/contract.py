@@ -27,8 +27,12 @@ class FrontEndSettings:
         mel_bins: filters of the log-mel, 2 to 512.
         frames: length that a log-mel is cut or padded to, at least 1.
         mean, std: the log-mel is normalised as (x - mean) / std; finite, std above 0.
-        padding: value after a clip's end: `"released"` puts 0.0 before normalising (what the released code does),
-            `"masked"` puts `mean`, which normalises to 0, and leaves the padding out of the pooling.
+        padding: what follows a clip's end: `"released"` puts 0.0 before normalising (what PSLA's code does), `"masked"`
+            puts `mean`, which normalises to 0, and leaves the padding out of the pooling. `"own"` puts nothing: each
+            clip is heard at its own length, up to a window; where clips of several lengths stand in one batch, as in
+            training, the shorter are padded as by `"masked"`.
+        shortest_frames: under `"own"`, what is shorter than so many frames is followed by silence, which is heard;
+            0 (nothing is) to `frames`.
     """
 
     kind: ClassVar[str]
@@ -37,14 +41,21 @@ class FrontEndSettings:
     frames: int
     mean: float = 0.0
     std: float = 1.0
-    padding: Literal["released", "masked"] = "masked"
+    padding: Literal["released", "masked", "own"] = "masked"
+    shortest_frames: int = 0
 
     def __post_init__(self) -> None:
-        self._one_of("padding", ("released", "masked"))
+        self._one_of("padding", ("released", "masked", "own"))
         for name, low, high in (("mel_bins", 2, 512), ("frames", 1, 2**31 - 1), ("sample_rate", 1000, 192000)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+        shortest, most = self.shortest_frames, self.frames if self.padding == "own" else 0
+        if isinstance(shortest, bool) or not isinstance(shortest, int) or not 0 <= shortest <= most:
+            raise ValueError(
+                f"shortest_frames must be a whole number from 0 to {most} (frames; 0 unless padding is own), "
+                f"not {shortest!r}"
+            )
         self._number("mean")
         self._number("std", positive=True)
 
@@ -67,6 +78,11 @@ class FrontEndSettings:
     def window_samples(self) -> int:
         """Samples that give exactly `frames` frames: what one pass of a network hears."""
         raise NotImplementedError
+
+    @property
+    def shortest_samples(self) -> int:
+        """Samples that a shorter waveform is padded to with zeros before it is heard; at least 1."""
+        return max(1, self.shortest_frames * self.hop_samples) if self.padding == "own" else self.window_samples
 
     def to_dict(self) -> dict[str, Any]:
         """The kind and all fields as plain values; `front_end_config` reads them back."""
@@ -97,9 +113,34 @@ class FrontEndModule(nn.Module, Generic[C]):
     config_type: ClassVar[type[FrontEndSettings]]
     config: C
 
+    def keep_exact(self, **constants: Tensor) -> None:
+        """Register float32 constants as buffers that go from device to device and keep their values whatever the
+        network around them is cast to."""
+        self._exact = constants
+        for name, value in constants.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> FrontEndModule:
+        super()._apply(fn, recurse)
+        for name, value in getattr(self, "_exact", {}).items():
+            if getattr(self, name).dtype != torch.float32:
+                setattr(self, name, value.to(getattr(self, name).device))
+        return self
+
     def frame_counts(self, lengths: Tensor) -> Tensor:
         """Whole frames that fit into this many samples; (batch,) -> (batch,) int64, 0 where not even one does."""
         raise NotImplementedError
+
+    def heard(self, lengths: Tensor, samples: int) -> Tensor:
+        """The lengths that count as sound, where waveforms of these lengths are padded with zeros to so many samples.
+
+        >>> from psla.model.frontends.stft import StftConfig
+        >>> front_end = build_front_end(StftConfig(shortest_frames=2))
+        >>> front_end.heard(torch.tensor([100, 5000]), 32000).tolist()
+        [640, 5000]
+        """
+        shortest = self.config.shortest_samples if self.config.padding == "own" else 0
+        return lengths.clamp(min=min(shortest, samples))
 
     def log_mel(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Before cutting, padding and normalising: (batch, samples) int16, or float in [-1, 1], at the configured rate
@@ -109,18 +150,20 @@ class FrontEndModule(nn.Module, Generic[C]):
     def fit(
         self, log_mel: Tensor, frame_counts: Tensor | None = None, frames: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Cut or pad (batch, any, mel_bins) to so many frames (None: as configured), before normalising.
+        """Cut or pad (batch, any, mel_bins) to so many frames, before normalising.
 
+        frames: None: as configured, and where clips are heard at their own length, as many as there are, at least 1.
         frame_counts: (batch,) real frames of each clip; all where None. Returns (batch, frames, mel_bins)
-        float32, where positions past a clip's frames hold 0.0 (`released`) or the configured mean (`masked`), and the
-        frame counts, at most `frames`.
+        float32, where positions past a clip's frames hold 0.0 (`released`) or the configured mean, and the frame
+        counts, at most `frames`.
 
         >>> from psla.model.frontends.kaldi import FrontEnd, FrontEndConfig
         >>> fitted, counts = FrontEnd(FrontEndConfig(frames=4)).fit(torch.ones(1, 3, 128), torch.tensor([2]))
         >>> fitted[0, :, 0].tolist(), counts.tolist()
         ([1.0, 1.0, 0.0, 0.0], [2])
         """
-        (batch, present), frames = log_mel.shape[:2], frames or self.config.frames
+        batch, present = log_mel.shape[:2]
+        frames = frames or (max(1, present) if self.config.padding == "own" else self.config.frames)
         frame_counts = torch.full((batch,), present) if frame_counts is None else frame_counts
         counts = frame_counts.to(log_mel.device, torch.int64).clamp(min=0, max=min(present, frames))
         fill = 0.0 if self.config.padding == "released" else self.config.mean
@@ -137,11 +180,18 @@ class FrontEndModule(nn.Module, Generic[C]):
         """
         return (log_mel.float() - self.config.mean) / self.config.std
 
-    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Normalised log-mel (batch, config.frames, mel_bins), real frame counts (batch,); arguments as `log_mel`."""
+    def fitted(
+        self, waveform: Tensor, lengths: Tensor | None = None, frames: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log-mel (batch, frames, mel_bins) before normalising, frame counts (batch,); see `log_mel` and `fit`."""
+        lengths = None if lengths is None else self.heard(lengths, waveform.shape[1])
         counts = None if lengths is None else self.frame_counts(lengths)
-        fitted, counts = self.fit(self.log_mel(waveform, lengths), counts)
-        return self.normalise(fitted), counts
+        return self.fit(self.log_mel(waveform, lengths), counts, frames)
+
+    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Normalised log-mel (batch, frames, mel_bins), real frame counts (batch,); arguments as `log_mel`."""
+        log_mel, counts = self.fitted(waveform, lengths)
+        return self.normalise(log_mel), counts
 
 
 FRONT_ENDS: Registry[type[FrontEndModule]] = Registry("front end", "psla.model.frontends")

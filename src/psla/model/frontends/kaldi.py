@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class FrontEndConfig(FrontEndSettings):
     frames: int = 1056
     mean: float = -4.6476
     std: float = 4.5699
-    padding: Literal["released", "masked"] = "released"
+    padding: Literal["released", "masked", "own"] = "released"
     sample_rate: int = 16000
 
     def __post_init__(self) -> None:
@@ -74,8 +74,10 @@ class FrontEndConfig(FrontEndSettings):
         return (self.frames - 1) * self.hop_samples + self.frame_samples
 
 
-def mel_filters(mel_bins: int, fft_size: int, sample_rate: int) -> Tensor:
-    """Kaldi's triangles, linear in mel = 1127 ln(1 + hertz / 700), from 20 Hz to half the sample rate.
+def mel_filters(
+    mel_bins: int, fft_size: int, sample_rate: int, low_hz: float = LOWEST_HZ, high_hz: float | None = None
+) -> Tensor:
+    """Kaldi's triangles, linear in mel = 1127 ln(1 + hertz / 700), between two edges; None: half the sample rate.
 
     Shape: returns (fft_size / 2 + 1, mel_bins) float64; the row of half the sample rate is zero, as in Kaldi.
     Low filters can be narrower than the FFT's spacing: they are all zero, their log-mel is always ln(1.19e-7) = -15.94.
@@ -85,7 +87,7 @@ def mel_filters(mel_bins: int, fft_size: int, sample_rate: int) -> Tensor:
     """
     hertz = torch.arange(fft_size // 2 + 1, dtype=torch.float64) * (sample_rate / fft_size)
     mel = 1127 * torch.log1p(hertz / 700)[:, None]
-    low, high = 1127 * math.log1p(LOWEST_HZ / 700), 1127 * math.log1p(sample_rate / 1400)
+    low, high = (1127 * math.log1p(edge / 700) for edge in (low_hz, sample_rate / 2 if high_hz is None else high_hz))
     edges = torch.linspace(low, high, mel_bins + 2, dtype=torch.float64)
     rising = (mel - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - mel) / (edges[2:] - edges[1:-1])
@@ -122,21 +124,11 @@ class FrontEnd(FrontEndModule[FrontEndConfig]):
         self._low_top = int(low.max()) + 1 if len(low) else 1
         self._high_bottom = int(high.min()) if len(high) else 0
         window = torch.hann_window if config.window == "hanning" else torch.hamming_window
-        # Kept by value so that `.half()` and the like can be undone without loss.
-        self._exact = {
-            "window": window(config.frame_samples, periodic=False, dtype=torch.float64).float(),
-            "low_filters": filters[: self._low_top, :half].float().contiguous(),
-            "high_filters": filters[self._high_bottom :, half:].float().contiguous(),
-        }
-        for name, value in self._exact.items():
-            self.register_buffer(name, value, persistent=False)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> FrontEnd:
-        super()._apply(fn, recurse)
-        for name, value in self._exact.items():
-            if getattr(self, name).dtype != torch.float32:
-                setattr(self, name, value.to(getattr(self, name).device))
-        return self
+        self.keep_exact(
+            window=window(config.frame_samples, periodic=False, dtype=torch.float64).float(),
+            low_filters=filters[: self._low_top, :half].float().contiguous(),
+            high_filters=filters[self._high_bottom :, half:].float().contiguous(),
+        )
 
     def frame_counts(self, lengths: Tensor) -> Tensor:
         """See `FrontEndModule`.

@@ -11,9 +11,11 @@ Not covered: the ResNet-50 and MobileNet of the same code, of which no weights w
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +25,7 @@ from psla.model.backbones.efficientnet import EfficientNet, foreign_name, our_na
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
 from psla.model.tensor_file import misfits, read_torch_tensors
-from psla.weights.readers.contract import READERS, Reader, WeightsError
+from psla.weights.readers.contract import READERS, Reader, WeightsError, as_ours
 
 LICENCE = "BSD-3-Clause (of the repository that published them; none is stated for the weights themselves)"
 _BLOCKS = {f"efficientnet_b{i}": blocks for i, blocks in enumerate((16, 23, 23, 26, 32, 39, 45, 55))}
@@ -50,7 +52,7 @@ def read_released(path: str | Path, frames: int | None = None) -> TaggingNetwork
         >>> network.config.backbone, network.config.heads, network.config.classes  # doctest: +SKIP
         ('efficientnet_b2', 4, 527)
     """
-    return _read(Path(path), read_torch_tensors(path), frames).eval()
+    return _read(Path(path), read_torch_tensors(path), {} if frames is None else {"frames": frames}).eval()
 
 
 def _frames(classes: int) -> int | None:
@@ -64,7 +66,7 @@ def _knows(tensors: dict[str, Tensor]) -> bool:
     return all(any(name.startswith(part) for name in names) for part in ("effnet.", "attention."))
 
 
-def _read(path: Path, tensors: dict[str, Tensor], frames: int | None) -> TaggingNetwork:
+def _read(path: Path, tensors: dict[str, Tensor], given: Mapping[str, Any]) -> TaggingNetwork:
     tensors = _without_prefix(tensors)
     kept = {name: tensor for name, tensor in tensors.items() if not _CLASSIFIER.fullmatch(name)}
     if not _knows(kept):
@@ -75,12 +77,12 @@ def _read(path: Path, tensors: dict[str, Tensor], frames: int | None) -> Tagging
     layout = _layout(kept, path)
     if wrong := misfits(kept, _shapes(layout)):
         raise WeightsError(f"{path} does not fit {layout}: {wrong}")
-    front_end = FrontEndConfig(frames=frames or _frames(layout.classes) or 1056)
+    front_end = FrontEndConfig(frames=given.get("frames") or _frames(layout.classes) or 1056)
     # A list of one head has a weight; our single head has none. As two heads, of which the second weighs nothing, it
     # is the same function.
     heads = max(layout.heads, 2) if layout.listed else layout.heads
     network = TaggingNetwork(NetworkConfig(layout.variant, layout.classes, heads, front_end=front_end))
-    plain = {name: _as_ours(tensor, name, path) for name, tensor in kept.items()}
+    plain = {name: as_ours(tensor, name, path) for name, tensor in kept.items()}
     own = {
         f"backbone.{our_name(name.removeprefix('effnet.'))}": tensor
         for name, tensor in plain.items()
@@ -164,18 +166,6 @@ def _shapes(layout: _Layout) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _as_ours(tensor: Tensor, name: str, path: Path) -> Tensor:
-    """float32, or int64 for the counters of batches, which an average of checkpoints leaves as floating numbers."""
-    if name.endswith("num_batches_tracked"):
-        return tensor.to(torch.int64)
-    if not tensor.is_floating_point():
-        raise WeightsError(f"{path}: {name} holds {tensor.dtype}, not floating numbers")
-    ours = tensor.to(torch.float32, copy=True)
-    if not ours.isfinite().all():
-        raise WeightsError(f"{path}: {name} holds numbers that are not finite")
-    return ours
-
-
 def _pooling(tensors: dict[str, Tensor], layout: _Layout) -> dict[str, Tensor]:
     """Our pooling's tensors: a 1 x 1 convolution is a matrix, and all heads stand in one, head after head."""
     lone = layout.listed and layout.heads == 1
@@ -192,4 +182,14 @@ def _pooling(tensors: dict[str, Tensor], layout: _Layout) -> dict[str, Tensor]:
     return own
 
 
-READERS.add("psla", Reader(_knows, _read, _frames, LICENCE))
+READERS.add(
+    "psla",
+    Reader(
+        _knows,
+        _read,
+        LICENCE,
+        options=("frames",),
+        required=("frames",),
+        published=lambda classes: _frames(classes) is not None,
+    ),
+)
