@@ -147,10 +147,12 @@ def _fetch(url: str, part: Path, begin: int, progress: Progress, stall: tuple[fl
             with open(part, "ab" if begin else "wb") as file:
                 progress(received, total)
                 since, before = time.monotonic(), received
-                while chunk := response.read1(_CHUNK):  # not `read`, which would wait for all of so many
+                # `read1` gives what is there, where `read` would wait for all of so many, and a stall would not be seen.
+                while chunk := response.read1(_CHUNK - (received - begin) % _CHUNK):
                     file.write(chunk)
                     received += len(chunk)
-                    progress(received, total)
+                    if (received - begin) % _CHUNK == 0 or received == total:
+                        progress(received, total)
                     now = time.monotonic()
                     if received - before >= stall[1]:
                         since, before = now, received

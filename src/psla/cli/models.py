@@ -75,13 +75,13 @@ def models(
     told = [
         table(["model", "family", "mAP", "MB", "M par.", "licence", "here", "what"], rows),
         "mAP: as published, on the evaluation set of its corpus; M par.: parameters in millions; more: --json",
-        "to fetch one: `psla models --fetch NAME`; its first use, as in `psla tag NAME FILE`, does so as well",
+        "to fetch one: `psla models --fetch NAME`; its first use, as in `psla tag NAME FILE`, does it too",
     ]
     for entry in entries:
         if entry["packaged"]:
             accuracy = entry["cross_validated_accuracy"]
             scored = "" if accuracy is None else f", cross-validated accuracy {accuracy:.3f}"
-            told.append(f"{entry['name']}: {entry['what']}{scored}; its data and scores: `psla info {entry['name']}`")
+            told.append(f"{entry['name']}: {entry['what']}{scored}; more: `psla info {entry['name']}`")
     pages = {entry["family"]: entry["page"] for entry in entries if entry["family"]}
     told += [f"{family}: {page}" for family, page in pages.items()]
     answer(as_json, entries, *told)
