@@ -147,7 +147,7 @@ def _fetch(url: str, part: Path, begin: int, progress: Progress, stall: tuple[fl
             with open(part, "ab" if begin else "wb") as file:
                 progress(received, total)
                 since, before = time.monotonic(), received
-                # `read1` gives what is there, where `read` would wait for all of so many, and a stall would not be seen.
+                # `read1` gives what is there; `read` would wait for all of so many, and no stall would be seen.
                 while chunk := response.read1(_CHUNK - (received - begin) % _CHUNK):
                     file.write(chunk)
                     received += len(chunk)
@@ -162,7 +162,9 @@ def _fetch(url: str, part: Path, begin: int, progress: Progress, stall: tuple[fl
         if error.code == 416 and begin:
             return False
         raise
-    if total is not None and received != total:
+    if total is None:
+        progress(received, received)
+    elif received != total:
         raise OSError(f"the connection ended after {received} of {total} bytes")
     return True
 
