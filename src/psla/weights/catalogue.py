@@ -29,17 +29,13 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".safetensors", ".json", ".pth", ".pt", ".ckpt")
 """What the name of a file ends in that is meant as a model, or could be made one."""
-
-
+ALIASES: dict[str, Callable[[], str]] = {}
+"""Names that stand for another, asked whenever they are used, so that it may depend on what is in the cache."""
 _ROUNDED = 0.02  # by how much of itself a published number of parameters may be off
 
 
 class PublishedError(ValueError):
     """A name that is not known, a folder that must be fetched by hand, or a fetched file that has changed."""
-
-
-ALIASES: dict[str, Callable[[], str]] = {}
-"""Names that stand for another, asked whenever they are used, so that it may depend on what is in the cache."""
 
 
 def resolve(path_or_name: str | os.PathLike[str], progress: Progress = lambda received, total: None) -> Path:
@@ -81,11 +77,10 @@ def named(name: str) -> Packaged | Published:
         32000
     """
     meant = ALIASES[name]() if name in ALIASES else name
-    if meant in PACKAGED:
-        return PACKAGED[meant]
-    if meant in CATALOGUE:
-        return CATALOGUE[meant]
-    raise PublishedError(f"{name!r} is neither a file nor a model by name; {names_near(name)}")
+    found = PACKAGED.get(meant) or CATALOGUE.get(meant)
+    if found is None:
+        raise PublishedError(f"{name!r} is neither a file nor a model by name; {names_near(name)}")
+    return found
 
 
 def load_any(path_or_name: str | os.PathLike[str], progress: Progress = lambda received, total: None) -> Model:
@@ -147,9 +142,9 @@ def fetch(entry: Published, progress: Progress = lambda received, total: None) -
     try:
         with alone(entry.model_file):
             return _made(entry) or _make(entry, progress)  # another process may have made it meanwhile
-    except DownloadError:
-        raise
     except OSError as error:
+        if isinstance(error, DownloadError):
+            raise
         raise cannot_write(entry.model_file, error) from error
 
 
@@ -187,13 +182,13 @@ def _make(entry: Published, progress: Progress) -> Path:
             entry.checkpoint.unlink()
             raise PublishedError(f"what {entry.url} gave is not the published model ({error})") from error
         raise PublishedError(f"{error}: delete {entry.checkpoint} to have it fetched from {entry.url}") from error
-    record = {"url": entry.url, "sha256": sha256, "bytes": entry.checkpoint.stat().st_size}
-    write_json_atomic(entry.record, record | {"model_sha256": sha256_of(entry.model_file)})
+    sums = {"sha256": sha256, "model_sha256": sha256_of(entry.model_file)}
+    write_json_atomic(entry.record, {"url": entry.url, "bytes": entry.checkpoint.stat().st_size, **sums})
     return entry.model_file
 
 
 def _check_tensors(entry: Published, tensors: dict[str, Tensor]) -> None:
-    """Refuses the tensors of another family, and of a model of another size: both might be read without a fault."""
+    """Refuses what might be read without a fault: the tensors of another family, or of another size."""
     from psla.weights.readers.contract import READERS, WeightsError
 
     if not READERS[entry.family.name].knows(tensors):
@@ -208,14 +203,10 @@ def _compare(path: Path, known: str | None, entry: Published) -> str:
     """The file's SHA-256, which must be the published one, or else that of the first fetch."""
     found = sha256_of(path)
     if known not in (None, found):
-        what, mend = "what was fetched first", ""
-        if known == entry.sha256:
-            what = "what was published"
-        else:
-            mend = f", and {entry.record} too if {entry.url} has a new file"
-        raise PublishedError(
-            f"{path} is not {what} (SHA-256 {found[:12]}…, not {known:.12}…): delete {path} to have it made again{mend}"
-        )
+        what = "published" if known == entry.sha256 else "fetched first"
+        mend = "" if known == entry.sha256 else f", and {entry.record} too if {entry.url} has a new file"
+        sums = f"SHA-256 {found[:12]}…, not {known:.12}…"
+        raise PublishedError(f"{path} is not what was {what} ({sums}): delete {path} to have it made again{mend}")
     return found
 
 
@@ -238,9 +229,10 @@ def listing() -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for packaged in PACKAGED.values():
         header = read_header(packaged.path)
+        classes = len(header["vocabulary"]["ids"])
         told = {
-            "what": f"{len(header['vocabulary']['ids'])} classes",
-            "classes": len(header["vocabulary"]["ids"]),
+            "what": f"{classes} classes",
+            "classes": classes,
             "cross_validated_accuracy": packaged.accuracy,
             "bytes": packaged.path.stat().st_size,
             "sample_rate": header["front_end"]["sample_rate"],
@@ -248,7 +240,7 @@ def listing() -> list[dict[str, Any]]:
         }
         entries.append({"name": packaged.name, "corpus": packaged.corpus, "models": 1, "packaged": True, **told})
     for entry in CATALOGUE.values():
-        told = asdict(entry) | {key: value for key, value in asdict(entry.family).items() if key != "name"}
+        told = asdict(entry.family) | asdict(entry)  # the model's name after the family's
         told |= {
             "family": entry.family.name,
             "classes": len(entry.vocabulary),
