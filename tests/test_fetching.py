@@ -397,8 +397,9 @@ def test_the_catalogue_states_what_efficientat_published() -> None:
     for name, entry in found.items():
         row = rows[name]
         assert (entry.url, entry.mean_average_precision) == (row["address"], float(row["mAP"]))
-        assert entry.front_end == {"hop_samples": int(row["hop_samples"]), "mel_bins": int(row["mel_bins"])}
-        assert entry.options.get("strides", [2, 2, 2, 2]) == [int(each) for each in row["strides"].split()]
+        told = {"hop_samples": int(row["hop_samples"]), "mel_bins": int(row["mel_bins"])}
+        strides = [int(each) for each in row["strides"].split()]
+        assert entry.given == (told if strides == [2, 2, 2, 2] else told | {"strides": strides})
         assert entry.parameters is None or entry.parameters == float(row["parameters_M"])
     file, entry = listed.with_name("mn04_as_mAP_432.pt"), found["mn04_as"]
     if file.exists():
@@ -410,12 +411,6 @@ def test_the_catalogue_states_what_efficientat_published() -> None:
             catalogue._check_tensors(entry, read_torch_tensors(file))
             with pytest.raises(ValueError, match="million parameters"):
                 catalogue._check_tensors(found["mn05_as"], read_torch_tensors(file))
-
-
-def test_settings_that_no_import_takes_are_refused() -> None:
-    """Strides leave no trace in the tensors: the model is refused before it is fetched, not built with others."""
-    with pytest.raises(PublishedError, match=r"mn10_as_fc_s2221 has strides \[2, 2, 2, 1\]"):
-        resolve("mn10_as_fc_s2221")
 
 
 def test_a_name_for_another(monkeypatch: pytest.MonkeyPatch) -> None:

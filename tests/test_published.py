@@ -98,7 +98,7 @@ def test_the_catalogue_states_the_published_facts() -> None:
     assert list(paper) == list(CATALOGUE)[:8]
     for name, entry in paper.items():
         audioset = name.startswith("audioset")
-        assert (len(entry.vocabulary), entry.front_end["frames"]) == ((527, 1056) if audioset else (200, 3000))
+        assert (len(entry.vocabulary), entry.given["frames"]) == ((527, 1056) if audioset else (200, 3000))
         assert entry.url.startswith("https://www.dropbox.com/s")
         assert (entry.models == 1) == ("/s/" in entry.url)
     assert CATALOGUE["audioset-b2-averaged"].mean_average_precision == 0.444
@@ -230,6 +230,6 @@ def test_models_command(server: Server) -> None:
     listed = json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)
     listed = [entry for entry in listed if not entry["packaged"]]
     assert [entry["url"] for entry in listed] == [entry.url for entry in published.CATALOGUE.values()]
-    assert all(entry[key] for entry in listed for key in ("licence", "page", "paper", "sample_rate", "front_end"))
+    assert all(entry[key] for entry in listed for key in ("licence", "page", "paper", "sample_rate", "given"))
     assert [entry["name"] for entry in listed if entry["cached"]] == [NAME]
     assert next(entry for entry in listed if entry["cached"])["bytes"] == len(server.content)

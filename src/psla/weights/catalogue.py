@@ -134,9 +134,6 @@ def fetch(entry: Published, progress: Progress = lambda received, total: None) -
             "and make an ensemble of it with `psla import FOLDER --out FOLDER/ensemble.json "
             f"--vocabulary {entry.corpus}`"
         )
-    if entry.options:
-        told = ", ".join(f"{key} {value}" for key, value in entry.options.items())
-        raise PublishedError(f"{entry.name} has {told}, which its file does not tell and no import can be told yet")
     if (made := _made(entry)) is not None:
         return made  # of a cache that may be another's, to read only
     try:
@@ -176,7 +173,7 @@ def _make(entry: Published, progress: Progress) -> Path:
     )
     try:
         _check_tensors(entry, read_torch_tensors(entry.checkpoint))
-        import_weights(entry.checkpoint, entry.model_file, entry.vocabulary, entry.front_end.get("frames"), card)
+        import_weights(entry.checkpoint, entry.model_file, entry.vocabulary, entry.given.get("frames"), card)
     except (WeightsError, TensorFileError) as error:
         if fetched:  # an error page, say; kept, it would be taken for the model
             entry.checkpoint.unlink()

@@ -9,7 +9,7 @@ Not here: fetching them and making model files of them (`psla.weights.catalogue`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,9 @@ class Published:
         what: a few words.
         url: where it comes from.
         mean_average_precision: as published, on the evaluation set of its corpus.
-        front_end: fields of the front end that the file does not tell.
+        given: what its tensors do not tell, as `psla.weights.readers.contract.import_weights` is told it.
         corpus: "audioset" (527 classes) or "fsd50k" (200).
         models: how many files; more than one is a folder.
-        options: of the backbone, which the file does not tell either; those left out are the family's.
         parameters, bytes, sha256: millions of trained numbers, size and checksum of the file, where published.
     """
 
@@ -64,10 +63,9 @@ class Published:
     what: str
     url: str
     mean_average_precision: float
-    front_end: Mapping[str, Any]
+    given: Mapping[str, Any]
     corpus: str = "audioset"
     models: int = 1
-    options: Mapping[str, Any] = field(default_factory=dict)
     parameters: float | None = None
     bytes: int | None = None
     sha256: str | None = None
@@ -104,14 +102,14 @@ def _read_rows() -> dict[str, Published]:
     paths = [path for path in files(__name__).iterdir() if path.name.endswith(".yaml")]
     for path in sorted(paths, key=lambda path: (path.name != "psla.yaml", path.name)):
         facts = yaml.safe_load(path.read_text(encoding="utf-8"))
-        rows, address, common = facts.pop("models"), facts.pop("address"), facts.pop("front_end")
+        rows, address, common = facts.pop("models"), facts.pop("address"), facts.pop("given")
         family = Family(path.name.removesuffix(".yaml"), **facts)
         for row in rows:
             if row["name"] in listed:
                 raise ValueError(f"{path}: there are two models called {row['name']}")
             url = address.format(file=row.pop("file"))
-            front_end = common | row.pop("front_end", {})
-            listed[row["name"]] = Published(family=family, url=url, front_end=front_end, **row)
+            given = common | row.pop("given", {})
+            listed[row["name"]] = Published(family=family, url=url, given=given, **row)
     return listed
 
 
