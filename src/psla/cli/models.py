@@ -96,7 +96,7 @@ def _fetch(names: Sequence[str], as_json: bool) -> None:
         if isinstance(entry, Packaged):
             path, state = entry.path, "packaged"
         else:
-            state = "cached already" if entry.model_file.is_file() else "fetched"
+            state = "cached already" if entry.cached else "fetched"
             with fetching(name) as report:
                 path = fetch(entry, report)
         data.append({"name": name, "path": str(path), "state": state})
