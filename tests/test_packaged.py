@@ -138,7 +138,8 @@ def test_info_and_models_tell_of_it() -> None:
     lines = call("models").stdout.splitlines()
     line = next(line for line in lines if line.startswith(f"{DEFAULT} "))
     accuracy = PACKAGED[DEFAULT].accuracy
-    assert re.search(rf"{DEFAULT} +- +7\.\d MB +packaged +10 classes, cross-validated accuracy {accuracy:.3f}", line)
+    assert re.search(rf"{DEFAULT} +- +- +7\.\d +- +CC BY 3\.0 +packaged +10 classes", line)
+    assert any(f"{DEFAULT}: 10 classes, cross-validated accuracy {accuracy:.3f}" in line for line in lines)
     listed = json.loads(call("models", "--json").stdout)
     [entry] = [each for each in listed if each["packaged"]]
     assert entry["name"] == DEFAULT

@@ -93,11 +93,12 @@ def server(content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> I
 
 
 def test_the_catalogue_states_the_published_facts() -> None:
-    """Eight entries; AudioSet has 527 classes and 1056 frames, FSD50K 200 and 3000; four are single files."""
-    assert len(CATALOGUE) == 8
-    for name, entry in CATALOGUE.items():
+    """The paper's eight: AudioSet has 527 classes and 1056 frames, FSD50K 200 and 3000; four are single files."""
+    paper = {name: entry for name, entry in CATALOGUE.items() if entry.family.name == "psla"}
+    assert list(paper) == list(CATALOGUE)[:8]
+    for name, entry in paper.items():
         audioset = name.startswith("audioset")
-        assert (len(entry.vocabulary), entry.frames) == ((527, 1056) if audioset else (200, 3000))
+        assert (len(entry.vocabulary), entry.given["frames"]) == ((527, 1056) if audioset else (200, 3000))
         assert entry.url.startswith("https://www.dropbox.com/s")
         assert (entry.models == 1) == ("/s/" in entry.url)
     assert CATALOGUE["audioset-b2-averaged"].mean_average_precision == 0.444
@@ -215,14 +216,20 @@ def test_paths_go_before_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_models_command(server: Server) -> None:
-    """`psla models` lists every entry with its score, address and whether it is here."""
-    said = CliRunner().invoke(app, ["models"]).stdout
-    for name, entry in published.CATALOGUE.items():
-        line = next(line for line in said.splitlines() if line.startswith(f"{name} "))
-        assert f"{entry.mean_average_precision:.3f}" in line
-        assert entry.url in line
+    """`psla models` lists every entry with family, score, licence and whether it is here, in 100 columns; --json has
+    the address and all else."""
     resolve(NAME)
+    said = CliRunner().invoke(app, ["models"]).stdout.splitlines()
+    assert max(map(len, said)) <= 100
+    for name, entry in published.CATALOGUE.items():
+        line = next(line for line in said if line.startswith(f"{name} "))
+        assert f"{entry.mean_average_precision:.3f}" in line
+        assert f" {entry.family.name} " in line
+        assert entry.family.licence.split()[0] in line
+        assert (" cached " in line) == (name == NAME)
     listed = json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)
     listed = [entry for entry in listed if not entry["packaged"]]
+    assert [entry["url"] for entry in listed] == [entry.url for entry in published.CATALOGUE.values()]
+    assert all(entry[key] for entry in listed for key in ("licence", "page", "paper", "sample_rate", "given"))
     assert [entry["name"] for entry in listed if entry["cached"]] == [NAME]
     assert next(entry for entry in listed if entry["cached"])["bytes"] == len(server.content)

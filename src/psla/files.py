@@ -100,6 +100,41 @@ def printable(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+@contextlib.contextmanager
+def alone(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Of all threads and processes that make the file at `path`, one is in the block; the others wait at its door.
+
+    The door is an empty file, `path` + ".lock", that is gone afterwards; its folder is made if it is missing. Whoever
+    is killed in the block is no longer in it. Only POSIX has such locks; elsewhere nobody waits.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "a.bin"
+        >>> with alone(target):
+        ...     print([each.name for each in target.parent.iterdir()])
+        ['a.bin.lock']
+    """
+    door = Path(path).with_name(Path(path).name + ".lock")
+    door.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    while True:
+        with open(door, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Who was inside has removed the door that we waited at, and a third may stand in a new one: look again.
+            if not os.fstat(file.fileno()).st_nlink:
+                continue
+            try:
+                yield
+            finally:
+                door.unlink(missing_ok=True)
+                fcntl.flock(file, fcntl.LOCK_UN)  # said, because a forked worker may hold the same open file
+            return
+
+
 class JournalError(ValueError):
     """A journal that another process is writing, or that holds something else than JSON objects."""
 

@@ -219,3 +219,23 @@ def scanning() -> Iterator[Callable[[str, int, int], None]]:
         yield report
     if shown is None:
         tell_of_files()
+
+
+@contextmanager
+def fetching(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Hands out `report(received, total)` of bytes, should any be fetched: a bar in MB, or a line for every 10 MB."""
+    told = -1
+    with bars() as shown:
+        task = None if shown is None else shown.add_task(f"{name} (MB)", total=None, visible=False)
+
+        def report(received: int, total: int | None) -> None:
+            nonlocal told
+            size = None if total is None else total / 1e6
+            if shown is not None and task is not None:
+                shown.update(task, completed=received / 1e6, total=size, visible=True)
+            elif received // 10_000_000 > told:
+                told = received // 10_000_000
+                of = "" if size is None else f" of {size:.0f}"
+                typer.echo(f"psla: fetching {name}: {received / 1e6:.0f}{of} MB", err=True)
+
+        yield report

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, answer, progress, table
+from psla.cli.console import CommandError, answer, fetching, progress, table
 from psla.cli.options import Json, ModelName
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def info(model: ModelName, as_json: Json = False) -> None:
     from psla.model.file import read_header
     from psla.weights.catalogue import resolve
 
-    path = resolve(model)
+    with fetching(model) as report:
+        path = resolve(model, report)
     if path.suffix == ".json":
         found = load_ensemble(path)
         header = {"vocabulary": found.vocabulary.to_dict(), "card": asdict(found.card)}
@@ -49,26 +50,60 @@ def _some(names: Sequence[str]) -> str:
     return f"{len(names)} ({', '.join(names[:10])}{f' and {len(names) - 10} more' if len(names) > 10 else ''})"
 
 
-def models(as_json: Json = False) -> None:
-    """List the models that can be loaded by name."""
+def models(
+    fetch: Annotated[
+        list[str] | None, typer.Option(help="Fetch this published model into the cache; may be repeated.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the models that can be loaded by name, or fetch some of them."""
     from psla.weights.catalogue import listing
 
+    if fetch:
+        _fetch(fetch, as_json)
+        return
     entries = listing()
     rows = []
     for entry in entries:
-        score = entry["published_mean_average_precision"]
-        size = "-" if entry["bytes"] is None else f"{entry['bytes'] / 1e6:.1f} MB"
-        by_hand = "by hand" if entry["models"] > 1 else "no"
-        here = "packaged" if entry["packaged"] else "yes" if entry["cached"] else by_hand
-        mean = "-" if score is None else f"{score:.3f}"
-        rows.append([entry["name"], mean, size, here, entry["what"], entry["url"] or "psla"])
+        score, count = entry["published_mean_average_precision"], entry["parameters"]
+        size = "-" if entry["bytes"] is None else f"{entry['bytes'] / 1e6:.1f}"
+        absent = "by hand" if entry["models"] > 1 else "-"
+        here = "packaged" if entry["packaged"] else "cached" if entry["cached"] else absent
+        mean, licence = "-" if score is None else f"{score:.3f}", entry["licence"].partition(" (")[0]
+        facts = [mean, size, "-" if count is None else f"{count:.2f}", licence, here, entry["what"]]
+        rows.append([entry["name"], entry["family"] or "-", *facts])
     told = [
-        table(["model", "mAP", "size", "here", "what", "from"], rows),
-        "mAP: as published, on the evaluation set of its corpus; each such is EfficientNet-B2 with four heads",
+        table(["model", "family", "mAP", "MB", "M par.", "licence", "here", "what"], rows),
+        "mAP: as published, on the evaluation set of its corpus; M par.: parameters in millions; more: --json",
+        "to fetch one: `psla models --fetch NAME`; its first use, as in `psla tag NAME FILE`, does it too",
     ]
-    packaged = [entry["name"] for entry in entries if entry["packaged"]]
-    told += [f"{name}: comes with psla; its data, licence and scores: `psla info {name}`" for name in packaged]
+    for entry in entries:
+        if entry["packaged"]:
+            accuracy = entry["cross_validated_accuracy"]
+            scored = "" if accuracy is None else f", cross-validated accuracy {accuracy:.3f}"
+            told.append(f"{entry['name']}: {entry['what']}{scored}; more: `psla info {entry['name']}`")
+    pages = {entry["family"]: entry["page"] for entry in entries if entry["family"]}
+    told += [f"{family}: {page}" for family, page in pages.items()]
     answer(as_json, entries, *told)
+
+
+def _fetch(names: Sequence[str], as_json: bool) -> None:
+    from psla.weights.catalogue import fetch, named
+    from psla.weights.packaged import Packaged
+
+    data = []
+    for name, entry in [(name, named(name)) for name in names]:  # all names are known before anything is fetched
+        if isinstance(entry, Packaged):
+            path, state = entry.path, "packaged"
+        else:
+            state = "cached already" if entry.cached else "fetched"
+            with fetching(name) as report:
+                path = fetch(entry, report)
+        data.append({"name": name, "path": str(path), "state": state})
+        if not as_json:
+            typer.echo(f"{name}: {state}: {path}\nto tag with it: psla tag {name} FILE")
+    if as_json:
+        answer(True, data)
 
 
 def import_(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, progress, table
+from psla.cli.console import CommandError, fetching, progress, table
 from psla.cli.options import Json, Precision, WithPrecision
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ def tag(
         from psla.tagging.tagger import load
         from psla.weights.catalogue import resolve
 
-        model_path = resolve(model, _told_bytes(model))
+        with fetching(model) as told:
+            model_path = resolve(model, told)
         keep_freed_memory()
         tagger = load(model_path, hop, combine.value, precision.value)
         if named is None:
@@ -131,20 +132,6 @@ def _check(formats: int, embeddings: Path | None, journal: Path | None) -> None:
         raise CommandError("--json, --csv and --audacity exclude each other: choose one")
     if embeddings is not None and journal is not None:
         raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
-
-
-def _told_bytes(name: str) -> Callable[[int, int | None], None]:
-    """Says on stderr how far a download has come, a line for every 10 MB."""
-    told = -1
-
-    def tell(received: int, total: int | None) -> None:
-        nonlocal told
-        if received // 10_000_000 > told:
-            told = received // 10_000_000
-            of = "" if total is None else f" of {total / 1e6:.0f}"
-            typer.echo(f"psla: fetching {name}: {received / 1e6:.0f}{of} MB", err=True)
-
-    return tell
 
 
 def _chosen(classes: Sequence[str] | None, vocabulary: Vocabulary) -> tuple[str, ...] | None:

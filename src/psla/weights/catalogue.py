@@ -1,12 +1,10 @@
-"""Models by name. Those that the authors of the paper published are fetched once and kept as model files in the cache.
+"""Models by name. Those that others have published are fetched once and kept as model files in the cache.
 
-Source: https://github.com/YuanGongND/psla, pretrained_models/README.md; all are EfficientNet-B2 with four heads and
-16 kHz input. No checksum is published: that of the first fetch is kept beside the file and compared ever after.
+Which there are: `psla.weights.published`. Where no checksum is published, that of the first fetch is kept beside the
+file and compared ever after. Those that come with the package (`psla.weights.packaged`) are found by name here, too.
 
-Those that come with the package (`psla.weights.packaged`) are found by name here, too: `resolve`.
-
-Not here: what several models make together (`psla.model.ensemble`). The ensembles are folders of dozens of files that
-their server hands out by hand only; they are listed, not fetched.
+Not here: what several models make together (`psla.model.ensemble`). The ensembles of the paper's authors are folders of
+dozens of files that their server hands out by hand only; they are listed, not fetched.
 """
 
 from __future__ import annotations
@@ -14,96 +12,30 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psla.data.vocabulary import Vocabulary
-from psla.download import Progress, cache_folder, download
-from psla.files import sha256_of, write_json_atomic
-from psla.weights.packaged import PACKAGED
+from psla.download import DownloadError, Progress, cannot_write, download
+from psla.files import alone, sha256_of, write_json_atomic
+from psla.weights.packaged import PACKAGED, Packaged
+from psla.weights.published import CATALOGUE, Published
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from psla.model.file import Model
 
-_PAGE = "https://github.com/YuanGongND/psla"
-_TRAINING_DATA = {
-    "audioset": "AudioSet, full training set (labels CC BY 4.0; the audio is YouTube's and its uploaders')",
-    "fsd50k": "FSD50K, development set (Creative Commons licences, a clip at a time)",
-}
 SUFFIXES = (".safetensors", ".json", ".pth", ".pt", ".ckpt")
 """What the name of a file ends in that is meant as a model, or could be made one."""
+ALIASES: dict[str, Callable[[], str]] = {}
+"""Names that stand for another, asked whenever they are used, so that it may depend on what is in the cache."""
+_ROUNDED = 0.02  # by how much of itself a published number of parameters may be off
 
 
 class PublishedError(ValueError):
     """A name that is not known, a folder that must be fetched by hand, or a fetched file that has changed."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published model.
-
-    Attributes:
-        name: what `psla.load` takes.
-        what: a few words.
-        corpus: "audioset" (527 classes) or "fsd50k" (200).
-        frames: length of a log-mel in training, 10 ms each.
-        mean_average_precision: as published, on the evaluation set of its corpus.
-        models: how many files; more than one is a folder.
-        url: where it comes from.
-    """
-
-    name: str
-    what: str
-    corpus: str
-    frames: int
-    mean_average_precision: float
-    models: int
-    url: str
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """Its classes."""
-        return Vocabulary.audioset() if self.corpus == "audioset" else Vocabulary.fsd50k()
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where the published file is kept."""
-        return cache_folder() / "published" / f"{self.name}.pth"
-
-    @property
-    def model_file(self) -> Path:
-        """Where the model file made of it is kept."""
-        return self.checkpoint.with_suffix(".safetensors")
-
-    @property
-    def cached(self) -> bool:
-        """Whether it can be loaded without a network."""
-        return self.model_file.is_file() or self.checkpoint.is_file()
-
-
-def _listed(*rows: tuple[str, str, float, int, str]) -> dict[str, Published]:
-    """By name: name, what it is, score, number of models, path on the server."""
-    listed = {}
-    for name, what, score, models, path in rows:
-        corpus = name.partition("-")[0]
-        frames = 1056 if corpus == "audioset" else 3000
-        url = f"https://www.dropbox.com/{path}?dl=1"
-        listed[name] = Published(name, what, corpus, frames, score, models, url)
-    return listed
-
-
-_RUN, _AVERAGE, _ALL = "one model", "average of one run's weights", "all checkpoints of one run"
-CATALOGUE: dict[str, Published] = _listed(
-    ("audioset-b2", _RUN, 0.440, 1, "s/d1z27wj30ew5qrs/as_mdl_0.pth"),
-    ("audioset-b2-averaged", _AVERAGE, 0.444, 1, "s/ieggie0ara4x26d/as_mdl_0_wa.pth"),
-    ("audioset-b2-checkpoints", _ALL, 0.453, 30, "sh/jo6te8fcy1ptabw/AAAtJ9sMn93-3L0XkebzQQxIa"),
-    ("audioset-b2-seeds", "three runs", 0.464, 3, "sh/c83w8816vl6yhty/AADjoO9irfP1RCr-qyZMJg_-a"),
-    ("audioset-b2-all", "ten different settings", 0.474, 10, "sh/ihfbxcemxamihz9/AAD9zqnUptZzyZlquqpWllDya"),
-    ("fsd50k-b2", _RUN, 0.559, 1, "s/stzrmfty2oyqnnj/fsd_mdl_best_single.pth"),
-    ("fsd50k-b2-averaged", _AVERAGE, 0.562, 1, "s/5fvybrbulvhsish/fsd_mdl_wa.pth"),
-    ("fsd50k-b2-checkpoints", _ALL, 0.573, 40, "sh/gyv95m53sib36vk/AADWCgApSxtAEVU1KrnQApi3a"),
-)
 
 
 def resolve(path_or_name: str | os.PathLike[str], progress: Progress = lambda received, total: None) -> Path:
@@ -128,13 +60,27 @@ def resolve(path_or_name: str | os.PathLike[str], progress: Progress = lambda re
         raise PublishedError(f"{path} is a checkpoint; make a model file of it with `psla import {path} --out …`")
     if path.is_file():
         return path
-    if name in PACKAGED:
-        return PACKAGED[name].path
-    if name in CATALOGUE:
-        return fetch(CATALOGUE[name], progress)
-    if path.suffix in SUFFIXES or path.name != name:
+    if name not in known_names() and (path.suffix in SUFFIXES or path.name != name):
         raise PublishedError(f"{path}: there is no such model file")
-    raise PublishedError(f"{name!r} is neither a file nor a model by name; {names_near(name)}")
+    entry = named(name)
+    return entry.path if isinstance(entry, Packaged) else fetch(entry, progress)
+
+
+def named(name: str) -> Packaged | Published:
+    """The model that a name stands for, which need not be in the cache.
+
+    Raises:
+        PublishedError: not a known name, and which names come near.
+
+    Example:
+        >>> named("mn10_as").family.sample_rate
+        32000
+    """
+    meant = ALIASES[name]() if name in ALIASES else name
+    found = PACKAGED.get(meant) or CATALOGUE.get(meant)
+    if found is None:
+        raise PublishedError(f"{name!r} is neither a file nor a model by name; {names_near(name)}")
+    return found
 
 
 def load_any(path_or_name: str | os.PathLike[str], progress: Progress = lambda received, total: None) -> Model:
@@ -157,8 +103,8 @@ def load_any(path_or_name: str | os.PathLike[str], progress: Progress = lambda r
 
 
 def known_names() -> list[str]:
-    """What `resolve` takes for a name: the published models, then those of the package."""
-    return [*CATALOGUE, *PACKAGED]
+    """What `resolve` takes for a name: the published models, those of the package, then names for others of them."""
+    return [*CATALOGUE, *PACKAGED, *ALIASES]
 
 
 def names_near(name: str) -> str:
@@ -182,52 +128,82 @@ def fetch(entry: Published, progress: Progress = lambda received, total: None) -
             checkpoint in the published format.
         DownloadError: it cannot be fetched; the message says which URL to put where.
     """
-    # Here, not at the head: they bring torch, which a list of names does not need.
-    from psla.model.file import ModelCard
-    from psla.model.tensor_file import TensorFileError
-    from psla.weights.readers.contract import WeightsError, import_weights
-    from psla.weights.readers.psla import LICENCE
-
     if entry.models > 1:
         raise PublishedError(
             f"{entry.name} is a folder of {entry.models} models, which is fetched by hand: get {entry.url}, unpack it, "
             "and make an ensemble of it with `psla import FOLDER --out FOLDER/ensemble.json "
             f"--vocabulary {entry.corpus}`"
         )
-    record_path = entry.checkpoint.with_suffix(".json")
-    record = _read_record(record_path)
-    if entry.model_file.is_file() and "model_sha256" in record:
-        _compare(entry.model_file, record["model_sha256"], entry)
-        return entry.model_file
-    fetched = not entry.checkpoint.is_file()
-    if fetched:
-        download(entry.url, entry.checkpoint, progress=progress)
-    sha256 = _compare(entry.checkpoint, record.get("sha256"), entry)
-    card = ModelCard(
-        scores={"published": {"mean_average_precision": entry.mean_average_precision}},
-        licence=LICENCE,
-        training_data=_TRAINING_DATA[entry.corpus],
-        provenance={"published": entry.name, "url": entry.url, "page": _PAGE},
-    )
+    if (made := _made(entry)) is not None:
+        return made  # of a cache that may be another's, to read only
     try:
-        import_weights(entry.checkpoint, entry.model_file, entry.vocabulary, {"frames": entry.frames}, card)
-    except (WeightsError, TensorFileError) as error:
-        if fetched:  # an error page, say; kept, it would be taken for the model
-            entry.checkpoint.unlink()
-        raise PublishedError(f"what {entry.url} gave is not the published model ({error})") from error
-    record = {"url": entry.url, "sha256": sha256, "bytes": entry.checkpoint.stat().st_size}
-    write_json_atomic(record_path, record | {"model_sha256": sha256_of(entry.model_file)})
+        with alone(entry.model_file):
+            return _made(entry) or _make(entry, progress)  # another process may have made it meanwhile
+    except OSError as error:
+        if isinstance(error, DownloadError):
+            raise
+        raise cannot_write(entry.model_file, error) from error
+
+
+def _made(entry: Published) -> Path | None:
+    """The model file, if it has been made and is still what it was."""
+    known = _read_record(entry.record).get("model_sha256")
+    if known is None or not entry.model_file.is_file():
+        return None
+    _compare(entry.model_file, known, entry)
     return entry.model_file
 
 
+def _make(entry: Published, progress: Progress) -> Path:
+    # Here, not at the head: they bring torch, which a list of names does not need.
+    from psla.model.file import ModelCard
+    from psla.model.tensor_file import TensorFileError, read_torch_tensors
+    from psla.weights.readers.contract import WeightsError, import_weights
+
+    fetched = not entry.checkpoint.is_file()
+    if fetched:
+        download(entry.url, entry.checkpoint, entry.sha256, progress)
+    sha256 = _compare(entry.checkpoint, entry.sha256 or _read_record(entry.record).get("sha256"), entry)
+    family = entry.family
+    card = ModelCard(
+        scores={"published": {"mean_average_precision": entry.mean_average_precision}},
+        licence=family.licence,
+        training_data=family.training_data[entry.corpus],
+        provenance={"published": entry.name, "url": entry.url, "page": family.page, "paper": family.paper},
+    )
+    try:
+        _check_tensors(entry, read_torch_tensors(entry.checkpoint))
+        import_weights(entry.checkpoint, entry.model_file, entry.vocabulary, entry.given, card)
+    except (WeightsError, TensorFileError) as error:
+        if fetched:  # an error page, say; kept, it would be taken for the model
+            entry.checkpoint.unlink()
+            raise PublishedError(f"what {entry.url} gave is not the published model ({error})") from error
+        raise PublishedError(f"{error}: delete {entry.checkpoint} to have it fetched from {entry.url}") from error
+    sums = {"sha256": sha256, "model_sha256": sha256_of(entry.model_file)}
+    write_json_atomic(entry.record, {"url": entry.url, "bytes": entry.checkpoint.stat().st_size, **sums})
+    return entry.model_file
+
+
+def _check_tensors(entry: Published, tensors: dict[str, Tensor]) -> None:
+    """Refuses what might be read without a fault: the tensors of another family, or of another size."""
+    from psla.weights.readers.contract import READERS, WeightsError
+
+    if not READERS[entry.family.name].knows(tensors):
+        raise WeightsError(f"{entry.checkpoint} is not of the family {entry.family.name}")
+    trained = [each for name, each in tensors.items() if each.is_floating_point() and ".running_" not in name]
+    count = sum(each.numel() for each in trained) / 1e6
+    if entry.parameters is not None and abs(count / entry.parameters - 1) > _ROUNDED:
+        raise WeightsError(f"{entry.checkpoint} has {count:.3g} million parameters, not {entry.parameters}")
+
+
 def _compare(path: Path, known: str | None, entry: Published) -> str:
-    """The file's SHA-256, which must be the one of the first fetch."""
+    """The file's SHA-256, which must be the published one, or else that of the first fetch."""
     found = sha256_of(path)
     if known not in (None, found):
-        raise PublishedError(
-            f"{path} is not what was fetched first (SHA-256 {found[:12]}…, not {known:.12}…): delete {path} to have it "
-            f"made again, and {entry.checkpoint.with_suffix('.json')} too if {entry.url} has a new file"
-        )
+        what = "published" if known == entry.sha256 else "fetched first"
+        mend = "" if known == entry.sha256 else f", and {entry.record} too if {entry.url} has a new file"
+        sums = f"SHA-256 {found[:12]}…, not {known:.12}…"
+        raise PublishedError(f"{path} is not what was {what} ({sums}): delete {path} to have it made again{mend}")
     return found
 
 
@@ -244,44 +220,35 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def listing() -> list[dict[str, Any]]:
-    """What there is to say of every model by name, those of the package first, as plain data."""
+    """What there is to say of every model by name, those of the package first, as plain data with the same keys."""
     from psla.model.file import read_header
 
     entries: list[dict[str, Any]] = []
     for packaged in PACKAGED.values():
-        classes, accuracy = len(read_header(packaged.path)["vocabulary"]["ids"]), packaged.accuracy
-        scored = "" if accuracy is None else f", cross-validated accuracy {accuracy:.3f}"
-        entries.append(
-            {
-                "name": packaged.name,
-                "what": f"{classes} classes{scored}",
-                "corpus": packaged.corpus,
-                "classes": classes,
-                "published_mean_average_precision": None,
-                "cross_validated_accuracy": accuracy,
-                "models": 1,
-                "bytes": packaged.path.stat().st_size,
-                "url": None,
-                "cached": True,
-                "packaged": True,
-                "shipped": True,  # its name in the first release, for programs that read it
-            }
-        )
+        header = read_header(packaged.path)
+        classes = len(header["vocabulary"]["ids"])
+        told = {
+            "what": f"{classes} classes",
+            "classes": classes,
+            "cross_validated_accuracy": packaged.accuracy,
+            "bytes": packaged.path.stat().st_size,
+            "sample_rate": header["front_end"]["sample_rate"],
+            **{key: header["card"][key] for key in ("licence", "training_data")},
+        }
+        entries.append({"name": packaged.name, "corpus": packaged.corpus, "models": 1, "packaged": True, **told})
     for entry in CATALOGUE.values():
-        entries.append(
-            {
-                "name": entry.name,
-                "what": entry.what,
-                "corpus": entry.corpus,
-                "classes": len(entry.vocabulary),
-                "published_mean_average_precision": entry.mean_average_precision,
-                "cross_validated_accuracy": None,
-                "models": entry.models,
-                "bytes": entry.checkpoint.stat().st_size if entry.checkpoint.is_file() else None,
-                "url": entry.url,
-                "cached": entry.cached,
-                "packaged": False,
-                "shipped": False,
-            }
-        )
-    return entries
+        told = asdict(entry.family) | asdict(entry)  # the model's name after the family's
+        told |= {
+            "family": entry.family.name,
+            "classes": len(entry.vocabulary),
+            "published_mean_average_precision": told.pop("mean_average_precision"),
+            "bytes": entry.checkpoint.stat().st_size if entry.checkpoint.is_file() else entry.bytes,
+            "training_data": entry.family.training_data[entry.corpus],
+            "packaged": False,
+        }
+        entries.append(told)
+    for each in entries:
+        each["cached"] = each["packaged"] or CATALOGUE[each["name"]].cached
+        each["shipped"] = each["packaged"]  # its name in the first release, for programs that read it
+    keys = dict.fromkeys(key for each in entries for key in each)
+    return [{key: each.get(key) for key in keys} for each in entries]

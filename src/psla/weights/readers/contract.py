@@ -20,6 +20,7 @@ from psla.model.file import Model, ModelCard, save_model
 from psla.model.network import TaggingNetwork
 from psla.model.tensor_file import read_torch_tensors
 from psla.registry import Registry
+from psla.weights.published import by_file
 
 
 class WeightsError(ValueError):
@@ -79,7 +80,8 @@ def read_weights(
         vocabulary: the classes, in the order of the network's outputs, which no checkpoint tells. None: AudioSet's
             where there are 527, FSD50K's where there are 200, and otherwise `class_0`, `class_1`, ...
         given: what the tensors do not tell, by name, such as `{"hop_samples": 160}` (efficientat) or
-            `{"frames": 3000}` (psla). What is not said is what most of the family's published weights have.
+            `{"frames": 3000}` (psla). What is not said is what the published file of this name has, or most of the
+            family's published weights.
         card: licence and provenance are completed with the family's, the file's name and its SHA-256.
 
     Raises:
@@ -102,7 +104,9 @@ def read_weights(
             f"{path}: {', '.join(unknown)} cannot be said of weights of the family {family}; "
             f"{', '.join(reader.options) or 'nothing'} can"
         )
-    network = reader.read(path, tensors, given).eval()
+    published = by_file(path.name)
+    known = published.given if published is not None and published.family.name == family else {}
+    network = reader.read(path, tensors, {**known, **given}).eval()
     vocabulary = vocabulary or vocabulary_of(network.classes)
     if network.classes != len(vocabulary):
         raise WeightsError(
