@@ -190,7 +190,7 @@ def teaching(setting: Setting) -> tuple[str, Clips]:
     ), clips
 
 
-@scenario("psla.training.teacher.hear", teaching, keeps=True)
+@scenario("psla.training.teacher.hear", teaching)
 def _hear(given: tuple[str, Clips], out: Path, tell: Tell) -> Any:
     teacher, clips = given
     found = hear(Run(out), teacher, clips.split("train"), clips.vocabulary, open_fabric(CPU, "float32"), tell)
