@@ -3,7 +3,7 @@
 python tests/distributed_worker.py OUT.npz BATCH_SIZE [BROKEN [NORMS]]
 
 NORMS: without it BatchNorm is as in evaluation. `device` or `synchronised`: it is as in training, of each process or of
-all; then one step is taken, and the running statistics are found, too.
+all; then one step is taken, and the running statistics are found, too. `frozen`: as with that recipe key; 20 steps.
 """
 
 import sys
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from psla.data.clips import Clips
 from psla.data.source import open_source
 from psla.synth.scene import SoundscapeConfig, table, vocabulary
+from psla.training.batch_norm import freeze
 from psla.training.devices import Runtime, open_fabric, predict_together
 from psla.training.loader import Loader
 from psla.training.recipe import Recipe
@@ -81,11 +82,13 @@ def run(out: str, batch_size: int, broken: str = "", norms: str = "") -> None:
     wrapped, optimizer = fabric.setup(network, torch.optim.SGD(network.parameters(), lr=0.02))
     loader = Loader(open_source(clips, 16000), network.config.front_end.window_samples)
     trainer = Trainer(recipe, wrapped, optimizer, fabric, clips.labels(), loader)
-    gradients, steps, losses, most_steps = None, 0, [], 1 if norms else 20
+    gradients, steps, losses, most_steps = None, 0, [], 1 if norms in ("device", "synchronised") else 20
     for epoch in range(20):
         for batch in loader.batches(trainer.plan(epoch), batch_size, fabric.global_rank, fabric.world_size):
             # BatchNorm as it is in evaluation: a clip does not depend on its neighbours.
             wrapped.train(bool(norms))
+            if norms == "frozen":
+                freeze(wrapped)
             losses.append(trainer.train_step(batch, epoch))
             if gradients is None:
                 gradients = {

@@ -24,10 +24,11 @@ from psla.data.vocabulary import Vocabulary
 from psla.lab.experiment import soundscapes
 from psla.lab.moments import measure
 from psla.lab.statistics import coverage
-from psla.lab.sweep import start_sweep
+from psla.lab.sweep import share_sweep, start_sweep
 from psla.metrics.compare import compare
 from psla.metrics.predictions import Predictions
 from psla.metrics.resampling import Draws
+from psla.model.file import ModelCard, save_model
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.inference import predict
 from psla.model.network import NetworkConfig, TaggingNetwork
@@ -41,6 +42,7 @@ from psla.training.loader import Loader
 from psla.training.recipe import Recipe
 from psla.training.run import Run
 from psla.training.session import TrainingInterrupted, build_network, resume, train
+from psla.training.teacher import hear
 from psla.training.trainer import Trainer
 from tagging_models import noise
 
@@ -181,6 +183,20 @@ def _predict_together(given: tuple[TaggingNetwork, ArraySource], out: Path, tell
     return predict_together(open_fabric(CPU, "float32"), *given, Vocabulary(list("abcd")), "evaluation", tell)
 
 
+def teaching(setting: Setting) -> tuple[str, Clips]:
+    clips = corpus(40)
+    return str(
+        save_model(setting.folder / "t.safetensors", network(len(clips.vocabulary)), clips.vocabulary, ModelCard())
+    ), clips
+
+
+@scenario("psla.training.teacher.hear", teaching)
+def _hear(given: tuple[str, Clips], out: Path, tell: Tell) -> Any:
+    teacher, clips = given
+    found = hear(Run(out), teacher, clips.split("train"), clips.vocabulary, open_fabric(CPU, "float32"), tell)
+    return found.clip_ids, found.probabilities, found.model_hash
+
+
 @scenario("psla.training.batch_norm.reestimate", heard, own_network)
 def _reestimate(given: tuple[TaggingNetwork, Clips], out: Path, tell: Tell) -> Any:
     rejected = batch_norm.reestimate(given[0], open_source(given[1], RATE), batch_size=4, progress=tell)
@@ -215,6 +231,16 @@ def _start_sweep(given: tuple[list[Path], Labels], out: Path, tell: Tell) -> Any
         return Predictions(weights["w"].numpy(), labels.clip_ids, labels.vocabulary)
 
     return start_sweep(paths, predicted, labels, progress=tell)
+
+
+@scenario("psla.lab.sweep.share_sweep", checkpoints)
+def _share_sweep(given: tuple[list[Path], Labels], out: Path, tell: Tell) -> Any:
+    paths, labels = given
+
+    def predicted(weights: Mapping[str, torch.Tensor]) -> Predictions:
+        return Predictions(weights["w"].numpy(), labels.clip_ids, labels.vocabulary)
+
+    return share_sweep(paths[:2], (0.0, 0.5, 1.0), predicted, labels, tell)
 
 
 # Labels, statistics and comparisons

@@ -1,6 +1,7 @@
 """Laws of aggregation: equal averages, any order, refused by name; members are never chosen on evaluation data."""
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +9,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from typer.testing import CliRunner
 
+from psla.cli import app
 from psla.data.clips import Clips
+from psla.data.source import open_source
 from psla.data.vocabulary import Vocabulary
+from psla.files import sha256_of
 from psla.lab.sweep import start_sweep
 from psla.metrics.predictions import Predictions, PredictionsError, average
 from psla.metrics.scores import score
+from psla.model import inference
 from psla.model.file import ModelCard, load_model, save_model
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
+from psla.synth.scene import SoundscapeConfig, table, vocabulary
 from psla.techniques.aggregation import (
     AggregationError,
     average_model,
@@ -85,6 +92,34 @@ def test_nothing_and_twice_are_refused(tmp_path):
         average_weights([path, path])
 
 
+def test_shares_weigh(tmp_path):
+    """Each file counts by its share, in whatever order it is given; a share of 1 is that file, to the bit, whatever the
+    others hold; buffers of counts are those of the latest."""
+    generator = torch.Generator().manual_seed(0)
+    states = [{"w": torch.randn(50, generator=generator), "n": torch.tensor(n)} for n in (7, 3, 5)]
+    states[0]["w"][:3] = torch.tensor([-0.0, 0.1, 1e-40])
+    states[2]["w"][:3] = float("inf")
+    paths, shares = checkpoints(tmp_path, *states), (0.2, 0.5, 0.3)
+    want = sum(share * state["w"].double() for share, state in zip(shares, states, strict=True)).float()
+    for order in itertools.permutations(range(3)):
+        got = average_weights([paths[i] for i in order], [shares[i] for i in order])
+        torch.testing.assert_close(got["w"], want, rtol=1e-6, atol=1e-12)
+        assert torch.equal(got["w"], average_weights(paths, shares)["w"])
+        assert got["n"].item() == 7
+        alone = average_weights([paths[i] for i in order], [float(i == 0) for i in order])["w"]
+        assert alone.numpy().tobytes() == states[0]["w"].numpy().tobytes()
+    thirds = average_weights(paths, [0.3333333] * 3)["w"][3:]
+    torch.testing.assert_close(thirds, average_weights(paths)["w"][3:], rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("shares", [(0.5,), (0.5, 0.4), (1.5, -0.5), (0.5, float("nan")), (), (0.5, 0.5 + 2e-6)])
+def test_shares_that_are_none_are_refused(tmp_path, shares):
+    """Shares are one for each file, in [0, 1], and together 1 within 1e-6."""
+    paths = checkpoints(tmp_path, {"w": torch.ones(2)}, {"w": torch.zeros(2)})
+    with pytest.raises(AggregationError, match=r"2 files need a share each, in \[0, 1\] and together 1"):
+        average_weights(paths, shares)
+
+
 def test_checkpoints_from_an_epoch(tmp_path):
     """A run's folder stands for its checkpoints in order; earlier epochs are left out; nothing left is refused."""
     (tmp_path / "run/checkpoints").mkdir(parents=True)
@@ -100,9 +135,10 @@ def test_checkpoints_from_an_epoch(tmp_path):
         checkpoints_from([tmp_path / "empty"])
 
 
-def small_network(seed: int, classes: int = 3) -> TaggingNetwork:
+def small_network(seed: int, classes: int = 3, batch_norm_momentum: float = 0.01) -> TaggingNetwork:
     torch.manual_seed(seed)
-    return TaggingNetwork(NetworkConfig("efficientnet_lite0", classes, front_end=FrontEndConfig(frames=64)))
+    front_end = FrontEndConfig(frames=64)
+    return TaggingNetwork(NetworkConfig("efficientnet_lite0", classes, 4, batch_norm_momentum, front_end))
 
 
 def test_the_average_of_models_is_a_model(tmp_path):
@@ -140,6 +176,69 @@ def test_models_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(AggregationError, match="do not match"):
         average_model([lonely], tmp_path / "out.safetensors", like=one)
     assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.fixture
+def two_models(tmp_path):
+    """Two model files of one architecture, and real validation clips."""
+    paths = [tmp_path / "start.safetensors", tmp_path / "tuned.safetensors"]
+    classes = vocabulary()
+    for seed, path in enumerate(paths):
+        network = small_network(seed, len(classes), batch_norm_momentum=1.0).train()
+        network(torch.randn(4, 10000) * torch.tensor([[0.001], [0.01], [0.1], [0.3]]))  # different audio, other numbers
+        save_model(path, network.eval(), classes, ModelCard(licence="CC0-1.0"))
+    rows = table(SoundscapeConfig(seconds=0.3, clips=4), "validation")
+    Clips.from_rows(rows, classes).write(tmp_path / "clips.parquet")
+    return paths
+
+
+def call_average(paths, *more):
+    return CliRunner().invoke(app, ["average", *map(str, [*paths, "--out", paths[0].parent / "out", *more])])
+
+
+def test_the_command_takes_shares(two_models):
+    """One share is that of the last of two files, several are one for each; the file says whose share was what."""
+    states = [load_file(path) for path in two_models]
+    out, name = two_models[0].parent / "out", "pooling.classification.weight"
+    for given in (["--share", "0.3"], ["--share", "0.7,0.3"], ["--share", 0.7, "--share", 0.3]):
+        result = call_average(two_models, *given)
+        assert result.exit_code == 0, result.output
+        assert "shares 0.7, 0.3" in result.output
+        want = 0.7 * states[0][name].double() + 0.3 * states[1][name].double()
+        torch.testing.assert_close(load_file(out)[name], want.float(), rtol=1e-6, atol=1e-9)
+        provenance = load_model(out).card.provenance
+        assert provenance["variant"] == "weighted average of 2 files"
+        shares = {member["file"]: member["share"] for member in provenance["members"]}
+        assert shares == {"start.safetensors": 0.7, "tuned.safetensors": 0.3}
+        assert {member["sha256"] for member in provenance["members"]} == {sha256_of(path) for path in two_models}
+    for wrong in ("1.2", "a", "0.5,0.4", "0.5,0.3,0.2"):
+        out.unlink(missing_ok=True)
+        assert call_average(two_models, "--share", wrong).exit_code == 2
+        assert not out.exists()
+
+
+def test_shares_are_swept_on_validation_clips(two_models):
+    """Each share is scored as its average is by itself, and the best is written; evaluation clips choose nothing."""
+    clips, out = two_models[0].parent / "clips.parquet", two_models[0].parent / "out"
+    result = call_average(two_models, "--share", "0,0.5,1", "--sweep", clips, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    corpus = Clips.read(clips)
+    values = []
+    for point, share in zip(found["sweep"], (0.0, 0.5, 1.0), strict=True):
+        one = load_model(average_model(two_models, two_models[0].parent / "one", shares=[1 - share, share]))
+        said = inference.predict(one.network, open_source(corpus, one.network.sample_rate), one.vocabulary)
+        values.append(score(said.predictions, corpus.labels()).mean_average_precision)
+        assert (point["share"], point["mean_average_precision"]) == (share, pytest.approx(values[-1], abs=1e-9))
+    assert len(set(values)) > 1, "the law needs scores that differ"
+    best = (0.0, 0.5, 1.0)[values.index(max(values))]
+    assert found["shares"] == [1 - best, best]
+    assert [member["share"] for member in load_model(out).card.provenance["members"]].count(best) >= 1
+    out.unlink()
+    result = call_average(two_models, "--share", "0,1", "--sweep", clips, "--split", "evaluation")
+    assert result.exit_code == 2
+    assert "on validation clips only" in " ".join(result.stderr.split())
+    assert not out.exists()
 
 
 def corpus(split: str = "validation", clips: int = 80, seed: int = 0) -> Clips:

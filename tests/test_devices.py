@@ -20,7 +20,7 @@ from psla.synth.scene import SoundscapeConfig, table, vocabulary
 from psla.techniques.sampling import EpochPlan
 from psla.training.devices import Runtime, StrideSource
 from psla.training.run import Run
-from psla.training.session import resume
+from psla.training.session import build_network, resume
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -91,6 +91,20 @@ def test_statistics_of_all_processes_are_those_of_one(tmp_path: Path) -> None:
     for kind in ("gradient.", "statistics."):
         assert furthest(one, synchronised, kind) < 1e-6
         assert furthest(one, device, kind) > 1e-3
+
+
+def test_frozen_statistics_are_frozen_in_every_process(tmp_path: Path) -> None:
+    """Two processes with frozen norms take the steps of one, also where one of them has nothing readable, and the
+    statistics are those that training began with, to the bit."""
+    broken = "0,1,2,3,4,5,6,7,8,9,10"
+    one, many = (work(processes, tmp_path, 4, broken, norms="frozen") for processes in (1, 2))
+    np.testing.assert_allclose(many["losses"], one["losses"], rtol=1e-6)
+    start, _ = build_network(tiny(4), vocabulary())
+    found = {name: value for name, value in many.items() if name.startswith("statistics.")}
+    assert len(found) > 80
+    buffers = dict(start.double().named_buffers())
+    for name, value in found.items():
+        assert np.array_equal(value, buffers[name.removeprefix("statistics.")].numpy()), name
 
 
 def test_synchronised_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

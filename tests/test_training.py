@@ -164,6 +164,7 @@ CHANGED: dict[str, Any] = {
     "masking.time": 32,
     "masking.fill": "mean",
     "distillation.predictions": "a teacher's",
+    "distillation.teacher": "the base's model",
     "distillation.weight": 0.9,
     "optimizer.learning_rate": 1e-3,
     "optimizer.batch_size": 8,
@@ -237,7 +238,9 @@ def test_every_field_changes_something(
     changed: dict[str, Any] = {section[0]: {last: new}} if section else {last: new}
     if key == "backbone.weights":
         changed["backbone"]["weights"] = request.getfixturevalue("perturbed_weights")
-    if section == ["distillation"]:
+    if key == "distillation.teacher":
+        changed["distillation"]["teacher"] = str(request.getfixturevalue("mixed_run").model_file)
+    elif section == ["distillation"]:
         changed["distillation"]["predictions"] = request.getfixturevalue("teacher")
     if key == "distillation.weight":
         before = outcome(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ from psla.cli.options import Json, ModelName
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from psla.data.labels import Labels
     from psla.data.vocabulary import Vocabulary
     from psla.lab.sweep import StartScore
     from psla.metrics.predictions import Predictions
@@ -174,7 +176,13 @@ def average(
     out: Annotated[Path, typer.Option(help="The model file to write.")],
     from_epoch: Annotated[int | None, typer.Option(min=1, help="Leave out earlier epochs.")] = None,
     like: Annotated[Path | None, typer.Option(help="A model file of the same architecture; else the run's.")] = None,
-    sweep: Annotated[Path | None, typer.Option(help="Clips: score averages from each checkpoint on.")] = None,
+    share: Annotated[
+        list[str] | None, typer.Option(help="Of each file, in order; of two files the last's will do: 0.3.")
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(help="Clips: score averages from each checkpoint on; with --share 0,0.5,1 with each share."),
+    ] = None,
     split: Annotated[str, typer.Option(help="Of the clips of --sweep.")] = "validation",
     batchnorm: Annotated[
         str, typer.Option(help="BatchNorm's statistics: average them, or reestimate them on the clips of --clips.")
@@ -182,22 +190,56 @@ def average(
     clips: Annotated[Path | None, typer.Option(help="Clips whose split train --batchnorm reestimate hears.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Average the weights of checkpoints into one model."""
+    """Average the weights of checkpoints into one model, all alike or by their shares."""
     if batchnorm not in ("average", "reestimate") or (batchnorm == "reestimate") != (clips is not None):
         raise CommandError("--batchnorm is average, or reestimate with --clips, the table of the training clips")
     from psla.techniques.aggregation import average_model, checkpoints_from
 
     chosen = checkpoints_from(checkpoints, from_epoch)
-    average_model(chosen, out, like)
+    trials, tried = _shares(share, len(chosen), None if sweep is None else split), []
+    shares = None if trials is None else trials[0]
+    if trials is not None and sweep is not None:
+        tried = _sweep_shares(chosen, trials, like, sweep)
+        shares = max(zip(tried, trials, strict=True), key=lambda pair: pair[0][1])[1]
+    average_model(chosen, out, like, shares)
     if clips is not None:
         _reestimate(out, clips)
     data: dict[str, Any] = {"out": str(out), "checkpoints": [str(path) for path in chosen]}
     told = [f"{out}: the average of {len(chosen)} ({', '.join(path.stem for path in chosen)})"]
-    if sweep is not None:
+    if shares is not None:
+        data["shares"] = shares
+        told[0] += f", their shares {', '.join(f'{each:g}' for each in shares)}"
+    if tried:
+        data["sweep"] = [{"share": each, "mean_average_precision": value} for each, value in tried]
+        told.append(table([f"share of {chosen[-1].stem}", "mAP"], [[f"{each:g}", value] for each, value in tried]))
+    elif sweep is not None:
         points = _sweep(chosen, out, sweep, split)
         data["sweep"] = [asdict(point) for point in points]
         told.append(table(["averaged from", "checkpoints", "weights", "predictions", "alone"], map(astuple, points)))
     answer(as_json, data, *told)
+
+
+def _shares(given: Sequence[str] | None, files: int, sweep: str | None) -> list[list[float]] | None:
+    """The shares of the files, or all that are to be tried on the split `sweep`; None: all files alike."""
+    if given is None:
+        return None
+    texts = [text.strip() for each in given for text in each.split(",")]
+    try:
+        numbers = [float(text) for text in texts]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(0.0 <= number <= 1.0 for number in numbers):
+        raise CommandError(f"--share takes numbers in [0, 1], as in 0.3 or 0,0.5,1; got {','.join(given)!r}")
+    if sweep is not None and files != 2:
+        raise CommandError(f"--sweep over shares is for two files, the second's share is tried; got {files}")
+    if sweep not in (None, "validation"):
+        raise CommandError(
+            f"--split {sweep}: the share with the best score is taken, on validation clips only, since a choice makes "
+            "the score of the clips it was made on too good"
+        )
+    if sweep is not None or (len(numbers) == 1 and files == 2):
+        return [[1.0 - number, number] for number in numbers]
+    return [numbers]
 
 
 def _reestimate(model: Path, clips: Path) -> None:
@@ -208,6 +250,11 @@ def _reestimate(model: Path, clips: Path) -> None:
     from psla.training.batch_norm import reestimate
 
     part, found = Clips.read(clips).split("train"), load_model(model)
+    if found.card.recipe.get("backbone", {}).get("batch_norm") == "frozen":
+        raise CommandError(
+            f"{model}: BatchNorm's statistics were frozen in its training (recipe key backbone.batch_norm) and stay: "
+            "the average is written with them; leave out --batchnorm reestimate"
+        )
     source = open_source(part, found.network.sample_rate)
     with progress({"BatchNorm": min(len(part), 2000)}) as tell:
         rejected = reestimate(found.network, source, progress=lambda count: tell("BatchNorm", count))
@@ -219,9 +266,35 @@ def _reestimate(model: Path, clips: Path) -> None:
 
 def _sweep(checkpoints: list[Path], model: Path, clips: Path, split: str) -> list[StartScore]:
     """Scores of the averages that start at each checkpoint; predictions that the run has kept are not made again."""
+    from psla.lab.sweep import start_sweep
+
+    labels, predict = _held_out(model, clips, split)
+    kept = {path.stem: path.parent.parent / "predictions" / split / path.name for path in checkpoints}
+    stored = {stem: path for stem, path in kept.items() if path.is_file()}
+    with progress({"sweep": len(checkpoints)}) as tell:
+        return start_sweep(checkpoints, predict, labels, stored, lambda count: tell("sweep", count))
+
+
+def _sweep_shares(
+    files: list[Path], trials: list[list[float]], like: Path | None, clips: Path
+) -> list[tuple[float, float]]:
+    """The share of the last file and the score of the average, for each of the shares, on the validation clips."""
+    from psla.lab.sweep import share_sweep
+    from psla.techniques.aggregation import average_model
+
+    with TemporaryDirectory() as folder:
+        first = average_model(files, Path(folder) / "first.safetensors", like, trials[0])
+        labels, predict = _held_out(first, clips, "validation")
+    if not labels.counts().any():
+        raise CommandError(f"{clips}: no validation clip has a label of these classes: there is no score to choose by")
+    with progress({"sweep": len(trials)}) as tell:
+        return share_sweep(files, [each[-1] for each in trials], predict, labels, lambda count: tell("sweep", count))
+
+
+def _held_out(model: Path, clips: Path, split: str) -> tuple[Labels, Callable[[Mapping[str, Tensor]], Predictions]]:
+    """The labels of a split, and what predicts it with the weights that it is given."""
     from psla.data.clips import Clips
     from psla.data.source import open_source
-    from psla.lab.sweep import start_sweep
     from psla.model import inference
     from psla.model.file import load_model
 
@@ -230,13 +303,10 @@ def _sweep(checkpoints: list[Path], model: Path, clips: Path, split: str) -> lis
         raise CommandError(f"{clips}: there is no clip in the split {split!r}")
     tagger = load_model(model)
     labels = part.labels().part(tagger.vocabulary)
-    kept = {path.stem: path.parent.parent / "predictions" / split / path.name for path in checkpoints}
-    stored = {stem: path for stem, path in kept.items() if path.is_file()}
     source = open_source(part, tagger.network.sample_rate)
 
     def predict(weights: Mapping[str, Tensor]) -> Predictions:
         tagger.network.load_state_dict(weights)
         return inference.predict(tagger.network, source, tagger.vocabulary, split=split).predictions
 
-    with progress({"sweep": len(checkpoints)}) as tell:
-        return start_sweep(checkpoints, predict, labels, stored, lambda count: tell("sweep", count))
+    return labels, predict

@@ -16,6 +16,7 @@ from psla.cli.options import Accelerator, CacheMb, CheckpointMinutes, Json, Over
 
 if TYPE_CHECKING:
     from psla.data.clips import Clips
+    from psla.training.recipe import Recipe
     from psla.training.run import Run
 
 _SCORES = {"mean_average_precision": "mAP", "mean_auc": "AUC", "d_prime": "d-prime", "accuracy": "accuracy"}
@@ -63,8 +64,7 @@ def train(
         accelerator, devices, nodes, cache_mb * 2**20, workers, checkpoint_minutes, skip_non_finite, compiled
     )
     corpus = Clips.read(clips) if clips else Run.open(resume or "").clips
-    epochs = (plan or Run.open(resume or "").recipe).optimizer.epochs
-    told = progress(corpus.counts(), _rounds(corpus, epochs), silent=not is_first_process())
+    told = progress(*_stages(corpus, plan or Run.open(resume or "").recipe), silent=not is_first_process())
     begin = partial(session.train, plan, corpus, out) if plan and out else partial(session.resume, resume or "")
     try:
         with told as report, asked_to_stop(signal.SIGTERM) as stop:
@@ -78,9 +78,14 @@ def train(
         _print_run(run, profile)
 
 
-def _rounds(corpus: Clips, epochs: int, runs: int = 1) -> dict[str, int]:
-    """How often the clips of each split are gone through: what is held out once more, with the averaged weights."""
-    return {split: runs * (epochs + (split != "train")) for split in corpus.counts()}
+def _stages(corpus: Clips, recipe: Recipe, runs: int = 1) -> tuple[dict[str, int], dict[str, int]]:
+    """The clips of each stage, and how often they are gone through: what is held out once more, with the averaged
+    weights; by a teacher that hears the training clips once."""
+    counts, epochs = corpus.counts(), recipe.optimizer.epochs
+    rounds = {split: runs * (epochs + (split != "train")) for split in counts}
+    if recipe.distillation.teacher is None:
+        return counts, rounds
+    return {"teacher": counts.get("train", 0), **counts}, {"teacher": runs, **rounds}
 
 
 def _print_run(run: Run, profile: bool) -> None:
@@ -126,7 +131,7 @@ def teach(
 
     corpus, seeds = Clips.read(clips), seed or [0, 1, 2]
     teaching = Teaching(types_of(types), threshold_of(threshold), teacher=teacher)
-    with progress(corpus.counts(), _rounds(corpus, plan.optimizer.epochs, 2 * len(seeds))) as report:
+    with progress(*_stages(corpus, plan, 2 * len(seeds))) as report:
         found = teach(
             plan, corpus, out, seeds, teaching, Runtime(accelerator), lambda name, stage, count: report(stage, count)
         )

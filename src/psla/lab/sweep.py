@@ -1,4 +1,4 @@
-"""Where to start averaging (paper, Figure 7): the score against the first epoch of the average.
+"""Where to start averaging (paper, Figure 7): the score against the first epoch of the average; and with which share.
 
 For each first epoch all checkpoints from it to the last are averaged, once their weights and once their predictions.
 The averages of weights cost a pass over the held-out clips for each epoch; for a lab's run they are kept.
@@ -80,6 +80,29 @@ def start_sweep(
         points.append(StartScore(path.stem, count, *scores))
         progress(1)
     return points[::-1]
+
+
+def share_sweep(
+    paths: Sequence[Path],
+    shares: Sequence[float],
+    predict: Callable[[Mapping[str, Tensor]], Predictions],
+    labels: Labels,
+    progress: Callable[[int], None] = lambda points: None,
+) -> list[tuple[float, float]]:
+    """Score the weighted averages of two model files: (share of the last, mAP) in the order of the shares.
+
+    Args:
+        paths: two files. shares: of the last of them, each in [0, 1].
+        predict, labels, progress: as of `start_sweep`.
+
+    Raises:
+        AggregationError, KeyError: as `start_sweep`.
+    """
+    points = []
+    for share in shares:
+        points.append((share, _score(predict(average_weights(paths, [1.0 - share, share])), labels)))
+        progress(1)
+    return points
 
 
 def _score(predictions: Predictions, labels: Labels) -> float:

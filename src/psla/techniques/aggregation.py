@@ -7,6 +7,7 @@ start averaging (`sweep.py`), and BatchNorm statistics measured anew on data; th
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,50 +27,80 @@ from psla.metrics.scores import average_precisions
 from psla.model.file import ModelFileError, load_model, read_header, read_tensors, save_model
 from psla.model.tensor_file import first_few
 
+SHARES_MARGIN = 1e-6  # by how much the sum of shares may miss 1; it is divided by
+
 
 class AggregationError(ValueError):
     """Checkpoints or predictions that cannot be averaged with each other."""
 
 
-def average_weights(paths: Sequence[str | Path]) -> dict[str, Tensor]:
-    """The equal average of the tensors of several checkpoints, one checkpoint in memory at a time.
+def average_weights(paths: Sequence[str | Path], shares: Sequence[float] | None = None) -> dict[str, Tensor]:
+    """The average of the tensors of several checkpoints, one checkpoint in memory at a time.
+
+    Without shares all count alike. With them, a model that was fine-tuned can be averaged part of the way with the one
+    that it started from, which keeps more of what that knew (WiSE-FT). A checkpoint with the share 1 comes out to the
+    bit, whatever the others hold.
 
     Floating tensors (BatchNorm's running statistics among them) are summed in float64 and returned in their own type.
     Integer buffers are copied; where they differ (they count batches), the largest is, that of the latest checkpoint.
     Sums in float64 are rounded, too, and in another order otherwise: checkpoints are added in the order of their
     SHA-256, so that any order of `paths` gives the same bits.
 
+    Args:
+        paths: the checkpoints.
+        shares: of each checkpoint, in the order of `paths`, in [0, 1], their sum 1 within 1e-6.
+
     Raises:
-        AggregationError: no checkpoint, one given twice, or tensors that one has and another has not, or in another
-            shape or type, by name.
+        AggregationError: no checkpoint, one given twice, shares that break the rule, or tensors that one has and
+            another has not, or in another shape or type, by name.
         ModelFileError: a file that cannot be read.
 
-    Source: paper, section VI-A.
+    Source: paper, section VI-A; with shares M. Wortsman et al., Robust fine-tuning of zero-shot models,
+        https://arxiv.org/abs/2109.01903, section 3.
     """
     if not paths:
         raise AggregationError("an average needs at least one checkpoint")
     if len({Path(path).resolve() for path in paths}) != len(paths):
         raise AggregationError("a checkpoint is given twice; each counts once")
+    weights = [1.0] * len(paths) if shares is None else _checked_shares(shares, len(paths))
     kinds = _kinds(read_tensors(paths[0]))
     sums: dict[str, Tensor] = {}
-    for path in sorted(paths, key=sha256_of):
+    for path, weight in sorted(zip(paths, weights, strict=True), key=lambda pair: sha256_of(pair[0])):
         latest = read_tensors(path)
         if odd := _odd(_kinds(latest), kinds):
             raise AggregationError(f"{path} does not match {paths[0]}: {first_few(odd, 3)}")
         for name, tensor in latest.items():
             if not tensor.is_floating_point():
                 sums[name] = torch.maximum(sums[name], tensor) if name in sums else tensor.clone()
+            elif weight == 0.0:
+                continue  # not even its infinities and signs of zero come in
             elif name in sums:
-                sums[name] += tensor.to(torch.float64)
+                sums[name] += weight * tensor.to(torch.float64)
             else:
-                sums[name] = tensor.to(torch.float64, copy=True)
+                sums[name] = weight * tensor.to(torch.float64)
+    total = math.fsum(weights)
     return {
-        name: (sums[name] / len(paths)).to(kind) if kind.is_floating_point else sums[name]
+        name: (sums[name] / total).to(kind) if kind.is_floating_point else sums[name]
         for name, (_, kind) in kinds.items()
     }
 
 
-def average_model(paths: Sequence[str | Path], out: str | Path, like: str | Path | None = None) -> Path:
+def _checked_shares(shares: Sequence[float], files: int) -> list[float]:
+    legal = len(shares) == files and all(0.0 <= share <= 1.0 for share in shares)
+    if not legal or abs(math.fsum(shares) - 1.0) > SHARES_MARGIN:
+        raise AggregationError(
+            f"{files} files need a share each, in [0, 1] and together 1, in the order of the files; got "
+            f"{', '.join(f'{share:g}' for share in shares) or 'none'}"
+        )
+    return list(shares)
+
+
+def average_model(
+    paths: Sequence[str | Path],
+    out: str | Path,
+    like: str | Path | None = None,
+    shares: Sequence[float] | None = None,
+) -> Path:
     """Write the average of checkpoints or model files as a model file.
 
     Args:
@@ -77,13 +108,14 @@ def average_model(paths: Sequence[str | Path], out: str | Path, like: str | Path
         out: the model file to write.
         like: the model file that says architecture, front end and classes; by default the first of `paths` if it is a
             model file, else the `model.safetensors` of the run that the first checkpoint lies in.
+        shares: as of `average_weights`; the model file says them of each file.
 
     Raises:
         AggregationError: as `average_weights`; also model files of other classes or front ends, or checkpoints
             without a model file beside their folder.
         ModelFileError: a file that cannot be read or does not fit the architecture.
     """
-    averaged = average_weights(paths)
+    averaged = average_weights(paths, shares)
     like = _template(paths[0]) if like is None else Path(like)
     header = read_header(like)
     for path in paths:
@@ -96,9 +128,13 @@ def average_model(paths: Sequence[str | Path], out: str | Path, like: str | Path
     if odd := _odd(*shapes):
         raise AggregationError(f"the checkpoints do not match {like}: {first_few(odd, 3)}")
     model.network.load_state_dict(averaged)
-    members = [{"file": Path(path).name, "sha256": sha256_of(path)} for path in sorted(paths, key=sha256_of)]
+    members: list[dict[str, Any]] = [{"file": Path(path).name, "sha256": sha256_of(path)} for path in paths]
+    for member, share in zip(members, shares or (), strict=shares is not None):
+        member["share"] = share
+    members.sort(key=lambda member: member["sha256"])
     # What was measured with other weights does not hold for these.
-    provenance = {**model.card.provenance, "variant": f"average of {len(paths)} files", "members": members}
+    variant = f"{'average' if shares is None else 'weighted average'} of {len(paths)} files"
+    provenance = {**model.card.provenance, "variant": variant, "members": members}
     card = replace(model.card, scores={}, thresholds={}, provenance=provenance)
     return save_model(out, model.network, model.vocabulary, card)
 

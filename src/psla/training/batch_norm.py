@@ -1,4 +1,6 @@
-"""BatchNorm's running statistics, estimated again: averaged weights have never seen the activations they make.
+"""BatchNorm's running statistics: frozen in a training, or estimated again for averaged weights.
+
+Averaged weights have never seen the activations they make.
 
 Averaging the statistics of the checkpoints is an approximation (the paper's, section VI-A); a pass over training clips
 gives the statistics themselves. Source: P. Izmailov et al., https://arxiv.org/abs/1803.05407, section 3.2.
@@ -34,6 +36,24 @@ def momentum(network: torch.nn.Module, value: float | None) -> Iterator[list[tor
     finally:
         for norm, old in zip(norms, before, strict=True):
             norm.momentum, norm.training = old
+
+
+def freeze(network: torch.nn.Module) -> None:
+    """Have every BatchNorm of a network in training mode use its running statistics and leave them as they are.
+
+    Weights and biases still learn. Calling `train()` on the network ends it. For fine-tuning with few clips, whose
+    batches say less of the statistics than what the network started from.
+
+    Example:
+        >>> norm = torch.nn.BatchNorm1d(2)
+        >>> freeze(norm.train())
+        >>> _ = norm(torch.full((3, 2), 5.0))
+        >>> norm.running_mean.tolist()
+        [0.0, 0.0]
+    """
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from psla.data.vocabulary import Vocabulary
 from psla.metrics.predictions import Predictions
 from psla.model.host_memory import keep_freed_memory
 from psla.model.inference import Inference, predict
-from psla.model.network import TaggingNetwork
+from psla.model.network import TaggingModel, TaggingNetwork
 
 _PRECISIONS: dict[str, Any] = {"float32": "32-true", "bf16": "bf16-mixed", "float64": "64-true"}
 
@@ -152,7 +152,7 @@ class StrideSource:
 
 def predict_together(
     fabric: Fabric,
-    network: TaggingNetwork,
+    network: TaggingModel,
     source: ClipSource,
     vocabulary: Vocabulary,
     split: str,

@@ -77,7 +77,9 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
-            flat[f"{prefix}{key}"] = _number(value) if key not in ("name", "weights", "init", "predictions") else value
+            flat[f"{prefix}{key}"] = (
+                _number(value) if key not in ("name", "weights", "init", "predictions", "teacher") else value
+            )
     return flat
 
 

@@ -43,9 +43,7 @@ class BackboneRecipe(Section):
     weights: str | None = Field(None, description="a local file of ImageNet weights instead of the published one")
     drop_connect: float = Field(0.2, ge=0.0, lt=1.0, description="drop rate of the last block; falls to 0 at the first")
     batch_norm_momentum: float = Field(0.01, gt=0.0, le=1.0, description="share of the newest batch")
-    batch_norm: Literal["device", "synchronised"] = Field(
-        "device", description="statistics of a device's clips, or all"
-    )
+    batch_norm: Literal["device", "synchronised", "frozen"] = Field("device", description="statistics of whose clips")
 
     @field_validator("name")
     @classmethod
@@ -101,11 +99,12 @@ class MaskingRecipe(Section):
 
 
 class DistillationRecipe(Section):
-    """A teacher's stored probabilities beside the labels; see `psla.techniques.distillation`."""
+    """A teacher's probabilities beside the labels; see `psla.techniques.distillation`."""
 
     predictions: str | None = Field(
         None, description="the teacher's predictions of the training clips; none: no teacher"
     )
+    teacher: str | None = Field(None, description="or a model, by path or name, that hears them before training")
     weight: Share = Field(0.5, description="share of the teacher's probability in the target")
 
 
@@ -203,6 +202,12 @@ class Recipe(Section):
             "backbone.weights": self.backbone.weights
             and self.backbone.pretraining == "none"
             and "a file of weights needs backbone.pretraining: imagenet",
+            "backbone.batch_norm": self.backbone.batch_norm == "frozen"
+            and (self.backbone.pretraining, self.init) == ("none", None)
+            and "frozen statistics are those that training starts with: give init or backbone.pretraining: imagenet",
+            "distillation.teacher": self.distillation.teacher is not None
+            and self.distillation.predictions is not None
+            and "a teacher and the stored predictions of one exclude each other; give one of them",
         }
         for key, sentence in broken.items():
             if sentence:

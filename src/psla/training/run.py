@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -37,13 +38,15 @@ class Run:
 
     Attributes:
         folder: where it is. model_file: what a user loads (the averaged weights). predictions: the folder of prediction
-        files, `SPLIT/NAME.safetensors`. scores: what scores.json holds, {split: {variant: scores}}.
+        files, `SPLIT/NAME.safetensors`. teacher: the one with what a live teacher says of the training clips. scores:
+        what scores.json holds, {split: {variant: scores}}.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.model_file = self.folder / "model.safetensors"
         self.predictions = self.folder / "predictions"
+        self.teacher = self.predictions / "train" / "teacher.safetensors"
         self.checkpoints = self.folder / "checkpoints"
         self.averaged = self.checkpoints / "averaged.safetensors"
 
@@ -297,7 +300,11 @@ class Run:
 
 
 def mean_scores(scores: list[Scores]) -> dict[str, float | None]:
-    """Means over several epochs of the summary metrics: the paper reports the mean of the last five (section II-B)."""
+    """Means over several epochs of the summary metrics: the paper reports the mean of the last five (section II-B).
+
+    None where one of them is not known, or NaN since no clip has a label.
+    """
     names = ("mean_average_precision", "mean_auc", "d_prime", "accuracy")
     columns = {name: [getattr(s, name) for s in scores] for name in names}
-    return {n: None if any(v is None for v in values) else sum(values) / len(values) for n, values in columns.items()}
+    known = {n: all(v is not None and math.isfinite(v) for v in values) for n, values in columns.items()}
+    return {n: sum(values) / len(values) if known[n] else None for n, values in columns.items()}

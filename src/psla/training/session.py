@@ -38,6 +38,7 @@ from psla.training.loader import training_loader
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
 from psla.training.state import load_newest, save_state
+from psla.training.teacher import HeardSource, hear
 from psla.training.trainer import Profile, Trainer
 
 
@@ -179,7 +180,7 @@ def train(
             every epoch and never chosen by.
         out: a folder that must not hold a run yet.
         runtime: devices, threads, how often the state is kept.
-        progress: told ("train" or the split, clips done).
+        progress: told ("train", the split or, of a teacher that hears the training clips, "teacher"; clips done).
         stop: asked after every step; when it says True, the state is written and TrainingInterrupted raised.
         profile: measure where the time goes; `profile.json` in the run's folder.
 
@@ -275,6 +276,13 @@ def _carry_out(
         return open_source(part, network.sample_rate, runtime.cache_bytes), part.labels().part(vocabulary)
 
     source, labels = opened("train")
+    distillation = recipe.distillation
+    if distillation.teacher is None:
+        targets = targets_of(labels, distillation.predictions, distillation.weight)
+    else:
+        said = hear(run, distillation.teacher, clips.split("train"), vocabulary, fabric, partial(progress, "teacher"))
+        source = HeardSource(source, said)
+        targets = targets_of(labels, str(run.teacher), distillation.weight, source.unheard)
     trainer = Trainer(
         recipe,
         wrapped,
@@ -282,7 +290,7 @@ def _carry_out(
         fabric,
         labels,
         training_loader(recipe, source, runtime.workers, pin_memory=fabric.device.type == "cuda"),
-        targets=targets_of(labels, recipe.distillation.predictions, recipe.distillation.weight),
+        targets=targets,
         profile=Profile(fabric.device) if profile else None,
         skip_non_finite=runtime.skip_non_finite,
         on_skip=run.note_non_finite if fabric.is_global_zero else lambda step, ids: None,

@@ -24,7 +24,7 @@ from psla.model.frontends.kaldi import unit_waveform
 from psla.model.network import TaggingNetwork
 from psla.techniques.distillation import Targets
 from psla.techniques.sampling import EpochPlan, clip_weights, positional_uniforms
-from psla.training.batch_norm import momentum
+from psla.training.batch_norm import freeze, momentum
 from psla.training.devices import gather_objects, sum_over_processes
 from psla.training.loader import Batch, Loader, gains
 from psla.training.recipe import Recipe
@@ -173,6 +173,8 @@ class Trainer:
         plan = self.plan(position.epoch)
         size = recipe.optimizer.batch_size
         self.network.train()
+        if recipe.backbone.batch_norm == "frozen":
+            freeze(self.network)
         batches = self.loader.batches(plan, size, fabric.global_rank, fabric.world_size, first_batch=position.batch)
         while True:
             with self._part("data wait"):

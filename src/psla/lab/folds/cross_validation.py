@@ -182,6 +182,7 @@ def train_students(
             singles = [trained(changed(recipe, {"seed": seed}), clips, place) for seed, place in places.items()]
             teacher = teach_probabilities(singles, folder, Predicting(clips), kept=folder)
             taught = {"distillation.predictions": str(teacher), "distillation.weight": experiment.student.weight}
+            taught["distillation.teacher"] = None
             found[fold] = []
             for seed in experiment.student.seeds:
                 name, own = f"student_{seed}", changed(recipe, {**taught, "seed": seed})

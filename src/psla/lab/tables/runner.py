@@ -198,7 +198,7 @@ class _Work:
             return job.recipe, clips
         # The path is absolute, since a recipe knows nothing of the folder that it lies in.
         path = str(teach_probabilities(teachers, folder, predicting).resolve())
-        return changed(job.recipe, {"distillation.predictions": path}), clips
+        return changed(job.recipe, {"distillation.predictions": path, "distillation.teacher": None}), clips
 
     def result(self, name: str, outcome: Outcome) -> None:
         """Write the result of a row, unless it is there."""
