@@ -1,4 +1,4 @@
-"""`psla corpus`: from a corpus on the disk, or a synthesised one, to a table of clips and an inventory."""
+"""`psla corpus`: from a corpus on the disk, a synthesised one, or several, to a table of clips and an inventory."""
 
 from __future__ import annotations
 
@@ -200,6 +200,65 @@ def soundscape(
             recordings = Clips.read(events)
             made = soundscape_corpus.make_recorded(config, evaluation_clips, recordings, out, validation, report)
     _take(made, out, 0.0, seed, None, False, False)
+
+
+def signals(
+    count: Annotated[int, typer.Option(min=1, help="Clips, the kinds of signals in turn.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Other seeds give other clips.")] = 0,
+    out: Out = Path("clips.parquet"),
+    validation: Validation = 0.0,
+) -> None:
+    """Plain signals, synthesised: silence, noises, hum, tones, sweeps, clicks, 0.05 to 10 s long, at -70 to 0 dBFS.
+
+    Their classes are AudioSet's. `psla corpus merge` puts them beside another corpus; `psla pack` renders them.
+    """
+    from psla.synth.plain_signals import make
+
+    _take(make(count, seed), out, validation, seed, None, False, False)
+
+
+def merge(
+    tables: Annotated[list[Path], typer.Argument(metavar="CLIPS...", help="Tables of clips, or packs.")],
+    vocabulary: VocabularyName = None,
+    map: Annotated[
+        list[str] | None, typer.Option(help="OLD_ID=NEW_ID, or a CSV with the columns old and new; may be given again.")
+    ] = None,
+    out: Out = Path("clips.parquet"),
+) -> None:
+    """One table of several, to train on more than one corpus.
+
+    Tables of one vocabulary are joined as they are; else --vocabulary names that of the result, and --map the class ids
+    that it does not have: --vocabulary audioset --map dog=/m/0bt9lr. Clip ids must differ.
+    """
+    from psla.corpora.folder import open_vocabulary
+    from psla.data.clips import Clips
+    from psla.data.merge import merge as merged
+
+    _check_writable(out, None)
+    target = None if vocabulary is None else open_vocabulary(vocabulary)
+    _write(merged([Clips.read(path) for path in tables], target, _mapping(map or [])), out, 0.0, 0, quiet=False)
+
+
+def _mapping(given: list[str]) -> dict[str, str]:
+    """{old class id: new class id} of what --map was given."""
+    import csv as tables
+
+    pairs: dict[str, str] = {}
+    for text in given:
+        if text.endswith(".csv"):
+            with open(text, newline="", encoding="utf-8-sig") as file:
+                rows = tables.DictReader(file)
+                if not {"old", "new"} <= set(rows.fieldnames or ()):
+                    raise CommandError(f"{text}: a mapping has the columns old and new; write them into its first line")
+                found = [(row["old"], row["new"] or "") for row in rows]
+        else:
+            found = [(text.partition("=")[0], text.partition("=")[2])]
+        for old, new in found:
+            if not old or not new:
+                raise CommandError(f"--map {text}: write OLD_ID=NEW_ID, as in dog=/m/0bt9lr, or name a .csv file")
+            if pairs.setdefault(old, new) != new:
+                raise CommandError(f"--map: {old} is mapped to {pairs[old]} and to {new}; give one of them")
+    return pairs
 
 
 def _take(

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PlainSerializer, 
 from psla.data.vocabulary import Vocabulary, VocabularyError
 from psla.model.backbones.contract import BACKBONES
 from psla.model.frontends.contract import FRONT_ENDS, FrontEndSettings, front_end_config
+from psla.techniques.conditions import Conditions
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -140,6 +141,7 @@ class Recipe(Section):
     pooling: PoolingRecipe = PoolingRecipe()
     sampling: SamplingRecipe = SamplingRecipe()
     waveform: WaveformRecipe = WaveformRecipe()
+    conditions: Conditions = Conditions()
     mixup: MixupRecipe = MixupRecipe()
     masking: MaskingRecipe = MaskingRecipe()
     distillation: DistillationRecipe = DistillationRecipe()
@@ -235,7 +237,7 @@ def is_key(key: str) -> bool:
     if section == "front_end":
         return name == "kind" or any(name in FRONT_ENDS[kind].config_type.__dataclass_fields__ for kind in FRONT_ENDS)
     field = Recipe.model_fields.get(section)
-    if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
+    if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
         return field is not None and not name
     return name in field.annotation.model_fields
 
