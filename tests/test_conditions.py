@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from psla.data.source import ArraySource
 from psla.techniques.conditions import KINDS, SHORTEST, Conditions, codecs
@@ -69,7 +70,7 @@ def test_conditions_do_not_draw_from_each_other() -> None:
 
 @pytest.mark.parametrize("by", ["uniform", "energy"])
 def test_an_excerpt_is_a_part_of_the_lengths_asked_for(by: Any) -> None:
-    """Every length lies in the range, both halves of it (in its logarithm) are drawn alike, and the part is the clip's."""
+    """Every length lies in the range, both halves of its logarithm are drawn alike, and the part is the clip's."""
     clip = np.arange(16000, dtype=np.int16)
     conditions = Conditions(excerpt=1.0, excerpt_seconds=(0.1, 1.6), excerpt_by=by)
     parts = [conditions(clip, 8000, u) for u in np.random.default_rng(2).random(400)]
@@ -145,7 +146,7 @@ def test_a_telephone_passes_speech_alone(rate: int) -> None:
 
 
 def test_a_room_keeps_level_and_length_and_rings() -> None:
-    """The RMS is the clip's within a tenth of a decibel; what was silent after a burst sounds, and falls as RT60 says."""
+    """The RMS is the clip's within 0.1 dB; what was silent after a burst sounds, and falls as RT60 says."""
     burst = np.zeros(16000, dtype=np.int16)
     burst[1000:1400] = noise(400)
     for u in UNIFORMS[:10]:
@@ -183,7 +184,7 @@ def test_levels_fall_as_far_as_asked_and_are_rounded() -> None:
     for level in (6.0, 20.0, 40.0):
         heard = Conditions(level=1.0, level_db=(level, level))(clip, 8000, 0.6)
         assert decibels(rms(clip), rms(heard)) == pytest.approx(level, abs=0.2)
-    assert len(np.unique(Conditions(level=1.0, level_db=(70.0, 70.0))(clip, 8000, 0.6))) <= 7
+    assert len(np.unique(Conditions(level=1.0, level_db=(70.0, 70.0))(clip, 8000, 0.6))) <= 9
     drops = [decibels(rms(clip), rms(Conditions(level=1.0)(clip, 8000, u))) for u in UNIFORMS]
     assert -0.1 < min(drops) < 8
     assert 42 < max(drops) < 50.5
@@ -254,7 +255,7 @@ def test_first_and_second_of_a_mix_meet_their_own() -> None:
 
 
 def test_off_is_what_it_was() -> None:
-    """Without a rate the recipe's loader has no conditions, and cuts as without the section; with one, the cut stays."""
+    """Without a rate the recipe's loader has no conditions and the bits are the same; with one, the cut stays."""
     source = ArraySource([str(i) for i in range(6)], [noise(40000, i) for i in range(6)], 16000)
     plan, base = EpochPlan(6, 0.5, 10.0, 0, 0), {"waveform.crop_frames": 50, "masking.time": 10}
     off = training_loader(Recipe.load("esc50", base), source)
@@ -290,6 +291,4 @@ def test_a_recipe_keeps_its_conditions() -> None:
     recipe = Recipe.load("esc50", {"conditions.noise": 0.5, "conditions.noise_db": [5, 20]})
     assert recipe.conditions.noise_db == (5.0, 20.0)
     assert "!!" not in recipe.to_yaml()
-    import yaml
-
     assert Recipe.from_dict(yaml.safe_load(recipe.to_yaml())) == recipe

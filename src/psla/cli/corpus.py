@@ -221,7 +221,7 @@ def merge(
     tables: Annotated[list[Path], typer.Argument(metavar="CLIPS...", help="Tables of clips, or packs.")],
     vocabulary: VocabularyName = None,
     map: Annotated[
-        list[str] | None, typer.Option(help="OLD_ID=NEW_ID, or a CSV with the columns old and new; may be given again.")
+        list[str] | None, typer.Option(metavar="OLD=NEW", help="Class id of a table=of the result; may be given again.")
     ] = None,
     out: Out = Path("clips.parquet"),
 ) -> None:
@@ -236,29 +236,10 @@ def merge(
 
     _check_writable(out, None)
     target = None if vocabulary is None else open_vocabulary(vocabulary)
-    _write(merged([Clips.read(path) for path in tables], target, _mapping(map or [])), out, 0.0, 0, quiet=False)
-
-
-def _mapping(given: list[str]) -> dict[str, str]:
-    """{old class id: new class id} of what --map was given."""
-    import csv as tables
-
-    pairs: dict[str, str] = {}
-    for text in given:
-        if text.endswith(".csv"):
-            with open(text, newline="", encoding="utf-8-sig") as file:
-                rows = tables.DictReader(file)
-                if not {"old", "new"} <= set(rows.fieldnames or ()):
-                    raise CommandError(f"{text}: a mapping has the columns old and new; write them into its first line")
-                found = [(row["old"], row["new"] or "") for row in rows]
-        else:
-            found = [(text.partition("=")[0], text.partition("=")[2])]
-        for old, new in found:
-            if not old or not new:
-                raise CommandError(f"--map {text}: write OLD_ID=NEW_ID, as in dog=/m/0bt9lr, or name a .csv file")
-            if pairs.setdefault(old, new) != new:
-                raise CommandError(f"--map: {old} is mapped to {pairs[old]} and to {new}; give one of them")
-    return pairs
+    pairs = [text.partition("=")[::2] for text in map or []]
+    if not all(old and new for old, new in pairs) or len(dict(pairs)) < len(pairs):
+        raise CommandError(f"--map is OLD_ID=NEW_ID, as in dog=/m/0bt9lr, each OLD_ID once; got {', '.join(map or [])}")
+    _write(merged([Clips.read(path) for path in tables], target, dict(pairs)), out, 0.0, 0, quiet=False)
 
 
 def _take(

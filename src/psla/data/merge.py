@@ -13,8 +13,6 @@ import polars as pl
 from psla.data.clips import Clips, ClipsError
 from psla.data.vocabulary import Vocabulary
 
-_NAMED = 5  # classes in a refusal
-
 
 def merge(
     tables: Sequence[Clips], vocabulary: Vocabulary | None = None, mapping: Mapping[str, str] | None = None
@@ -51,14 +49,16 @@ def merge(
     if unknown := [id for id in mapping.values() if id not in target]:
         raise ClipsError(f"merge: the mapping is to {unknown[0]!r}, which is no class of the vocabulary; correct it")
     frames = [_mapped(table.frame, mapping) for table in tables]
-    missing = {
-        id: table for table, frame in zip(tables, frames, strict=True) for id in _used(frame) if id not in target
-    }
+    missing = dict.fromkeys(
+        id
+        for frame in frames
+        for id in frame["labels"].explode().drop_nulls().unique(maintain_order=True)
+        if id not in target
+    )
     if missing:
-        named = ", ".join(f"{id!r} of {table.name or table!r}" for id, table in list(missing.items())[:_NAMED])
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise ClipsError(
-            f"merge: the vocabulary of {len(target)} classes lacks {named}{more}; map each to one of its ids (old=new)"
+            f"merge: clips are labelled {', '.join(list(missing)[:5])}{' and more' if len(missing) > 5 else ''}, which the "
+            f"vocabulary of {len(target)} classes lacks; map each to one of its ids (old=new)"
         )
     name = " + ".join(dict.fromkeys(table.name for table in tables if table.name))
     return Clips(pl.concat(frames, how="diagonal_relaxed"), target, name)
@@ -74,11 +74,3 @@ def _mapped(frame: pl.DataFrame, mapping: Mapping[str, str]) -> pl.DataFrame:
         event = pl.element().struct.with_fields(pl.field("class_id").replace(mapping))
         ids.append(pl.col("events").list.eval(event))
     return frame.with_columns(ids)
-
-
-def _used(frame: pl.DataFrame) -> list[str]:
-    """The class ids that occur, in their order."""
-    found = [frame[c].explode() for c in ("labels", "true_labels") if c in frame.columns]
-    if "events" in frame.columns:
-        found.append(frame["events"].explode().struct.field("class_id"))
-    return pl.concat(found).drop_nulls().unique(maintain_order=True).to_list()

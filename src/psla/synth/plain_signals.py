@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from psla.synth.signals import GRID, Generator, Signals, colour
 SECONDS = (0.05, 10.0)  # shortest and longest, uniform in the logarithm
 LEVEL_DBFS = (-70.0, 0.0)  # of the highest magnitude; 0 is full scale
 _FULL_SCALE = 32767.0
-_SILENCE, _NOISE, _STATIC, _DISTORTION = "/m/028v0c", "/m/096m7z", "/m/07rgkc5", "/m/0g12c5"
+_SILENCE, _NOISE, _LAST_BIT = "/m/028v0c", "/m/096m7z", "last_bit"
 
 
 def _clicks(rng: Generator, s: Signals) -> np.ndarray:
@@ -44,29 +44,21 @@ def _clipped(rng: Generator, s: Signals) -> np.ndarray:
     return np.clip(white_noise.draw(rng, s), -limit, limit)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of plain signal.
-
-    Attributes:
-        labels: ids of AudioSet's classes, all true of it.
-        draw: the model: (generator, signals) -> (n,) of any level.
-        least_significant: not at the level drawn but the lowest that there is: its peak is 1 of 32768.
-    """
+class Kind(NamedTuple):
+    """AudioSet's classes that are true of a kind, and its model: (generator, signals) -> (n,) of any level."""
 
     labels: tuple[str, ...]
     draw: Callable[[Generator, Signals], np.ndarray]
-    least_significant: bool = False
 
 
 KINDS = {
     "silence": Kind((_SILENCE,), lambda rng, s: np.zeros(s.n, dtype=np.float32)),
-    "last_bit": Kind((_SILENCE,), lambda rng, s: np.clip(np.rint(white_noise.draw(rng, s)), -1, 1), True),
+    _LAST_BIT: Kind((_SILENCE,), lambda rng, s: np.clip(np.rint(white_noise.draw(rng, s)), -1, 1)),
     "offset": Kind((_SILENCE,), lambda rng, s: np.full(s.n, rng.choice([-1.0, 1.0]), dtype=np.float32)),
-    "white": Kind((white_noise.class_id, _NOISE, _STATIC), white_noise.draw),
+    "white": Kind((white_noise.class_id, _NOISE, "/m/07rgkc5"), white_noise.draw),
     "pink": Kind((pink_noise.class_id, _NOISE), pink_noise.draw),
     "brown": Kind((_NOISE,), lambda rng, s: s.noise(rng, colour(1.0, 20.0))),
-    "clipped": Kind((_NOISE, _DISTORTION), _clipped),
+    "clipped": Kind((_NOISE, "/m/0g12c5"), _clipped),
     "hum": Kind((mains_hum.class_id, "/m/07rcgpl"), mains_hum.draw),
     "sine": Kind((sine_wave.class_id,), sine_wave.draw),
     "sweep": Kind((chirp_tone.class_id,), chirp_tone.draw),
@@ -77,13 +69,8 @@ KINDS = {
 
 @dataclass(frozen=True)
 class PlainSignal:
-    """What is known of a clip before a sample of it is made.
-
-    Attributes:
-        kind: its name in `KINDS`.
-        seconds: its length.
-        level_dbfs: its highest magnitude, in decibels below full scale; of no meaning for silence and the last bit.
-    """
+    """A clip: its kind's name in `KINDS`, its length, and its highest magnitude in decibels from full scale (which
+    silence does not reach)."""
 
     kind: str
     seconds: float
@@ -103,8 +90,9 @@ def describe(seed: int, index: int) -> PlainSignal:
     within("seed", seed, 0, 2**32 - 1, whole=True)
     within("index", index, 0, 2**32 - 1, whole=True)
     rng = np.random.default_rng([seed, index, 0])
-    seconds = float(np.exp(rng.uniform(*np.log(SECONDS))))
-    return PlainSignal(list(KINDS)[index % len(KINDS)], seconds, float(rng.uniform(*LEVEL_DBFS)))
+    kind, seconds = list(KINDS)[index % len(KINDS)], float(np.exp(rng.uniform(*np.log(SECONDS))))
+    level = 20 * np.log10(1 / _FULL_SCALE) if kind == _LAST_BIT else rng.uniform(*LEVEL_DBFS)
+    return PlainSignal(kind, seconds, float(level))
 
 
 def synthesise(seed: int, index: int, rate: int) -> np.ndarray:
@@ -118,21 +106,13 @@ def synthesise(seed: int, index: int, rate: int) -> np.ndarray:
         np.False_
     """
     signal = describe(seed, index)
-    kind = KINDS[signal.kind]
-    wave = kind.draw(np.random.default_rng([seed, index, 1]), Signals.lasting(signal.seconds, rate))
-    peak = 1.0 if kind.least_significant else _FULL_SCALE * 10 ** (signal.level_dbfs / 20)
+    wave = KINDS[signal.kind].draw(np.random.default_rng([seed, index, 1]), Signals.lasting(signal.seconds, rate))
+    peak = _FULL_SCALE * 10 ** (signal.level_dbfs / 20)
     return np.rint(wave * (peak / max(float(np.abs(wave).max()), 1e-9))).astype(np.int16)
 
 
 def read_address(address: str, rate: int, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
-    """Synthesise the clip at an address, and cut the span from `start_s` to `end_s` seconds out of it.
-
-    Shape:
-        (samples,) int16 at `rate` Hz.
-
-    Raises:
-        AudioError: a malformed address.
-    """
+    """The clip at an address, or its part from start_s to end_s; see `psla.audio.addresses.read`."""
     found = re.fullmatch(SIGNAL_PREFIX + "([0-9]+)/([0-9]+)", address)
     if not found:
         raise AudioError(address, "the address of a plain signal is signal://SEED/INDEX")
@@ -146,7 +126,7 @@ def read_address(address: str, rate: int, start_s: float | None = None, end_s: f
 
 
 def make(count: int, seed: int = 0) -> Clips:
-    """A table of `count` clips, all of the split train, in AudioSet's vocabulary; columns `kind`, `level_dbfs` besides.
+    """A table of clips, all of the split train, in AudioSet's vocabulary; it also has `kind` and `level_dbfs`.
 
     Raises:
         ValueError: a number out of range.

@@ -14,6 +14,7 @@ Left out: wind, and what happens between two channels.
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Literal
@@ -146,16 +147,10 @@ class Conditions(BaseModel):
         return tuple(getattr(self, kind) for kind in KINDS)
 
     def __call__(self, waveform: np.ndarray, rate: int, uniform: float) -> np.ndarray:
-        """The clip under the conditions that it meets.
+        """The clip, (samples,) int16 at `rate` Hz, under the conditions that it meets; shorter after an excerpt.
 
-        Args:
-            waveform: (samples,) int16; one of fewer than 64 samples meets none.
-            rate: of the samples, in Hz.
-            uniform: in [0, 1); all that is random follows from it. With another rate of one condition, the draws of
-                the others stay.
-
-        Shape:
-            (samples,) int16, fewer after an excerpt.
+        All that is random follows from `uniform`, in [0, 1), and each condition draws for itself: with another rate of
+        one, the draws of the others stay. A clip of fewer than 64 samples meets none.
         """
         rng = np.random.default_rng(int(uniform * 2**53))  # all the bits that a uniform number has
         meets, own = rng.random(len(KINDS)) < self.rates, rng.spawn(len(KINDS))
@@ -211,9 +206,8 @@ class Conditions(BaseModel):
         return _of_length(soxr.resample(soxr.resample(wave, rate, 2 * highest), 2 * highest, rate), len(wave))
 
     def _codec(self, wave: np.ndarray, rate: int, rng: Generator) -> np.ndarray:
-        known = codecs(rate)
-        container, subtype = known[rng.integers(len(known))]
-        return _of_length(_coded(wave, rate, container, subtype, rng.uniform(*_QUALITY)), len(wave))
+        codec = codecs(rate)[rng.integers(len(codecs(rate)))]
+        return _of_length(_coded(wave, rate, *codec, rng.uniform(*_QUALITY)), len(wave))
 
     def _level(self, wave: np.ndarray, rate: int, rng: Generator) -> np.ndarray:
         up, down, beyond = rng.random() < self.overdrive, rng.uniform(*self.level_db), rng.uniform(0, OVERDRIVE_DB)
@@ -230,12 +224,10 @@ def codecs(rate: int) -> tuple[tuple[str, str], ...]:
         (True, False)
     """
     found = []
-    for container, subtype in _CODECS:
-        try:  # a rate is refused by the encoder alone, when it begins
-            _coded(np.zeros(_BLOCK, dtype=np.float32), rate, container, subtype, _QUALITY[1])
-        except soundfile.LibsndfileError:
-            continue
-        found.append((container, subtype))
+    for codec in _CODECS:
+        with suppress(soundfile.LibsndfileError):  # it is the encoder that refuses a rate, when it begins
+            _coded(np.zeros(_BLOCK, dtype=np.float32), rate, *codec, _QUALITY[1])
+            found.append(codec)
     return tuple(found)
 
 
