@@ -66,10 +66,7 @@ def test_what_cannot_be_merged_is_named() -> None:
     words, other = table(Vocabulary(["dog", "cat"]), "words", a=["dog"]), table(AUDIOSET, a=[RAIN])
     with pytest.raises(ClipsError, match="clip 'a' is given more than once"):
         merge([words, other], AUDIOSET, {"dog": DOG})
-    with pytest.raises(
-        ClipsError,
-        match=r"clips are labelled dog, which the vocabulary of 527 classes lacks; map each to one of its ids \(old=new\)",
-    ):
+    with pytest.raises(ClipsError, match=r"labelled dog, which the vocabulary of 527 classes lacks; map each"):
         merge([words], AUDIOSET)
     with pytest.raises(ClipsError, match="from 'bird', which is a class of no table"):
         merge([words], AUDIOSET, {"dog": DOG, "bird": DOG})

@@ -49,15 +49,10 @@ def merge(
     if unknown := [id for id in mapping.values() if id not in target]:
         raise ClipsError(f"merge: the mapping is to {unknown[0]!r}, which is no class of the vocabulary; correct it")
     frames = [_mapped(table.frame, mapping) for table in tables]
-    missing = dict.fromkeys(
-        id
-        for frame in frames
-        for id in frame["labels"].explode().drop_nulls().unique(maintain_order=True)
-        if id not in target
-    )
-    if missing:
+    ids = pl.concat([frame["labels"].explode() for frame in frames]).drop_nulls().unique(maintain_order=True)
+    if missing := [id for id in ids if id not in target]:
         raise ClipsError(
-            f"merge: clips are labelled {', '.join(list(missing)[:5])}{' and more' if len(missing) > 5 else ''}, which the "
+            f"merge: clips are labelled {', '.join(missing[:5])}{' and more' if len(missing) > 5 else ''}, which the "
             f"vocabulary of {len(target)} classes lacks; map each to one of its ids (old=new)"
         )
     name = " + ".join(dict.fromkeys(table.name for table in tables if table.name))

@@ -100,10 +100,6 @@ def synthesise(seed: int, index: int, rate: int) -> np.ndarray:
 
     Raises:
         ValueError: a number out of range, or a rate below 16 kHz.
-
-    Example:
-        >>> synthesise(7, 0, rate=48000).any()
-        np.False_
     """
     signal = describe(seed, index)
     wave = KINDS[signal.kind].draw(np.random.default_rng([seed, index, 1]), Signals.lasting(signal.seconds, rate))
