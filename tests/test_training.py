@@ -26,6 +26,7 @@ from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import TaggingNetwork
 from psla.synth.scene import SoundscapeConfig, table, vocabulary
 from psla.techniques.aggregation import AggregationError, average_weights
+from psla.techniques.conditions import KINDS
 from psla.techniques.sampling import EpochPlan
 from psla.training import session
 from psla.training.devices import Runtime
@@ -158,6 +159,23 @@ CHANGED: dict[str, Any] = {
     "waveform.crop_by": "energy",
     "waveform.shift": 1.0,
     "waveform.gain_db": 12.0,
+    "conditions.excerpt": 1.0,
+    "conditions.excerpt_seconds": (0.15, 0.2),
+    "conditions.excerpt_by": "energy",
+    "conditions.room": 1.0,
+    "conditions.room_seconds": (0.5, 0.5),
+    "conditions.room_db": (0.0, 0.0),
+    "conditions.noise": 1.0,
+    "conditions.noise_db": (3.0, 3.0),
+    "conditions.clipping": 1.0,
+    "conditions.clipping_db": (15.0, 15.0),
+    "conditions.band": 1.0,
+    "conditions.band_hz": (1200.0, 1200.0),
+    "conditions.telephone": 0.9,
+    "conditions.codec": 1.0,
+    "conditions.level": 1.0,
+    "conditions.level_db": (12.0, 12.0),
+    "conditions.overdrive": 0.9,
     "mixup.rate": 1.0,
     "mixup.alpha": 0.2,
     "masking.frequency": 24,
@@ -223,6 +241,15 @@ def random_base(eight: Clips, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return outcome(run)
 
 
+POOR = {**dict.fromkeys(KINDS, 0.8), "excerpt_seconds": (0.1, 0.2)}
+
+
+@pytest.fixture(scope="module")
+def poor(eight: Clips, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The base with most clips under every condition."""
+    return outcome(fit(recipe(conditions=POOR), eight, tmp_path_factory.mktemp("poor") / "run"))
+
+
 def test_every_field_is_walked() -> None:
     """The table of changed values has every field of the recipe and no other."""
     assert sorted(CHANGED) == sorted(fields(Recipe))
@@ -251,6 +278,8 @@ def test_every_field_changes_something(
         changed["front_end"] = {"hop_ms": 5.0}  # so that the clips are longer than that
         unchanged = recipe(waveform={"crop_frames": 32}, front_end=changed["front_end"])
         before = outcome(fit(unchanged, eight, tmp_path / "b"))
+    if section == ["conditions"] and last not in KINDS:  # says nothing of a condition that no clip meets
+        before, changed = request.getfixturevalue("poor"), {"conditions": {**POOR, last: new}}
     if key == "init":
         changed["init"] = str(request.getfixturevalue("mixed_run").model_file)
     if key == "backbone.batch_norm":

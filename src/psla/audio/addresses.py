@@ -17,7 +17,14 @@ from psla.audio.decode import Source
 
 PACK_PREFIX = "pack://"
 SOUNDSCAPE_PREFIX = "soundscape://"
-READERS = {PACK_PREFIX: "psla.data.pack.format:read_address", SOUNDSCAPE_PREFIX: "psla.synth.scene:read_address"}
+SIGNAL_PREFIX = "signal://"
+SYNTHESISED = (SOUNDSCAPE_PREFIX, SIGNAL_PREFIX)
+"""Schemes of which no file is read: what begins so is always there."""
+READERS = {
+    PACK_PREFIX: "psla.data.pack.format:read_address",
+    SOUNDSCAPE_PREFIX: "psla.synth.scene:read_address",
+    SIGNAL_PREFIX: "psla.synth.plain_signals:read_address",
+}
 """Which function reads the addresses that begin so."""
 
 

@@ -1,4 +1,4 @@
-"""`psla corpus`: from a corpus on the disk, or a synthesised one, to a table of clips and an inventory."""
+"""`psla corpus`: from a corpus on the disk, a synthesised one, or several, to a table of clips and an inventory."""
 
 from __future__ import annotations
 
@@ -200,6 +200,46 @@ def soundscape(
             recordings = Clips.read(events)
             made = soundscape_corpus.make_recorded(config, evaluation_clips, recordings, out, validation, report)
     _take(made, out, 0.0, seed, None, False, False)
+
+
+def signals(
+    count: Annotated[int, typer.Option(min=1, help="Clips, the kinds of signals in turn.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Other seeds give other clips.")] = 0,
+    out: Out = Path("clips.parquet"),
+    validation: Validation = 0.0,
+) -> None:
+    """Plain signals, synthesised: silence, noises, hum, tones, sweeps, clicks, 0.05 to 10 s long, at -70 to 0 dBFS.
+
+    Their classes are AudioSet's. `psla corpus merge` puts them beside another corpus; `psla pack` renders them.
+    """
+    from psla.synth.plain_signals import make
+
+    _take(make(count, seed), out, validation, seed, None, False, False)
+
+
+def merge(
+    tables: Annotated[list[Path], typer.Argument(metavar="CLIPS...", help="Tables of clips, or packs.")],
+    vocabulary: VocabularyName = None,
+    map: Annotated[
+        list[str] | None, typer.Option(metavar="OLD=NEW", help="Class id of a table=of the result; may be given again.")
+    ] = None,
+    out: Out = Path("clips.parquet"),
+) -> None:
+    """One table of several, to train on more than one corpus.
+
+    Tables of one vocabulary are joined as they are; else --vocabulary names that of the result, and --map the class ids
+    that it does not have: --vocabulary audioset --map dog=/m/0bt9lr. Clip ids must differ.
+    """
+    from psla.corpora.folder import open_vocabulary
+    from psla.data.clips import Clips
+    from psla.data.merge import merge as merged
+
+    _check_writable(out, None)
+    target = None if vocabulary is None else open_vocabulary(vocabulary)
+    pairs = [text.partition("=")[::2] for text in map or []]
+    if not all(old and new for old, new in pairs) or len(dict(pairs)) < len(pairs):
+        raise CommandError(f"--map is OLD_ID=NEW_ID, as in dog=/m/0bt9lr, each OLD_ID once; got {', '.join(map or [])}")
+    _write(merged([Clips.read(path) for path in tables], target, dict(pairs)), out, 0.0, 0, quiet=False)
 
 
 def _take(

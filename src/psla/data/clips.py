@@ -1,7 +1,7 @@
 """Clips: the table of clips, one row a clip, and what may be done with it.
 
 Columns: `clip_id` (unique), `source` (what must not be split between training and validation: video or recording),
-`path` (a file, or `soundscape://seed/index`), `start_s` and `end_s` (seconds in that file; null: its start, its end),
+`path` (a file, or an address: `psla.audio.addresses`), `start_s` and `end_s` (seconds in it; null: its start, its end),
 `split` (train, validation or evaluation), `labels` (class ids). Optional: `true_labels` (class ids; what really sounds,
 where a corpus knows it) and `events` (class id, onset_s, offset_s, in seconds from the clip's start). Other columns are
 carried along untouched. Nothing here opens a sound file; see `source.py`, and `inventory.py` for what is on the disk.

@@ -25,7 +25,7 @@ import polars as pl
 import soundfile
 import torch
 
-from psla.audio.addresses import SOUNDSCAPE_PREFIX
+from psla.audio.addresses import SYNTHESISED
 from psla.audio.decode import AudioError
 from psla.data.clips import Clips
 from psla.data.labels import Labels
@@ -224,7 +224,7 @@ def _heard(folder: Path, clips: Clips, pictures: int, progress: Callable[[int], 
     for index, (clip_id, path, start_s, end_s, labels) in enumerate(columns):
         names = ", ".join(clips.vocabulary[id].name for id in labels) or "none"
         lines, picture, sound = [clip_id, f"labels before: {names}"], "", _link(folder, path, start_s, end_s)
-        if index < pictures and (sound or path.startswith(SOUNDSCAPE_PREFIX)):
+        if index < pictures and (sound or path.startswith(SYNTHESISED)):
             progress(1)
             try:
                 waveform = source.read(index)

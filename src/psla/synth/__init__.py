@@ -2,6 +2,7 @@
 
 `config`: what a clip is drawn from, and its address. `scene`: one clip, drawn and rendered. `corpus`: a whole corpus
 with its splits. `sound_events` and `events`: the sounds; `recordings`: sounds of another corpus in their place.
+`plain_signals`: silence, noises, tones and clicks by themselves, a corpus of their own.
 Corpora that lie on the disk are in `psla.corpora`.
 """
 

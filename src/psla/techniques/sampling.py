@@ -18,9 +18,9 @@ import numpy as np
 from psla.data.labels import Labels
 
 # Streams of random numbers that must not run into each other.
-_PLAN, _MASKS, _DROP_CONNECT, _CUT, _GAIN = range(5)
+_PLAN, _MASKS, _DROP_CONNECT, _CUT, _GAIN, _CONDITIONS = range(6)
 _ALPHA = 10.0  # of the share in plans of which only the rows are asked
-STREAMS = {"masks": _MASKS, "drop_connect": _DROP_CONNECT, "cut": _CUT, "gain": _GAIN}
+STREAMS = {"masks": _MASKS, "drop_connect": _DROP_CONNECT, "cut": _CUT, "gain": _GAIN, "conditions": _CONDITIONS}
 
 
 def clip_weights(labels: Labels, smoothing: float = 0.0) -> np.ndarray:
@@ -164,7 +164,7 @@ def positional_uniforms(seed: int, epoch: int, stream: str, start: int, stop: in
 
     Args:
         seed, epoch: of the run.
-        stream: `masks`, `drop_connect`, `cut` or `gain`.
+        stream: `masks`, `drop_connect`, `cut`, `gain` or `conditions`.
         start, stop: positions, 0 <= start <= stop.
         width: numbers a position, >= 1.
 

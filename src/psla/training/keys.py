@@ -72,14 +72,13 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         >>> flatten({"mixup": {"rate": 0.5}, "seed": 1})
         {'mixup.rate': 0.5, 'seed': 1}
     """
+    texts = ("name", "weights", "init", "predictions", "teacher")
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
-            flat[f"{prefix}{key}"] = (
-                _number(value) if key not in ("name", "weights", "init", "predictions", "teacher") else value
-            )
+            flat[f"{prefix}{key}"] = value if key in texts else _number(value)
     return flat
 
 

@@ -5,8 +5,9 @@ threads feed a training step and share one cache. A clip that cannot be read is 
 its reason, and never replaced by another clip. Which clips a batch has follows from the plan alone: neither threads nor
 their number nor where the iteration begins change a bit of it.
 
-On the way a waveform may be shifted round and cut (`Cut`), which is not in the paper; drawn, like masks and mixup, from
-(seed, epoch, position in the plan) and nothing else. Its level is changed on the device (`gains`), in floating point,
+On the way a waveform may be shifted round and cut (`Cut`), and meet the conditions of a poor recording (`Conditions`),
+which is not in the paper; drawn, like masks and mixup, from (seed, epoch, position in the plan) and nothing else, for
+the first and the second clip of a mix alike. Its level is changed on the device (`gains`), in floating point,
 where nothing can clip.
 
 Not here: mixing (`psla.model.augmentation`, on the device), and decoding in processes that may crash (`data`).
@@ -19,7 +20,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -27,59 +27,9 @@ from torch import Tensor
 
 from psla.audio.decode import AudioError
 from psla.data.source import ClipSource
+from psla.techniques.conditions import Conditions, Cut
 from psla.techniques.sampling import EpochPlan, positional_uniforms
 from psla.training.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Shifts a waveform round in a circle, then cuts a part out of it.
-
-    Args:
-        samples: length of the part, at least 1; a clip that is not longer stays whole. None: all of the clip.
-        by: every place alike (`uniform`), or in proportion to the part's energy (`energy`): many clips are mostly
-            silence. A clip that is all silence is cut as if by `uniform`.
-        shift: largest shift, later or earlier, as a share of the clip; 0 .. 1.
-        grid: a part drawn by energy begins at a multiple of so many samples, at least 1.
-
-    Raises:
-        ValueError: a value outside its range.
-
-    Example:
-        >>> loud_end = np.repeat(np.array([0, 1000], dtype=np.int16), 1600)
-        >>> Cut(1600, "energy", grid=160)(loud_end, np.array([0.5, 0.9])).tolist() == [1000] * 1600
-        True
-    """
-
-    samples: int | None
-    by: Literal["uniform", "energy"] = "uniform"
-    shift: float = 0.0
-    grid: int = 1
-
-    def __post_init__(self) -> None:
-        short = self.grid < 1 or (self.samples is not None and self.samples < 1)
-        if short or self.by not in ("uniform", "energy") or not 0.0 <= self.shift <= 1.0:
-            raise ValueError(
-                f"a cut needs at least 1 sample, a place by uniform or energy, a shift in [0, 1]; got {self}"
-            )
-
-    def __call__(self, waveform: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-        """The part: (samples,) or shorter. waveform: (any,) int16. uniforms: two numbers in [0, 1), shift and place."""
-        length = len(waveform)
-        if self.shift and length:
-            waveform = np.roll(waveform, round((2 * uniforms[0] - 1) * self.shift * length))
-        if self.samples is None or length <= self.samples:
-            return waveform
-        last = length - self.samples
-        start = int(uniforms[1] * (last + 1))
-        if self.by == "energy":
-            starts = np.arange(0, last + 1, self.grid)
-            energy = np.concatenate([[0.0], np.cumsum(np.square(waveform, dtype=np.float64))])
-            heard = np.cumsum(energy[starts + self.samples] - energy[starts])
-            if heard[-1] > 0:
-                place = np.searchsorted(heard, uniforms[1] * heard[-1], side="right")
-                start = int(starts[min(place, len(starts) - 1)])
-        return waveform[start : start + self.samples]
 
 
 def gains(uniforms: Tensor, gain_db: float) -> Tensor:
@@ -124,6 +74,7 @@ class Loader:
         workers: threads, each of which reads one batch at a time; >= 1.
         prefetch: batches that are read while one is trained on, >= 1; each is held in memory as a whole.
         cut: which part of a clip is handed on; None: its first `limit_samples`.
+        conditions: what that part then suffers; None: nothing.
         pin_memory: put waveforms into page-locked memory, from which a GPU copies without waiting; needs CUDA.
 
     Attributes:
@@ -148,13 +99,14 @@ class Loader:
         prefetch: int = 3,
         pin_memory: bool = False,
         cut: Cut | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
         for name, value in (("limit_samples", limit_samples), ("workers", workers), ("prefetch", prefetch)):
             if value < 1:
                 raise ValueError(f"the loader's {name} must be 1 or more; got {value}")
         if pin_memory and not torch.cuda.is_available():
             raise ValueError("pin_memory needs a CUDA device, and torch finds none here; leave it off")
-        self.source, self.limit_samples, self.cut = source, limit_samples, cut
+        self.source, self.limit_samples, self.cut, self.conditions = source, limit_samples, cut, conditions
         self.workers, self.prefetch, self.pin_memory = workers, prefetch, pin_memory
         self.rejected: dict[str, str] = {}
         self._clip_ids = source.clip_ids
@@ -220,14 +172,14 @@ class Loader:
         self, plan: EpochPlan, positions: np.ndarray, count: int, stopped: threading.Event
     ) -> tuple[Batch, dict[str, str]]:
         rejected: dict[str, str] = {}
-        places = self._places(plan, positions)
-        rows = zip(plan.first[positions].tolist(), places[:, :2], strict=True)
-        found = [self._read(row, place, rejected, stopped) for row, place in rows]
+        draws = self._draws(plan, positions)
+        rows = zip(plan.first[positions].tolist(), draws[:, 0], strict=True)
+        found = [self._read(row, draw, rejected, stopped) for row, draw in rows]
         good = [i for i, wave in enumerate(found) if wave is not None]
         firsts = [wave for wave in found if wave is not None]
-        positions, places = positions[good], places[good]
-        rows = zip(plan.second[positions].tolist(), places[:, 2:], strict=True)
-        seconds = [self._read(row, place, rejected, stopped) for row, place in rows]
+        positions, draws = positions[good], draws[good]
+        rows = zip(plan.second[positions].tolist(), draws[:, 1], strict=True)
+        seconds = [self._read(row, draw, rejected, stopped) for row, draw in rows]
         mixed = np.array([wave is not None for wave in seconds], dtype=bool)
         samples = max((len(wave) for wave in firsts), default=0)
         first, first_lengths = self._stack(firsts, samples)
@@ -246,22 +198,26 @@ class Loader:
         )
         return batch, rejected
 
-    def _places(self, plan: EpochPlan, positions: np.ndarray) -> np.ndarray:
-        """(positions, 4) uniform numbers: shift and place of the first clip, and of the second."""
-        if self.cut is None or len(positions) == 0:
-            return np.zeros((len(positions), 4))
-        start, stop = int(positions[0]), int(positions[-1]) + 1
-        return positional_uniforms(plan.seed, plan.epoch, "cut", start, stop, width=4)[positions - start]
+    def _draws(self, plan: EpochPlan, positions: np.ndarray) -> np.ndarray:
+        """(positions, 2, 3) uniform numbers, of the first clip and of the second: shift, place, conditions."""
+        drawn = np.zeros((len(positions), 2, 3))
+        for stream, wanted, which in (("cut", self.cut, slice(0, 2)), ("conditions", self.conditions, slice(2, 3))):
+            if wanted is not None and len(positions):
+                start, stop, part = int(positions[0]), int(positions[-1]) + 1, drawn[..., which]
+                numbers = positional_uniforms(plan.seed, plan.epoch, stream, start, stop, width=2 * part.shape[2])
+                part[:] = numbers[positions - start].reshape(part.shape)
+        return drawn
 
     def _read(
-        self, row: int, place: np.ndarray, rejected: dict[str, str], stopped: threading.Event
+        self, row: int, draw: np.ndarray, rejected: dict[str, str], stopped: threading.Event
     ) -> np.ndarray | None:
         """The waveform of a row, or None: it is -1, it cannot be read, or nobody waits for it any more."""
         if row < 0 or stopped.is_set():
             return None
         try:
             waveform = self.source.read(row)
-            return (waveform if self.cut is None else self.cut(waveform, place))[: self.limit_samples]
+            part = (waveform if self.cut is None else self.cut(waveform, draw[:2]))[: self.limit_samples]
+            return part if self.conditions is None else self.conditions(part, self.source.sample_rate, draw[2])
         except AudioError as error:
             rejected[self._clip_ids[row]] = str(error)
             return None
@@ -291,4 +247,5 @@ def training_loader(recipe: Recipe, source: ClipSource, workers: int = 2, pin_me
     if waveform.crop_frames or waveform.shift:
         length = samples if waveform.crop_frames else None
         cut = Cut(length, waveform.crop_by, waveform.shift, front_end.hop_samples)
-    return Loader(source, samples, workers, pin_memory=pin_memory, cut=cut)
+    conditions = recipe.conditions if any(recipe.conditions.rates) else None
+    return Loader(source, samples, workers, pin_memory=pin_memory, cut=cut, conditions=conditions)

@@ -20,6 +20,7 @@ from psla.model.backbones.contract import BACKBONES
 from psla.model.frontends.contract import FRONT_ENDS, FrontEndSettings, front_end_config
 from psla.model.network import NetworkConfig
 from psla.model.pooling import HEADS
+from psla.techniques.conditions import Conditions
 from psla.training.keys import RecipeError, flatten, nest, read_keys
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -145,6 +146,7 @@ class Recipe(Section):
     pooling: PoolingRecipe = PoolingRecipe()
     sampling: SamplingRecipe = SamplingRecipe()
     waveform: WaveformRecipe = WaveformRecipe()
+    conditions: Conditions = Conditions()
     mixup: MixupRecipe = MixupRecipe()
     masking: MaskingRecipe = MaskingRecipe()
     distillation: DistillationRecipe = DistillationRecipe()
@@ -270,7 +272,7 @@ def is_key(key: str) -> bool:
     if (section, name.partition(".")[0]) == ("backbone", "options"):
         return any(name == f"options.{option}" for kind in BACKBONES for option in BACKBONES[kind].options)
     field = Recipe.model_fields.get(section)
-    if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
+    if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
         return field is not None and not name
     return name in field.annotation.model_fields
 
