@@ -61,7 +61,7 @@ def expand_sources(sources: Iterable[str]) -> list[str]:
 
     A folder stands for the sound files in it at any depth, hidden ones left out; a pattern (`*`, `?`, `[...]`, `**` for
     any depth) for what matches, folders among it as folders. Both are sorted; what is given first comes first. A file
-    that is meant twice is listed where it is meant first. `movie.mp4#track=2` is its second audio track. A path that does
+    that is meant twice is listed where it is meant first. `movie.mp4#track=2`: its second audio track. A path that does
     not exist is kept: tagging says why it cannot be read.
 
     Raises:
