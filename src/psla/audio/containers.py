@@ -99,6 +99,7 @@ class ContainerFile:
             kind = self._container.format.name.split(",")[0]
             self.format, self.subtype = _NAMES[kind], self._stream.codec_context.name
             self._declares = kind not in _UNDECLARED
+            self._unbroken = kind == "asf"  # ffmpeg goes past its damaged packets without a word
             self._begin_s, self._end_s, self._last_s = np.inf, -np.inf, -np.inf  # of the track; of all tracks
             self._sum_s = 0.0  # of the track's packets
             self._sizes: dict[bytes, int] = {}  # of MPEG frames, by the bits of their headers that tell it
@@ -179,6 +180,8 @@ class ContainerFile:
                     self._last_s = max(self._last_s, begin + lasts)
                     if ours:
                         size, known = packet.size, self._sizes.setdefault(_head(packet), packet.size)
+                        if self._unbroken and begin > self._end_s + _TOLERANCE_S > 0:
+                            self._refuse(f"damaged: packets are missing, {self._place()}")
                         self._begin_s, self._end_s = min(self._begin_s, begin), max(self._end_s, begin + lasts)
                         self._sum_s += lasts
                 if ours:
