@@ -140,7 +140,7 @@ def test_a_crashed_decoder_costs_one_file(tmp_path, monkeypatch):
 
 
 def test_damaged_or_foreign_headers_are_read_anew(tmp_path):
-    """The kept file is a cache: damaged, it costs a warning and time; another libsndfile's is not believed."""
+    """The kept file is a cache: damaged, it costs a warning and time; that of other decoders is not believed."""
     path = sound(tmp_path / "a.wav")
     kept = tmp_path / "kept.parquet"
     kept.write_bytes(b"PAR1 rubbish")

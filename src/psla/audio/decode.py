@@ -6,55 +6,35 @@ Rounding stands last because resampling int16 turns silence into +-1. There is o
 file read whole, the same file streamed in blocks of any size and the same samples given as an array agree to the bit
 (soxr's output does not depend on how its input is cut; the tests hold it to that).
 
-A file that holds less than its header declares is refused, not shortened: libsndfile shortens it in silence, but what
-it notes on the way gives that away. Not covered: headerless files; headers whose length libsndfile does not compare
-with the file (Ogg, AVR, MPC2K, PAF, PVF, IRCAM, NIST, MAT5); MP3 without a Xing header, whose length is guessed.
+libsndfile decodes what it can (`sound_file`), ffmpeg the rest: AAC, WMA, Opus in WebM, the audio tracks of video files,
+MP3 and Ogg of which libsndfile would hear a part (`containers`). Of several audio tracks the first is heard, or the one
+whose number follows the path, from 1: `movie.mp4#track=2`. A file that holds less than its header declares is refused,
+not shortened.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
-import re
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO, NoReturn
 
 import numpy as np
 import soundfile
 import soxr
 
-Source = str | os.PathLike[str] | bytes | BinaryIO
+from psla.audio import containers, sound_file
+from psla.audio.containers import ContainerFile
+from psla.audio.sound_file import UNKNOWN_LENGTH, SndFile, UnknownSound, name_of
+from psla.audio.sound_file import AudioError as AudioError
+from psla.audio.sound_file import Source as Source
+
+AUDIO_SUFFIXES = sound_file.SUFFIXES | containers.SUFFIXES
+"""What the names of files end in that can be decoded."""
 
 _MOST_VALUES = 1 << 23  # values decoded at a time, over all channels: a bound for files of absurd rate or channel count
-_UNKNOWN_LENGTH = 1 << 62  # libsndfile gives the greatest int64 where a header leaves the length open
-_STREAMED_BYTES = 0x7FFFF000  # a WAV written to a pipe declares this many bytes or more, and means "until the end"
-
-# What libsndfile notes when a header declares more bytes than the file holds. It then shortens the audio in silence.
-_SHORTENED = re.compile(
-    r"^\s*(?:data|SSND|BODY|Data Size|Data length|Riff size|riff)[ :]*(\d+) \(?should be (\d+)"
-    r"|File seems to be truncated|Seems to be a truncated file",
-    re.MULTILINE,
-)
-
-
-class AudioError(ValueError):
-    """Audio that cannot be read.
-
-    Attributes:
-        path: the file, or `<bytes>`, `<file object>`, `<array>`.
-        reason: what is wrong with it, in one sentence.
-    """
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type[AudioError], tuple[str, str]]:
-        """Both arguments, so that the error crosses from a worker process."""
-        return type(self), (self.path, self.reason)
 
 
 @dataclass(frozen=True)
@@ -65,7 +45,7 @@ class AudioInfo:
     channels: int
     frames: int  # samples a channel
     duration_s: float  # frames / sample_rate
-    format: str  # container and encoding as libsndfile names them, such as `WAV/PCM_16`
+    format: str  # container and encoding, such as `WAV/PCM_16`; the latter as libsndfile or ffmpeg names it
 
 
 class AudioStream:
@@ -110,12 +90,13 @@ class AudioStream:
     ) -> None:
         if not block_s > 0:
             raise ValueError(f"block_s must be greater than 0 seconds, not {block_s}")
-        self.name = _name_of(source)
+        self.name = name_of(source)
         self._file = _open_sound(source, self.name)
         self.source_rate = int(self._file.samplerate)
         self.source_channels = int(self._file.channels)
         most = max(1, _MOST_VALUES // self.source_channels)
         self._block_frames = max(1, int(min(block_s * self.source_rate, most)))
+        self._start_s = start_s
         self._begin, self._end = self._part(start_s, end_s)
         self._blocks = _convert(self._decode(), self.source_rate, rate, self.name)
 
@@ -143,11 +124,14 @@ class AudioStream:
         if not 0 <= start < end:
             raise AudioError(self.name, f"the part from {start} s to {end} s asked for is no part: 0 <= start < end")
         frames = int(self._file.frames)
-        begin = round(min(start * self.source_rate, _UNKNOWN_LENGTH))
+        begin = round(min(start * self.source_rate, UNKNOWN_LENGTH))
         if begin >= frames:
-            held = f"{frames / self.source_rate:g} s"
-            raise AudioError(self.name, f"the part asked for begins at {start} s, but there are {held}")
-        return begin, min(frames, round(min(end * self.source_rate, _UNKNOWN_LENGTH)))
+            self._refuse_begin(frames)
+        return begin, min(frames, round(min(end * self.source_rate, UNKNOWN_LENGTH)))
+
+    def _refuse_begin(self, frames: int) -> NoReturn:
+        begins, held = self._start_s, f"{frames / self.source_rate:g} s"
+        raise AudioError(self.name, f"the part asked for begins at {begins} s, but there are {held}")
 
     def _decode(self) -> Iterator[np.ndarray]:
         """Blocks (frames, channels) float32 of the chosen part; refuses a source that stops before its end."""
@@ -158,7 +142,7 @@ class AudioStream:
             while position < self._end:
                 # A decoder that cannot seek gets to the beginning of the part by decoding what stands before it.
                 stop = self._begin if position < self._begin else self._end
-                block = self._file.read(min(self._block_frames, stop - position), dtype="float32", always_2d=True)
+                block = self._file.block(min(self._block_frames, stop - position))
                 if not len(block):
                     break
                 if position >= self._begin:
@@ -166,7 +150,9 @@ class AudioStream:
                 position += len(block)
         except soundfile.SoundFileError as error:
             raise AudioError(self.name, f"truncated or damaged: decoding stops after {position} frames") from error
-        if position < self._end and self._end < _UNKNOWN_LENGTH:
+        if position <= self._begin and self._begin:  # of a source whose header leaves the length open
+            self._refuse_begin(position)
+        if position < self._end and self._file.frames < UNKNOWN_LENGTH:
             frames = f"{position} of the {self._file.frames} frames that its header declares"
             raise AudioError(self.name, f"truncated: decoding stops after {frames}")
 
@@ -224,7 +210,7 @@ def from_array(array: np.ndarray, sample_rate: int, rate: int) -> np.ndarray:
 
 
 def probe(source: Source) -> AudioInfo:
-    """What the header declares, without decoding.
+    """What the header declares, without decoding; where it declares no length, that of all packets in the file.
 
     Raises:
         AudioError: the file, and why it cannot be read; also where the header leaves the length open.
@@ -236,9 +222,13 @@ def probe(source: Source) -> AudioInfo:
         >>> probe(file)
         AudioInfo(sample_rate=8000, channels=1, frames=4000, duration_s=0.5, format='WAV/PCM_16')
     """
-    name = _name_of(source)
-    with _open_sound(source, name) as file:
-        if file.frames >= _UNKNOWN_LENGTH:
+    name = name_of(source)
+    with closing(_open_sound(source, name)) as file:
+        if isinstance(file, ContainerFile):
+            frames = round(file.seconds * file.samplerate)
+            duration_s = frames / file.samplerate
+            return AudioInfo(file.samplerate, file.channels, frames, duration_s, f"{file.format}/{file.subtype}")
+        if file.frames >= UNKNOWN_LENGTH:
             raise AudioError(name, "its header does not say how long it is")
         duration_s = file.frames / file.samplerate
         return AudioInfo(file.samplerate, file.channels, file.frames, duration_s, f"{file.format}/{file.subtype}")
@@ -262,89 +252,22 @@ def _convert(blocks: Iterable[np.ndarray], source_rate: float, rate: int, name: 
         raise AudioError(name, f"too short for one sample at {rate} Hz")
 
 
-class _ForwardFile(soundfile.SoundFile):
-    """Reads straight on. soundfile seeks after every read of a seekable file: that fails for FLAC of open length."""
-
-    def seekable(self) -> bool:
-        return False
-
-    def can_seek(self) -> bool:
-        return bool(super().seekable())
-
-
-def _name_of(source: Source) -> str:
-    """What errors call a source: its path, or what it is."""
-    if isinstance(source, bytes):
-        return "<bytes>"
+def _open_sound(source: Source, name: str) -> SndFile | ContainerFile:
+    """An open file, by libsndfile; by ffmpeg what that cannot read or would hear a part of, and later tracks."""
+    track, refused = 1, ""
     if isinstance(source, str | os.PathLike):
-        return os.fsdecode(source)
-    name = getattr(source, "name", None)
-    return name if isinstance(name, str) else "<file object>"
-
-
-def _open_sound(source: Source, name: str) -> _ForwardFile:
-    """An open file with at least one frame, whose header agrees with the size of the file."""
-    if isinstance(source, str | os.PathLike):
-        _check_path(name)
-        opened: bytes | BinaryIO = os.fsencode(name)  # soundfile itself refuses a str that is not UTF-8
+        path, track = containers.split_track(name)
+        sound_file.check_path(path)
+        opened: str | BinaryIO = path
     else:
-        opened = _file_object(source, name)
-    try:
-        file = _ForwardFile(opened)
-    except soundfile.LibsndfileError as error:
-        reason = "not audio" if error.code == 1 else "damaged or truncated audio"
-        raise AudioError(name, f"{reason}, libsndfile says: {error.error_string}") from error
-    note = _SHORTENED.search(file.extra_info)
-    reason = "holds no samples" if file.frames <= 0 else ""
-    if note and (note[1] is None or int(note[2]) < int(note[1]) < _STREAMED_BYTES):
-        reason = f"truncated: its header declares more than the file holds ({note[0].strip()})"
-    if reason:
-        file.close()
-        raise AudioError(name, reason)
-    return file
-
-
-def _check_path(name: str) -> None:
-    try:
-        with open(name, "rb") as file:
-            if not file.read(1):
-                raise AudioError(name, "an empty file")
-    except OSError as error:
-        raise AudioError(name, f"cannot be opened: {error.strerror}") from error
-    if name.lower().endswith(".raw"):
-        raise AudioError(name, "a headerless file does not say what its samples are")
-
-
-def _file_object(source: bytes | BinaryIO, name: str) -> BinaryIO:
-    """The source as a binary file that can seek, at its beginning."""
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    if not isinstance(file.read(0), bytes):
-        raise AudioError(name, "a file object must be opened in binary mode")
-    if not file.seekable():
-        file = io.BytesIO(b"".join(iter(lambda: file.read(1 << 20) or b"", b"")))
-    if not file.seek(0, os.SEEK_END):
-        raise AudioError(name, "an empty file")
-    file.seek(0)
-    return file if isinstance(file, io.BufferedIOBase) else cast(BinaryIO, _WholeReads(file))
-
-
-class _WholeReads:
-    """A file object whose reads are short only at its end: libsndfile takes any short read for the end of the file."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, size: int) -> bytes:
-        """`size` bytes, or what is left."""
-        parts: list[bytes] = []
-        while size > 0 and (part := self._file.read(size)):
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
-
-
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"}
-)
-"""What the names of sound files that can be decoded end in."""
+        opened = sound_file.file_object(source, name)
+    if track == 1:
+        try:
+            file = sound_file.open_sndfile(opened, name)
+        except UnknownSound as error:
+            refused = error.reason
+        else:
+            if containers.hears_all(file, opened):
+                return file
+            file.close()
+    return ContainerFile(opened, name, track, refused)

@@ -11,6 +11,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
@@ -42,7 +43,7 @@ class Headers:
     """What is known of the headers of sound files.
 
     Args:
-        path: where it is kept; None: nowhere. A file of another version, or of another libsndfile, is started anew.
+        path: where it is kept; None: nowhere. A file of another version, or of other decoders, is started anew.
         workers: processes that probe; None: one a processor, and one alone for a few files.
 
     Example:
@@ -53,7 +54,8 @@ class Headers:
     def __init__(self, path: str | os.PathLike[str] | None = None, workers: int | None = None) -> None:
         self.path = None if path is None else Path(path)
         self._workers = workers
-        self._version = {"version": FORMAT_VERSION, "libsndfile": soundfile.__libsndfile_version__}
+        decoders = {"libsndfile": soundfile.__libsndfile_version__, "av": version("av")}
+        self._version = {"version": FORMAT_VERSION, **decoders}
         self._known = self._read()
 
     def probe(self, files: pl.DataFrame, decode: bool = False, report: Report | None = None) -> pl.DataFrame:

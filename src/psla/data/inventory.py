@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from psla.audio.addresses import SYNTHESISED
+from psla.audio.containers import split_track
 from psla.audio.probe import Headers, Report, short
 from psla.data.clips import SPLITS, Clips, ClipsError
 
@@ -194,7 +195,7 @@ def shares(clips: Clips, have: pl.Series) -> tuple[list[Share], list[Share]]:
 def _look(path: str) -> tuple[str, int, int, str | None]:
     """Path, size, time of change, and why it cannot be a sound file; an empty reason: there is no such file."""
     try:
-        status = os.stat(path)
+        status = os.stat(split_track(path)[0])
     except (FileNotFoundError, NotADirectoryError):
         return path, 0, 0, ""
     except OSError as error:

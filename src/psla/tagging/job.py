@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from psla.audio.containers import split_track
 from psla.audio.pool import DecodePool
 from psla.files import Journal, atomic_write
 from psla.tagging.batch import tag_groups
@@ -89,7 +90,7 @@ class TagJob:
     def key(self, path: str) -> str:
         """32 hex digits: the same for the same file, unchanged, under the same model and settings."""
         try:
-            stat = os.stat(path)
+            stat = os.stat(split_track(path)[0])
             state = [stat.st_size, stat.st_mtime_ns]
         except OSError:
             state = []

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from psla.audio.containers import split_track
 from psla.audio.decode import AUDIO_SUFFIXES
 from psla.weights.catalogue import SUFFIXES, known_names, names_near
 
@@ -52,7 +53,7 @@ def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def _is_sound(path: str) -> bool:
-    return Path(path).suffix.lower() in AUDIO_SUFFIXES
+    return Path(split_track(path)[0]).suffix.lower() in AUDIO_SUFFIXES
 
 
 def expand_sources(sources: Iterable[str]) -> list[str]:
@@ -60,8 +61,8 @@ def expand_sources(sources: Iterable[str]) -> list[str]:
 
     A folder stands for the sound files in it at any depth, hidden ones left out; a pattern (`*`, `?`, `[...]`, `**` for
     any depth) for what matches, folders among it as folders. Both are sorted; what is given first comes first. A file
-    that is meant twice is listed where it is meant first. A path that does not exist is kept: tagging says why it
-    cannot be read.
+    that is meant twice is listed where it is meant first. `movie.mp4#track=2`: its second audio track. A path that does
+    not exist is kept: tagging says why it cannot be read.
 
     Raises:
         SourcesError: a folder without sound files, or a pattern that nothing matches.

@@ -7,7 +7,7 @@ ids hold `-` and `_` and may begin with either, so names are never cut at them. 
 milliseconds, as each downloader has its own habit. Folders whose names begin with a dot are skipped; links to folders
 are followed, each folder once.
 
-Order of choice among the files of one clip: lossless formats, then other decodable ones, then the rest; among equals
+Order of choice among the files of one clip: lossless formats, then lossy ones, then those in containers; among equals
 the shortest path, then the alphabet. The first in this order that is readable and of the right length is used.
 
 A file of the right length lasts as long as the segment, give or take 0.5 s. A longer file without times in its name
@@ -28,14 +28,12 @@ from pathlib import Path
 
 import polars as pl
 
+from psla.audio import containers
 from psla.audio.decode import AUDIO_SUFFIXES
 from psla.audio.probe import Headers, Report, short
 from psla.corpora.audioset.lists import ID_PATTERN
 from psla.data.clips import ClipsError
 from psla.files import NOT_TEXT, is_text, printable
-
-UNDECODABLE = frozenset({".m4a", ".aac", ".mp4", ".webm", ".mkv", ".mka", ".wma"})
-"""Suffixes of sound that people have and libsndfile does not decode."""
 
 _NAME = re.compile(rf"Y?({ID_PATTERN})(?:_(\d+(?:\.\d+)?))?(?:_(\d+(?:\.\d+)?))?(\.[A-Za-z0-9]+)")
 _THREADS = 16  # listing waits for the disk or the network, not for the processor
@@ -163,7 +161,7 @@ def _list(folder: str, wanted: Collection[str]) -> _Listing:
                 name = entry.name
                 match = _NAME.fullmatch(name)
                 suffix = os.path.splitext(name)[1].lower()
-                is_sound = suffix in AUDIO_SUFFIXES or suffix in UNDECODABLE
+                is_sound = suffix in AUDIO_SUFFIXES
                 is_clip = match is not None and is_sound and match[1] in wanted
                 if entry.is_dir() and not name.startswith("."):
                     listing.folders.append(entry.path)
@@ -256,7 +254,7 @@ def choose_files(
 def _ordered(files: pl.DataFrame) -> pl.DataFrame:
     """With `order`, the place in the order of choice among the clip's files, and what is wrong by name alone."""
     suffix = pl.col("suffix")
-    rank = pl.when(suffix.is_in(sorted(UNDECODABLE))).then(2).when(suffix.is_in(_LOSSY)).then(1).otherwise(0)
+    rank = pl.when(suffix.is_in(sorted(containers.SUFFIXES))).then(2).when(suffix.is_in(_LOSSY)).then(1).otherwise(0)
     start, end = pl.col("segment_start_s"), pl.col("segment_end_s")
     named, named_end = pl.col("name_start"), pl.col("name_end")
 
@@ -272,18 +270,16 @@ def _ordered(files: pl.DataFrame) -> pl.DataFrame:
     other_part = named.is_not_null() & ~(in_s | in_ms)
     named_part = pl.concat_str(short(named), pl.lit(" to ") + short(named_end), ignore_nulls=True)
     part_fault = pl.format("its name gives {}, the segment is {} s to {} s", named_part, short(start), short(end))
-    suffix_fault = pl.format("libsndfile cannot decode {}: convert the file to FLAC or WAV", suffix)
     unknown = pl.lit(None, dtype=pl.Float64())
     files = files.with_columns(rank=rank, other_part=other_part, start_s=unknown, end_s=unknown)
     fault = pl.col("fault")
     files = files.with_columns(
-        pl.when(fault.is_null() & ~(pl.col("rank") == 2) & pl.col("other_part"))
+        pl.when(fault.is_null() & pl.col("other_part"))
         .then(pl.lit(WRONG_LENGTH))
         .otherwise(pl.lit(UNREADABLE))
         .alias("kind"),
         pl.coalesce(
             fault,
-            pl.when(pl.col("rank") == 2).then(suffix_fault),
             pl.when(pl.col("other_part")).then(part_fault),
         ).alias("fault"),
     )

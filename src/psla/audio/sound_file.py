@@ -1,0 +1,145 @@
+"""What a sound can be read from, and how libsndfile opens it; `psla.audio.containers` opens what libsndfile cannot.
+
+A file that holds less than its header declares is refused, not shortened: libsndfile shortens it in silence, but what
+it notes on the way gives that away. Not covered: headerless files; headers whose length libsndfile does not compare
+with the file (Ogg, AVR, MPC2K, PAF, PVF, IRCAM, NIST, MAT5).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from typing import BinaryIO, cast
+
+import numpy as np
+import soundfile
+
+Source = str | os.PathLike[str] | bytes | BinaryIO
+
+UNKNOWN_LENGTH = 1 << 62  # libsndfile gives the greatest int64 where a header leaves the length open
+STREAMED_BYTES = 0x7FFFF000  # a WAV written to a pipe declares this many bytes or more, and means "until the end"
+_UNKNOWN = (1, 4, 64)  # libsndfile's codes: no format that it knows, an encoding that it does not, a WAV's likewise
+
+# What libsndfile notes when a header declares more bytes than the file holds. It then shortens the audio in silence.
+_SHORTENED = re.compile(
+    r"^\s*(?:data|SSND|BODY|Data Size|Data length|Riff size|riff)[ :]*(\d+) \(?should be (\d+)"
+    r"|File seems to be truncated|Seems to be a truncated file",
+    re.MULTILINE,
+)
+
+
+class AudioError(ValueError):
+    """Audio that cannot be read.
+
+    Attributes:
+        path: the file, or `<bytes>`, `<file object>`, `<array>`.
+        reason: what is wrong with it, in one sentence.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[AudioError], tuple[str, str]]:
+        """Both arguments, so that the error crosses from a worker process."""
+        return type(self), (self.path, self.reason)
+
+
+class SndFile(soundfile.SoundFile):
+    """Reads straight on. soundfile seeks after every read of a seekable file: that fails for FLAC of open length."""
+
+    def block(self, frames: int) -> np.ndarray:
+        """The next so many frames, fewer at the end: (frames, channels) float32."""
+        return self.read(frames, dtype="float32", always_2d=True)
+
+    def seekable(self) -> bool:
+        return False
+
+    def can_seek(self) -> bool:
+        return bool(super().seekable())
+
+
+def name_of(source: Source) -> str:
+    """What errors call a source: its path, or what it is."""
+    if isinstance(source, bytes):
+        return "<bytes>"
+    if isinstance(source, str | os.PathLike):
+        return os.fsdecode(source)
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else "<file object>"
+
+
+class UnknownSound(AudioError):
+    """Sound of a kind that libsndfile does not read; another decoder may."""
+
+
+def open_sndfile(opened: str | BinaryIO, name: str) -> SndFile:
+    """An open file with at least one frame, whose header agrees with the size of the file.
+
+    Raises:
+        UnknownSound: of a container or a codec that libsndfile does not read.
+        AudioError: damaged, truncated or without samples.
+    """
+    try:  # soundfile itself refuses a str that is not UTF-8
+        file = SndFile(os.fsencode(opened) if isinstance(opened, str) else opened)
+    except soundfile.LibsndfileError as error:
+        reason = "not audio" if error.code == 1 else "damaged or truncated audio"
+        kind = UnknownSound if error.code in _UNKNOWN else AudioError
+        raise kind(name, f"{reason}, libsndfile says: {error.error_string}") from error
+    note = _SHORTENED.search(file.extra_info)
+    reason = "holds no samples" if file.frames <= 0 else ""
+    if note and (note[1] is None or int(note[2]) < int(note[1]) < STREAMED_BYTES):
+        reason = f"truncated: its header declares more than the file holds ({note[0].strip()})"
+    if reason:
+        file.close()
+        raise AudioError(name, reason)
+    return file
+
+
+def check_path(name: str) -> None:
+    """Refuse what is not there, empty, or says nothing of its samples."""
+    try:
+        with open(name, "rb") as file:
+            if not file.read(1):
+                raise AudioError(name, "an empty file")
+    except OSError as error:
+        raise AudioError(name, f"cannot be opened: {error.strerror}") from error
+    if name.lower().endswith(".raw"):
+        raise AudioError(name, "a headerless file does not say what its samples are")
+
+
+def file_object(source: bytes | BinaryIO, name: str) -> BinaryIO:
+    """The source as a binary file that can seek, at its beginning."""
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    if not isinstance(file.read(0), bytes):
+        raise AudioError(name, "a file object must be opened in binary mode")
+    if not file.seekable():
+        file = io.BytesIO(b"".join(iter(lambda: file.read(1 << 20) or b"", b"")))
+    if not file.seek(0, os.SEEK_END):
+        raise AudioError(name, "an empty file")
+    file.seek(0)
+    return file if isinstance(file, io.BufferedIOBase) else cast(BinaryIO, WholeReads(file))
+
+
+class WholeReads:
+    """A file object whose reads are short only at its end: libsndfile takes any short read for the end of the file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """`size` bytes, or what is left."""
+        parts: list[bytes] = []
+        while size > 0 and (part := self._file.read(size)):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
+SUFFIXES = frozenset(
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"}
+)
+"""What the names of the files end in that libsndfile decodes."""
