@@ -35,6 +35,8 @@ class StftConfig(FrontEndSettings):
         low_hz, high_hz: outer edges of the mel filters, 0 <= low < high <= half the sample rate.
         preemphasis: share of the sample before that is taken off each sample, 0 to 1.
         offset: added to the mel power before the logarithm, above 0.
+        peak_dbfs, most_gain_db: a waveform whose peak is lower is brought up to there, by at most so many decibels
+            (0: none is); peak_dbfs at most 0, most_gain_db from 0 to 100.
         mean, std, padding, frames, ...: as in `FrontEndSettings`; the published weights take (x + 4.5) / 5.
 
     >>> StftConfig().window_samples  # 10 s
@@ -51,6 +53,8 @@ class StftConfig(FrontEndSettings):
     high_hz: float = 15000.0
     preemphasis: float = 0.97
     offset: float = 1e-5
+    peak_dbfs: float = 0.0
+    most_gain_db: float = 0.0
     frames: int = 1000
     mean: float = -4.5
     std: float = 5.0
@@ -65,7 +69,7 @@ class StftConfig(FrontEndSettings):
         frame = self.frame_samples
         if isinstance(frame, bool) or not isinstance(frame, int) or not 2 <= frame <= self.fft_samples:
             raise ValueError(f"frame_samples must be a whole number from 2 to {self.fft_samples}, not {frame!r}")
-        for name in ("low_hz", "high_hz", "preemphasis"):
+        for name in ("low_hz", "high_hz", "preemphasis", "peak_dbfs", "most_gain_db"):
             self._number(name)
         self._number("offset", positive=True)
         if not 0 <= self.low_hz < self.high_hz <= self.sample_rate / 2:
@@ -75,6 +79,11 @@ class StftConfig(FrontEndSettings):
             )
         if not 0 <= self.preemphasis <= 1:
             raise ValueError(f"preemphasis must lie in [0, 1], not {self.preemphasis!r}")
+        if self.peak_dbfs > 0 or not 0 <= self.most_gain_db <= 100:
+            raise ValueError(
+                "peak_dbfs must be at most 0 and most_gain_db lie in [0, 100], "
+                f"not {self.peak_dbfs!r} and {self.most_gain_db!r}"
+            )
 
     @property
     def window_samples(self) -> int:
@@ -152,6 +161,8 @@ class StftFrontEnd(FrontEndModule[StftConfig]):
         """Pre-emphasised waveforms, each reflected at its own ends: (batch, samples) -> (batch, samples + a frame)."""
         config = self.config
         waveform = unit_waveform(waveform)
+        if config.most_gain_db:
+            waveform = waveform * self._gain(waveform)
         emphasised = torch.sub(waveform[:, 1:], waveform[:, :-1], alpha=config.preemphasis)
         # A frame stands around the middle of its Fourier transform, and that around a multiple of the hop.
         before = config.fft_samples // 2 - (config.fft_samples - config.frame_samples) // 2
@@ -163,3 +174,8 @@ class StftFrontEnd(FrontEndModule[StftConfig]):
         mirrored = torch.where(places <= last, places, 2 * last - places)
         inside = (mirrored >= 0) & (mirrored <= last)  # what lies beyond the reflection is silence
         return emphasised.gather(1, mirrored.clamp(min=0, max=emphasised.shape[1] - 1)).mul_(inside)
+
+    def _gain(self, waveform: Tensor) -> Tensor:
+        """(batch, 1): from 1 to the most that is allowed, so that the peak reaches its level."""
+        peak, most = 10 ** (self.config.peak_dbfs / 20), 10 ** (self.config.most_gain_db / 20)
+        return (peak / waveform.abs().amax(1, keepdim=True)).clamp(min=1.0, max=most)
