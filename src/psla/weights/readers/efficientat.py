@@ -27,7 +27,7 @@ from psla.weights.readers.contract import READERS, Reader, WeightsError, as_ours
 LICENCE = "MIT (Florian Schmid, Khaled Koutini, Gerhard Widmer)"
 # What is shorter is followed by silence: networks that were trained on 10 s call very short recordings anything.
 SHORTEST_S = 1.0
-_FRONT_END = ("hop_samples", "mel_bins", "frames", "shortest_frames")
+_FRONT_END = ("hop_samples", "mel_bins", "frames", "shortest_frames", "peak_dbfs", "most_gain_db")
 # Widths that are looked for, the roundest first: several give the same network.
 _WIDTHS = sorted((number / 100 for number in range(5, 801)), key=lambda width: (round(width * 100) % 10 > 0, width))
 _OUTPUTS = {"mlp": "classifier.5.weight", "fully_convolutional": "classifier.0.weight"}
