@@ -36,7 +36,7 @@ from psla.model.inference import tag_waveforms
 from psla.weights.packaged import MOST_BYTES
 from psla.weights.published import CATALOGUE
 
-PEAK_DBFS, MOST_GAIN_DB, SHORTEST_S = -3.0, 40.0, 2.0
+PEAK_DBFS, MOST_GAIN_DB = -3.0, 40.0
 PLAIN = (
     "Silence", "White noise", "Pink noise", "Noise", "Environmental noise", "Static", "Hum", "Mains hum", "Sine wave",
     "Chirp tone",
@@ -48,7 +48,8 @@ RECIPE = {
     "sampling.balanced": False,
     "front_end.peak_dbfs": PEAK_DBFS,
     "front_end.most_gain_db": MOST_GAIN_DB,
-    "front_end.shortest_frames": round(SHORTEST_S * 100),
+    "front_end.shortest_frames": 200,
+    "front_end.repeat_frames": 50,
     "waveform.crop_frames": 500,
     "waveform.crop_by": "energy",
     "mixup.rate": 0.2,
@@ -58,11 +59,11 @@ RECIPE = {
     "distillation.weight": 1.0,
     "optimizer.learning_rate": 2e-4,
     "optimizer.batch_size": 16,
-    "optimizer.epochs": 8,
+    "optimizer.epochs": 6,
     "optimizer.warmup_steps": 50,
     "optimizer.schedule": "cosine",
     "optimizer.precision": "float32",
-    "averaging.first_epoch": 5,
+    "averaging.first_epoch": 4,
     "conditions.excerpt": 0.7,
     "conditions.excerpt_by": "energy",
     "conditions.room": 0.15,
@@ -248,7 +249,7 @@ def write(path: Path, given: argparse.Namespace, measured: dict) -> str:
     )
     card = replace(
         model.card,
-        licence="MIT. Made from mn04_as of EfficientAT, MIT (c) 2023 Florian Schmid; see NOTICE",
+        licence="MIT. Made from mn04_as of EfficientAT, MIT (c) 2022 Florian Schmid; see NOTICE",
         training_data=f"mn04_as: {entry.family.training_data['audioset']}. Adapted on: {own}",
         scores=measured,
         provenance={

@@ -130,6 +130,33 @@ def test_waveforms_of_one_batch_are_heard_alone() -> None:
     assert torch.equal(together.clip_probabilities[3], together.clip_probabilities[4])
 
 
+def test_short_waveforms_are_repeated() -> None:
+    """Law: a waveform of at least `repeat_frames`, shorter than `shortest_frames`, is heard as its copies one after the
+    other up to there; one that is shorter still with silence after it; in any batch."""
+    torch.manual_seed(0)
+    front_end = StftConfig(frames=200, shortest_frames=100, repeat_frames=25)
+    options = {"width": 0.1}
+    network = TaggingNetwork(NetworkConfig("mobilenet", 3, 0, head="mlp", options=options, front_end=front_end)).eval()
+    noise = np.random.default_rng(0).integers(-9000, 9000, 40000, dtype=np.int16)
+    waves = [noise[:12000], noise[:8000], noise[:7000], noise[:33000]]
+    alike = [
+        np.tile(noise[:12000], 3)[:32000],
+        np.tile(noise[:8000], 4),
+        np.pad(noise[:7000], (0, 25000)),
+        noise[:33000],
+    ]
+    got, want = (tag_waveforms(network, each, 32000).clip_probabilities for each in (waves, alike))
+    assert torch.equal(got, want)
+    lengths, batch = (
+        torch.tensor([len(wave) for wave in waves]),
+        np.stack([np.pad(w, (0, 33000 - len(w))) for w in waves]),
+    )
+    together, _ = network.front_end(torch.from_numpy(batch), lengths)
+    for row, wave in enumerate(alike):
+        alone, _ = network.front_end(torch.from_numpy(wave)[None])
+        torch.testing.assert_close(together[row, : alone.shape[1]], alone[0], atol=1e-6, rtol=0)
+
+
 def test_a_batch_of_lengths_has_the_log_mels_of_each() -> None:
     """Law: log-mels of waveforms padded into one array are those of each alone, reflected at its own end."""
     front_end = StftFrontEnd()

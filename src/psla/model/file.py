@@ -188,7 +188,7 @@ def _from_version_1(header: dict[str, Any]) -> dict[str, Any]:
 # What files of version 2 may lack: fields that came later, with what was meant before they were there.
 _LATER: dict[str, dict[str, Any]] = {
     "architecture": {"head": "attention", "options": {}},
-    "front_end": {"shortest_frames": 0},
+    "front_end": {"shortest_frames": 0, "repeat_frames": 0},
 }
 
 # From each earlier version to the next.

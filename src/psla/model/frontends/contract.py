@@ -33,6 +33,7 @@ class FrontEndSettings:
             training, the shorter are padded as by `"masked"`.
         shortest_frames: under `"own"`, what is shorter than so many frames is followed by silence, which is heard;
             0 (nothing is) to `frames`.
+        repeat_frames: what has at least so many frames is repeated up to there instead; 0: nothing is.
     """
 
     kind: ClassVar[str]
@@ -43,6 +44,7 @@ class FrontEndSettings:
     std: float = 1.0
     padding: Literal["released", "masked", "own"] = "masked"
     shortest_frames: int = 0
+    repeat_frames: int = 0
 
     def __post_init__(self) -> None:
         self._one_of("padding", ("released", "masked", "own"))
@@ -50,12 +52,13 @@ class FrontEndSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
-        shortest, most = self.shortest_frames, self.frames if self.padding == "own" else 0
-        if isinstance(shortest, bool) or not isinstance(shortest, int) or not 0 <= shortest <= most:
-            raise ValueError(
-                f"shortest_frames must be a whole number from 0 to {most} (frames; 0 unless padding is own), "
-                f"not {shortest!r}"
-            )
+        own = self.frames if self.padding == "own" else 0
+        for name, most in (("shortest_frames", own), ("repeat_frames", self.shortest_frames)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+                raise ValueError(
+                    f"{name} must be a whole number from 0 to {most} (0 unless padding is own), not {value!r}"
+                )
         self._number("mean")
         self._number("std", positive=True)
 
@@ -184,9 +187,21 @@ class FrontEndModule(nn.Module, Generic[C]):
         self, waveform: Tensor, lengths: Tensor | None = None, frames: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Log-mel (batch, frames, mel_bins) before normalising, frame counts (batch,); see `log_mel` and `fit`."""
-        lengths = None if lengths is None else self.heard(lengths, waveform.shape[1])
+        if lengths is not None:
+            waveform = self._repeated(waveform, lengths.to(waveform.device))
+            lengths = self.heard(lengths, waveform.shape[1])
         counts = None if lengths is None else self.frame_counts(lengths)
         return self.fit(self.log_mel(waveform, lengths), counts, frames)
+
+    def _repeated(self, waveform: Tensor, lengths: Tensor) -> Tensor:
+        """Waveforms that are neither too short nor long enough, one copy after the other up to the shortest length."""
+        shortest = min(self.config.shortest_samples, waveform.shape[1])
+        again = (lengths < shortest) & (lengths >= max(1, self.config.repeat_frames * self.config.hop_samples))
+        if not self.config.repeat_frames or not bool(again.any()):
+            return waveform
+        places = torch.arange(shortest, device=waveform.device) % lengths.clamp(min=1)[:, None]
+        copies = waveform.gather(1, places)
+        return torch.cat([torch.where(again[:, None], copies, waveform[:, :shortest]), waveform[:, shortest:]], 1)
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Normalised log-mel (batch, frames, mel_bins), real frame counts (batch,); arguments as `log_mel`."""
