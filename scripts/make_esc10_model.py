@@ -32,7 +32,9 @@ from psla.model.inference import predict
 from psla.training.keys import flatten
 from psla.training.recipe import Recipe
 from psla.training.run import Run
-from psla.weights.packaged import DEFAULT, MOST_BYTES, PACKAGED
+from psla.weights.packaged import MOST_BYTES, PACKAGED
+
+NAME = "esc10-lite0"
 
 LICENCE = "CC BY 3.0 (https://creativecommons.org/licenses/by/3.0/), as the recordings it was trained on"
 CORPUS = (
@@ -56,7 +58,7 @@ def training_command(recipe: Recipe) -> str:
     """`psla train` with what the recipe has other than the preset."""
     preset = flatten(Recipe.load(PRESET).model_dump())
     changes = [f"{key}={value}" for key, value in flatten(recipe.model_dump()).items() if preset[key] != value]
-    words = ["psla", "train", PRESET, "--clips", "esc10.parquet", "--out", DEFAULT]
+    words = ["psla", "train", PRESET, "--clips", "esc10.parquet", "--out", NAME]
     return shlex.join([*words, *(word for change in changes for word in ("--set", change))])
 
 
@@ -182,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the folder of a finished run")
     parser.add_argument("--scores", type=Path, required=True, help="cross_validation.json, its runs beside it")
-    parser.add_argument("--out", type=Path, default=PACKAGED[DEFAULT].path, help="by default the one in the package")
+    parser.add_argument("--out", type=Path, default=PACKAGED[NAME].path, help="by default the one in the package")
     given = parser.parse_args()
     try:
         print(make(given.run, given.scores, given.out))

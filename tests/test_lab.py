@@ -36,8 +36,8 @@ def test_demo_leaves_scores_figures_and_a_tagged_clip(tmp_path: Path) -> None:
     text = (tmp_path / "out.txt").read_text()
     assert "True labels:" in text
     assert "epoch 2 trained" in text
-    packaged = text[text.index("esc10-lite0 hears synthesised sounds") :]
-    assert all(name in packaged for name in ("rain", "sea_waves", "clock_tick", "helicopter", "psla tag YOUR.wav"))
+    packaged = text[text.index("audioset-small hears synthesised sounds") :]
+    assert all(name in packaged for name in ("Rain", "Siren", "Church bell", "Wind", "psla tag YOUR.wav"))
 
 
 def test_demo_replaces_a_demo_and_nothing_else(tmp_path: Path) -> None:

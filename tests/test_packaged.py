@@ -1,4 +1,4 @@
-"""Laws of the model that comes with the package: small, offline, honest about itself, and what `psla tag` takes."""
+"""Laws of the models that come with the package: small, offline, honest about themselves; and what `psla tag` takes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ from psla.cli import app
 from psla.corpora import esc50
 from psla.corpora.esc50 import AUDIOSET_CLASS
 from psla.data.clips import ClipsError
+from psla.data.vocabulary import Vocabulary
 from psla.files import sha256_of
 from psla.model.file import ModelFileError, load_model
 from psla.synth.sound_events import EVENTS
 from psla.tagging.sources import SourcesError, split_model
 from psla.weights.catalogue import CATALOGUE, load_any, resolve
 from psla.weights.packaged import DEFAULT, MOST_BYTES, PACKAGED
+
+EXAMPLE = "esc10-lite0"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -49,6 +52,8 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setenv("PSLA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("PSLA_MODEL", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +72,9 @@ def call(*args: object, code: int = 0):
 
 def test_small_and_of_ten_classes() -> None:
     """At most 8 MB, half precision on disk, float32 in memory; the ten classes of ESC-10, each one of AudioSet's."""
-    path = PACKAGED[DEFAULT].path
+    path = PACKAGED[EXAMPLE].path
     assert path.stat().st_size <= MOST_BYTES == 8_000_000
-    model = load_any(DEFAULT)
+    model = load_any(EXAMPLE)
     assert set(model.vocabulary.ids) == CLASSES <= set(AUDIOSET_CLASS)
     assert model.network.config.backbone == "efficientnet_lite0"
     assert {tensor.dtype for tensor in model.network.parameters()} == {torch.float32}
@@ -79,15 +84,15 @@ def test_small_and_of_ten_classes() -> None:
 
 def test_loads_by_name_without_a_network(sound: Path) -> None:
     """`psla.load` takes the name, finds the file in the package, and tags."""
-    assert resolve(DEFAULT) == PACKAGED[DEFAULT].path
-    assert PACKAGED[DEFAULT].path.is_relative_to(Path(psla.__file__).parent)
-    result = psla.load(DEFAULT).tag(sound)
+    assert resolve(EXAMPLE) == PACKAGED[EXAMPLE].path
+    assert PACKAGED[EXAMPLE].path.is_relative_to(Path(psla.__file__).parent)
+    result = psla.load(EXAMPLE).tag(sound)
     assert set(result.vocabulary.ids) == CLASSES
 
 
 def test_the_card_says_all() -> None:
     """Data, licence, scores with what they are of, and the commands that made it."""
-    card = PACKAGED[DEFAULT].card
+    card = PACKAGED[EXAMPLE].card
     assert card.licence.startswith("CC BY 3.0")
     for words in ("ESC-10", "K. J. Piczak", "https://github.com/karolpiczak/ESC-50", "freesound.org", "CC BY 3.0"):
         assert words in card.training_data
@@ -104,7 +109,7 @@ def test_the_card_says_all() -> None:
 
 def test_trained_on_all_folds_and_scored_on_all() -> None:
     """What is given away has heard every clip, and its recipe was judged on every clip."""
-    card = PACKAGED[DEFAULT].card
+    card = PACKAGED[EXAMPLE].card
     assert "400 clips of the folds 1, 2, 3, 4, 5; none is held out" in card.training_data
     assert "--all-folds" in card.provenance["commands"][0]
     assert card.scores["cross_validation"]["folds"] == [1, 2, 3, 4, 5]
@@ -114,7 +119,7 @@ def test_trained_on_all_folds_and_scored_on_all() -> None:
 def test_the_scores_of_the_card_are_those_of_the_report() -> None:
     """The card names the cross-validation that its accuracy is of, and that is the one in docs/lab/esc10."""
     report = Path(__file__).parents[1] / "docs/lab/esc10/cross_validation.json"
-    scores = PACKAGED[DEFAULT].card.scores["cross_validation"]
+    scores = PACKAGED[EXAMPLE].card.scores["cross_validation"]
     assert scores["sha256"] == sha256_of(report)
     found = json.loads(report.read_text(encoding="utf-8"))["systems"][scores["system"]]["averaged"]
     assert scores["accuracy"] == round(found["accuracy"], 4)
@@ -123,7 +128,7 @@ def test_the_scores_of_the_card_are_those_of_the_report() -> None:
 
 def test_damage_is_found(tmp_path: Path) -> None:
     """A byte of the weights that has changed is refused."""
-    data = bytearray(PACKAGED[DEFAULT].path.read_bytes())
+    data = bytearray(PACKAGED[EXAMPLE].path.read_bytes())
     data[-100_001] ^= 1
     (tmp_path / "damaged.safetensors").write_bytes(data)
     with pytest.raises(ModelFileError, match="SHA-256"):
@@ -131,33 +136,48 @@ def test_damage_is_found(tmp_path: Path) -> None:
 
 
 def test_info_and_models_tell_of_it() -> None:
-    """`psla info` prints the card; `psla models` lists it, with the accuracy of the card and no mAP of anybody's."""
-    said = call("info", DEFAULT).stdout
+    """`psla info` prints the card; `psla models` lists it, with the scores of the card and no mAP of anybody's."""
+    said = call("info", EXAMPLE).stdout
     for words in ("CC BY 3.0", "K. J. Piczak", "cross_validation", "psla train esc50"):
         assert words in said
     lines = call("models").stdout.splitlines()
-    line = next(line for line in lines if line.startswith(f"{DEFAULT} "))
-    accuracy = PACKAGED[DEFAULT].accuracy
-    assert re.search(rf"{DEFAULT} +- +- +7\.\d +- +CC BY 3\.0 +packaged +10 classes", line)
-    assert any(f"{DEFAULT}: 10 classes, cross-validated accuracy {accuracy:.3f}" in line for line in lines)
+    line = next(line for line in lines if line.startswith(f"{EXAMPLE} "))
+    accuracy = PACKAGED[EXAMPLE].card.scores["cross_validation"]["accuracy"]
+    assert PACKAGED[EXAMPLE].scores == {"cross validation accuracy": accuracy}
+    assert re.search(rf"{EXAMPLE} +- +- +7\.\d +- +CC BY 3\.0 +packaged +10 classes", line)
+    assert any(f"{EXAMPLE}: 10 classes, cross validation accuracy {accuracy:.3f}" in line for line in lines)
     listed = json.loads(call("models", "--json").stdout)
-    [entry] = [each for each in listed if each["packaged"]]
-    assert entry["name"] == DEFAULT
-    assert entry["bytes"] == PACKAGED[DEFAULT].path.stat().st_size
-    assert entry["published_mean_average_precision"] is None
+    packaged = [each for each in listed if each["packaged"]]
+    assert [each["name"] for each in packaged] == [DEFAULT, EXAMPLE]
+    assert [each["default"] for each in packaged] == [True, False]
+    for entry in packaged:
+        assert entry["bytes"] == PACKAGED[entry["name"]].path.stat().st_size
+        assert entry["published_mean_average_precision"] is None
+    assert packaged[1]["cross_validated_accuracy"] == accuracy
     assert [each["name"] for each in listed if not each["packaged"]] == list(CATALOGUE)
     assert len({tuple(each) for each in listed}) == 1, "every entry has the same keys"
 
 
+def test_the_default_hears_the_world() -> None:
+    """The default is small, has AudioSet's classes in their order, and every shape that the front end promises."""
+    path = PACKAGED[DEFAULT].path
+    assert path.stat().st_size <= MOST_BYTES
+    model = load_any(DEFAULT)
+    assert model.vocabulary == Vocabulary.audioset()
+    assert (model.network.config.backbone, model.network.sample_rate) == ("mobilenet", 32000)
+
+
 def test_tag_without_a_model(sound: Path) -> None:
-    """`psla tag FILE` is `psla tag esc10-lite0 FILE`, and says so in one line on stderr."""
-    bare, named = call("tag", sound, "--json"), call("tag", DEFAULT, sound, "--json")
+    """`psla tag FILE` is `psla tag audioset-small FILE`; one line on stderr says so, and none with --quiet."""
+    bare, named = call("tag", sound, "--json"), call("tag", DEFAULT, sound, "--json", "--quiet")
     assert bare.stdout == named.stdout
     assert json.loads(bare.stdout)[0]["status"] == "tagged"
     assert named.stderr == ""
     assert bare.stderr.count("\n") == 1
-    for words in (DEFAULT, "10 classes", "psla models"):
+    for words in (DEFAULT, "527 classes", "psla models --fetch", "--model audioset", "no threshold"):
         assert words in bare.stderr
+    other = call("tag", EXAMPLE, sound).stderr
+    assert (f"{EXAMPLE}: 10 classes" in other, "--fetch" in other) == (True, False)
 
 
 def test_tag_as_installed(sound: Path, tmp_path: Path) -> None:
@@ -178,7 +198,7 @@ def test_which_word_is_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sounds").mkdir()
     (tmp_path / "odd").write_bytes(b"")
-    for name in (DEFAULT, "audioset-b2", "mine.safetensors", "ensemble.json", "old.pth"):
+    for name in (DEFAULT, EXAMPLE, "audioset", "audioset-b2", "mine.safetensors", "ensemble.json", "old.pth"):
         assert split_model([name, "a.wav"]) == (name, ["a.wav"])
     for first in ("a.wav", "sounds", "odd", "*.wav", "absent.FLAC"):
         assert split_model([first]) == (None, [first])
@@ -190,8 +210,8 @@ def test_which_word_is_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         (["esc10-lite"], r"'esc10-lite' is neither a model by name \(near it are esc10-lite0\) nor a sound file"),
         (["no/such", "a.wav"], "'no/such' is neither"),
-        ([DEFAULT], "esc10-lite0 is a model: name the sound files"),
-        (["a.wav", DEFAULT], "esc10-lite0 is a model: name it before"),
+        ([EXAMPLE], "esc10-lite0 is a model: name the sound files"),
+        (["a.wav", EXAMPLE], "esc10-lite0 is a model: name it before"),
         (["a.wav", "b.safetensors"], r"b\.safetensors is a model: name it before"),
     ],
 )
@@ -228,7 +248,7 @@ def test_right_on_recordings_that_it_has_heard() -> None:
     clips = esc50.read(ESC10, evaluation_fold=None, esc10_only=True)
     order = np.random.default_rng(0).permutation(len(clips))
     rows = [clips.frame.row(int(i), named=True) for i in order]
-    tagger = psla.load(DEFAULT)
+    tagger = psla.load(EXAMPLE)
     right = 0
     for name in sorted(CLASSES):
         for row in [row for row in rows if row["labels"] == [name]][:2]:
@@ -239,5 +259,5 @@ def test_right_on_recordings_that_it_has_heard() -> None:
 @pytest.mark.skipif(shutil.which("git") is None, reason="asks git what it ignores")
 def test_the_file_is_packed() -> None:
     """The wheel takes what is in the package and not ignored; nothing ignores model files there."""
-    asked = ["git", "check-ignore", "--quiet", str(PACKAGED[DEFAULT].path)]
+    asked = ["git", "check-ignore", "--quiet", str(PACKAGED[EXAMPLE].path)]
     assert subprocess.run(asked, cwd=Path(__file__).parents[1], check=False).returncode != 0

@@ -112,7 +112,7 @@ def test_the_table_and_the_csv_say_what_json_says(home: Path) -> None:
     assert [line["error"] for line in lines if line["status"] == "failed"] == [found[1]["error"]]
     probabilities = [float(line["probability"]) for line in lines if line["status"] == "tagged"]
     assert probabilities == [c["probability"] for row in found for c in row.get("classes", ())]
-    table = call(home, sounds, "--top", 2, code=1)
+    table = call(home, sounds, "--top", 2, "--all-levels", code=1)
     for row in found:
         for c in row.get("classes", ()):
             assert f"{c['probability']:.4f}" in table.stdout
@@ -149,6 +149,24 @@ def test_classes_by_subtree_and_roll_up(home: Path) -> None:
     assert before[ANIMAL] < before[DOG]  # or this shows nothing
     for words, reason in ((["--classes", "no such"], "not a class"), (["--classes", "Speech"], "nor any kind")):
         assert reason in call(home, path, *words, code=2).stderr
+
+
+def test_deepest_excluded_and_speech(home: Path) -> None:
+    """Tables leave out Animal where Dog stands for it, JSON does not unless asked; --exclude; no speech to drop."""
+    path = home / "sounds" / "a.wav"
+    [row], [deepest] = (rows(home, path, "--top", 9, *more) for more in ((), ("--deepest",)))
+    found = {c["id"]: c["probability"] for c in row["classes"]}
+    assert found[DOG] >= found[ANIMAL] / 2  # or this shows nothing
+    assert [c["id"] for c in deepest["classes"]] == [c["id"] for c in row["classes"] if c["id"] != ANIMAL]
+    table, everything = call(home, path).stdout, call(home, path, "--all-levels").stdout
+    assert ("Animal" in table, "Animal" in everything) == (False, True)
+    [row] = rows(home, path, "--exclude", "dog", "--exclude", "RAIN", "--roll-up", "--top", 9)
+    assert {c["id"]: c["probability"] for c in row["classes"]} == {ANIMAL: found[ANIMAL]}
+    [row] = rows(home, path, "--classes", "animal", "--exclude", DOG, "--events", "--threshold", 0.01)
+    assert [c["id"] for c in row["classes"]] == [ANIMAL]
+    assert {event["id"] for event in row["events"]} <= {ANIMAL}
+    for option in (["--drop-speech"], ["--speech-threshold", 0.5]):
+        assert "none of the model's 3 classes is speech" in call(home, path, *option, code=2).stderr
 
 
 def test_events_say_where_they_come_from(home: Path) -> None:

@@ -81,9 +81,11 @@ def models(
     ]
     for entry in entries:
         if entry["packaged"]:
-            accuracy = entry["cross_validated_accuracy"]
-            scored = "" if accuracy is None else f", cross-validated accuracy {accuracy:.3f}"
+            scored = "".join(f", {words} {value:.3f}" for words, value in entry["scores"].items())
             told.append(f"{entry['name']}: {entry['what']}{scored}; more: `psla info {entry['name']}`")
+        for alias in entry["aliases"]:
+            which = "the cached one of the highest mAP, else the packaged one"
+            told.append(f"{alias}: at present {entry['name']}; {which}")
     pages = {entry["family"]: entry["page"] for entry in entries if entry["family"]}
     told += [f"{family}: {page}" for family, page in pages.items()]
     answer(as_json, entries, *told)

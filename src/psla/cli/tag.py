@@ -17,6 +17,11 @@ from psla.cli.options import Json, Precision, WithPrecision
 
 if TYPE_CHECKING:
     from psla.data.vocabulary import Vocabulary
+    from psla.model.file import Model
+    from psla.tagging.output import RowSettings
+    from psla.tagging.privacy import Withheld
+    from psla.tagging.tagger import Tagger
+    from psla.weights.choice import Choice
 
 Row = Mapping[str, Any]
 
@@ -32,14 +37,26 @@ Words = Annotated[
     list[str],
     typer.Argument(
         metavar="[MODEL] FILES",
-        help="A model file, an ensemble's file, or a name that `psla models` lists; without one, the model of ten "
-        "classes that comes with psla. Then sound files of any length, folders, or patterns in quotes.",
+        help="A model file, an ensemble's file, or a name that `psla models` lists; without one, as --model says. "
+        "Then sound files of any length, folders, or patterns in quotes.",
     ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="The model, by default $PSLA_MODEL, else that of the user's config.yaml, else audioset-small."),
 ]
 Top = Annotated[int | None, typer.Option(min=1, help="How many classes to show: 5, or all that reach --threshold.")]
 Classes = Annotated[
     list[str] | None, typer.Option(help="Only this class, by name or id, and its kinds; may be given again.")
 ]
+Exclude = Annotated[list[str] | None, typer.Option(help="Tell nothing of this class and its kinds; as --classes.")]
+Deepest = Annotated[
+    bool | None,
+    typer.Option("--deepest/--all-levels", help="No class if a kind of it at least half as probable is shown; tables."),
+]
+DropSpeech = Annotated[bool, typer.Option("--drop-speech", help="Write nothing of moments with a human voice.")]
+SpeechThreshold = Annotated[float | None, typer.Option(help="Drop moments with a voice so probable; default 0.3.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Do not say which model speaks, and from which threshold on.")]
 Events = Annotated[
     bool, typer.Option("--events", help="Onsets and offsets; approximate: the model was trained on clip labels.")
 ]
@@ -57,9 +74,14 @@ JournalFile = Annotated[
 
 def tag(
     words: Words,
+    model: ModelOption = None,
     top: Top = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Leave out what is less probable.")] = None,
     classes: Classes = None,
+    exclude: Exclude = None,
+    deepest: Deepest = None,
+    drop_speech: DropSpeech = False,
+    speech_threshold: SpeechThreshold = None,
     roll_up: Annotated[bool, typer.Option("--roll-up", help="Make a class at least as probable as its kinds.")] = False,
     events: Events = False,
     release: Annotated[float, typer.Option(help="An event goes on above this share of its threshold.")] = 0.8,
@@ -75,43 +97,32 @@ def tag(
     embeddings: Annotated[Path | None, typer.Option(help="Also write embeddings, to .safetensors or .npz.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
     precision: WithPrecision = Precision.float32,
+    quiet: Quiet = False,
 ) -> None:
     """Say what sounds in files; exits with 1 if one of them could not be read."""
     _check(as_json + as_csv + audacity, embeddings, journal)
     from psla.audio.pool import decode_pool
-    from psla.tagging.sources import expand_sources, split_model
-    from psla.weights.packaged import DEFAULT
 
-    named, files = split_model(words)
-    model, paths = named or DEFAULT, expand_sources(files)
+    choice, paths = _choice(model, words)
     if audacity and out is None and len(paths) > 1:
         raise CommandError(f"--audacity makes a label track for each of {len(paths)} files: give a folder with --out")
     with ExitStack() as stack:
         # The workers start while torch is imported and the model is loaded.
         pool = stack.enter_context(decode_pool(workers or min(len(paths), os.cpu_count() or 1)))
         from psla.files import Journal, sha256_of
-        from psla.model.host_memory import keep_freed_memory
-        from psla.tagging.events import NOTE, EventRule
+        from psla.tagging.events import EventRule
         from psla.tagging.job import EmbeddingFile, TagJob
         from psla.tagging.output import RowSettings
-        from psla.tagging.tagger import load
-        from psla.weights.catalogue import resolve
 
-        with fetching(model) as told:
-            model_path = resolve(model, told)
-        keep_freed_memory()
-        tagger = load(model_path, hop, combine.value, precision.value)
-        if named is None:
-            known = f"{model}, which knows {len(tagger.model.vocabulary)} classes"
-            typer.echo(f"psla: tagging with {known}; for another, name it before the files: `psla models`", err=True)
+        model_path, tagger = _tagger(choice, hop, combine, precision)
         rule = EventRule(threshold, release, max_gap, min_length) if events or audacity else None
         shown = 5 if top is None and threshold is None else top
-        chosen = _chosen(classes, tagger.model.vocabulary)
-        settings = RowSettings(shown, threshold or 0.0, chosen, roll_up, rule)
+        chosen, withheld = _asked(classes, exclude, drop_speech, speech_threshold, tagger.model.vocabulary)
+        fewer = not (as_json or as_csv) if deepest is None else deepest
+        settings = RowSettings(shown, threshold or 0.0, chosen, roll_up, rule, fewer)
         kept = None if embeddings is None else EmbeddingFile(embeddings)
-        job = TagJob(tagger, f"{sha256_of(model_path)} {precision.value}" if journal else "", settings, kept)
-        if rule is not None:
-            typer.echo(f"psla: {NOTE}", err=True)
+        job = TagJob(tagger, f"{sha256_of(model_path)} {precision.value}" if journal else "", settings, kept, withheld)
+        _introduce(choice, tagger.model, settings, quiet)
         written = stack.enter_context(Journal(journal)) if journal else None
         # No bar for a single file, nor where the rows themselves appear on the terminal.
         silent = len(paths) < 2 or (out is None and sys.stdout.isatty())
@@ -134,13 +145,64 @@ def _check(formats: int, embeddings: Path | None, journal: Path | None) -> None:
         raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
 
 
-def _chosen(classes: Sequence[str] | None, vocabulary: Vocabulary) -> tuple[str, ...] | None:
-    if not classes:
-        return None
+def _choice(model: str | None, words: Sequence[str]) -> tuple[Choice, list[str]]:
+    """The model, and the files that are meant."""
+    from psla.tagging.sources import expand_sources, split_model
+    from psla.weights.choice import choose
+
+    named, sources = split_model(words)
+    if model is not None and named is not None:
+        raise CommandError(f"two models are named, {model} and {named}: choose one")
+    return choose(model or named), expand_sources(sources)
+
+
+def _tagger(choice: Choice, hop: float | None, combine: Combine, precision: Precision) -> tuple[Path, Tagger]:
+    """The model's file, fetched if need be, and its tagger."""
+    from psla.model.host_memory import keep_freed_memory
+    from psla.tagging.tagger import load
+    from psla.weights.catalogue import resolve
+
+    with fetching(choice.model) as told:
+        path = resolve(choice.model, told)
+    keep_freed_memory()
+    return path, load(path, hop, combine.value, precision.value)
+
+
+def _asked(
+    classes: list[str] | None, exclude: list[str] | None, drop: bool, level: float | None, vocabulary: Vocabulary
+) -> tuple[tuple[str, ...] | None, Withheld]:
+    """Ids of the classes that are looked at (None: all), and what is taken out before."""
     from psla.data.ontology import Ontology
+    from psla.tagging.privacy import SPEECH_THRESHOLD, Withheld, speech_classes
     from psla.tagging.result import choose_classes
 
-    return tuple(choose_classes(classes, vocabulary, Ontology.audioset()))
+    if drop or level is not None:
+        speech_classes(vocabulary)  # refuses a model that knows none, before anything is tagged
+        level = SPEECH_THRESHOLD if level is None else level
+    gone = tuple(choose_classes(exclude or (), vocabulary, Ontology.audioset()))
+    chosen = choose_classes(classes or (), vocabulary, Ontology.audioset())
+    return tuple(id for id in chosen if id not in gone) if classes else None, Withheld(gone, level)
+
+
+def _introduce(choice: Choice, model: Model, settings: RowSettings, quiet: bool) -> None:
+    """Which model speaks, how to have a better one than the packaged where none is here, the threshold in force."""
+    from psla.tagging.events import NOTE, THRESHOLD
+    from psla.weights.catalogue import known_names, named
+    from psla.weights.packaged import DEFAULT
+
+    known = choice.model in known_names() and not Path(choice.model).is_file()
+    name, rule = named(choice.model).name if known else choice.model, settings.events
+    none_better = name == DEFAULT == named("audioset").name
+    better = "; a better one: psla models --fetch mn10_as, then --model audioset" if none_better else ""
+    level = f"threshold {settings.threshold:g}" if settings.threshold else "no threshold"
+    if rule is not None and rule.threshold is None:
+        own = "the model's own, else " if model.card.thresholds else ""
+        level = f"threshold of events {own}{THRESHOLD:g}"
+    if not quiet:
+        by = f" (by {choice.of})" if choice.of else ""
+        typer.echo(f"psla: {name}{by}: {len(model.vocabulary)} classes{better}; {level}", err=True)
+    if rule is not None:
+        typer.echo(f"psla: {NOTE}", err=True)
 
 
 def _watched(rows: Iterable[Row], failed: list[Row], count: int, silent: bool) -> Iterator[Row]:

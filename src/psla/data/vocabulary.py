@@ -10,8 +10,9 @@ https://doi.org/10.5281/zenodo.4060432 (200 classes, CC BY 4.0).
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -115,11 +116,19 @@ class Vocabulary(Sequence[SoundClass]):
             raise VocabularyError(
                 f"{text!r} names several classes; use one of the ids {', '.join(c.id for c in matches)}"
             )
-        raise VocabularyError(f"{text!r} is not a class of this vocabulary of {len(self)} ({self._hint(text)})")
+        raise VocabularyError(f"{text!r} is not a class of this vocabulary of {len(self)} ({self.hint(text)})")
 
-    def _hint(self, text: str) -> str:
-        part = [c.name for c in self._classes if text.casefold() in c.name.casefold()]
-        return "did you mean " + ", ".join(part[:3]) + "?" if part else "its first: " + ", ".join(self.names[:3])
+    def hint(self, text: str, others: Iterable[str] = ()) -> str:
+        """Names of classes, and of these others, that come near to a name which is not known; else the first three.
+
+        Example:
+            >>> Vocabulary(["dog", "rain"]).hint("reign", ["raindrop"])
+            'did you mean rain?'
+        """
+        names = {name.casefold(): name for name in (*others, *self.names)}
+        near = [key for key in names if text.casefold() in key] + difflib.get_close_matches(text.casefold(), names)
+        found = list(dict.fromkeys(names[key] for key in near))[:3]
+        return f"did you mean {', '.join(found)}?" if found else "its first: " + ", ".join(self.names[:3])
 
     def index_of(self, id: str) -> int:
         """The index of a class id.

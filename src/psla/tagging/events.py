@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -94,16 +95,24 @@ def find_events(
         [(1.0, 3.0, 'dog')]
     """
     rule = rule or EventRule()
-    events = []
+    events, parts = [], _unbroken(result.times)
     for sound in result.vocabulary:
         threshold = rule.threshold
         if threshold is None:
             threshold = (thresholds or {}).get(sound.id, THRESHOLD)
-        probability = result.frames[:, sound.index]
-        for first, last in _spans(probability, threshold, rule, result.times):
-            onset, offset = float(result.times[first, 0]), float(result.times[last, 1])
-            events.append(Event(onset, offset, sound, float(probability[first : last + 1].max())))
+        for part in parts:
+            probability, times = result.frames[part, sound.index], result.times[part]
+            for first, last in _spans(probability, threshold, rule, times):
+                onset, offset = float(times[first, 0]), float(times[last, 1])
+                events.append(Event(onset, offset, sound, float(probability[first : last + 1].max())))
     return sorted(events, key=lambda event: (event.onset_s, event.sound.index))
+
+
+def _unbroken(times: np.ndarray) -> list[slice]:
+    """The steps between holes, where steps were dropped: no event goes on across one."""
+    holes = np.flatnonzero(times[1:, 0] > times[:-1, 1] + _TINY) + 1
+    bounds = [0, *holes.tolist(), len(times)]
+    return [slice(a, b) for a, b in pairwise(bounds)]
 
 
 def _spans(probability: np.ndarray, threshold: float, rule: EventRule, times: np.ndarray) -> list[tuple[int, int]]:

@@ -23,6 +23,7 @@ from psla.audio.pool import DecodePool
 from psla.files import Journal, atomic_write
 from psla.tagging.batch import tag_groups
 from psla.tagging.output import RowSettings, row_of
+from psla.tagging.privacy import NOTHING, Withheld
 from psla.tagging.result import Embedding
 from psla.tagging.tagger import Tagger
 
@@ -80,12 +81,14 @@ class TagJob:
         model_hash: what tells this model from others, such as the SHA-256 of its file.
         settings: what goes into the rows.
         embeddings: where the embeddings go of every file that is tagged, if anywhere.
+        withheld: what is taken out of every result before anything is made of it.
     """
 
     tagger: Tagger
     model_hash: str
     settings: RowSettings
     embeddings: EmbeddingFile | None = None
+    withheld: Withheld = NOTHING
 
     def key(self, path: str) -> str:
         """32 hex digits: the same for the same file, unchanged, under the same model and settings."""
@@ -95,7 +98,7 @@ class TagJob:
         except OSError:
             state = []
         tagger = {"hop": self.tagger.hop_samples, "combine": self.tagger.combine}
-        what = [os.path.abspath(path), state, self.model_hash, tagger, asdict(self.settings)]
+        what = [os.path.abspath(path), state, self.model_hash, tagger, asdict(self.settings), asdict(self.withheld)]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 
     def rows(self, paths: Sequence[str], pool: DecodePool, journal: Journal | None = None) -> Iterator[dict[str, Any]]:
@@ -119,7 +122,8 @@ class TagJob:
         self, files: Sequence[tuple[str, str]], pool: DecodePool, journal: Journal | None
     ) -> Iterator[dict[str, Any]]:
         keys = iter([key for _, key in files])
-        for group in tag_groups(self.tagger, [path for path, _ in files], pool, embed=self.embeddings is not None):
+        for heard in tag_groups(self.tagger, [path for path, _ in files], pool, embed=self.embeddings is not None):
+            group = [self.withheld.of(file) for file in heard]
             rows = [row_of(file, self.settings, self.tagger.model.card.thresholds) for file in group]
             if journal is not None:
                 journal.append(*({KEY: next(keys), **row} for row in rows))

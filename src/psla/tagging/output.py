@@ -4,6 +4,8 @@
  probability}, ...], "events": [{onset_s, offset_s, id, name, probability}, ...]}      (events where asked for)
 {"path": ..., "status": "failed", "error": why}
 
+"speech_dropped_s": where speech was to be dropped (`psla.tagging.privacy`). The cut to so many classes comes last.
+
 Every output format and the journal are made of rows. Writers take them as they come, so that thousands of files need no
 memory here.
 """
@@ -33,10 +35,11 @@ class RowSettings:
 
     Args:
         top: so many classes of the clip, 0 or more; None: all.
-        threshold: of these only classes at least so probable, 0 to 1.
+        threshold: only classes at least so probable, 0 to 1; of them the `top` are taken.
         classes: ids of the classes that are looked at; None: all.
         roll_up: first make every class at least as probable as its kinds in AudioSet's ontology.
         events: also the events that this rule finds.
+        deepest: leave out classes that a kind of theirs stands for; see `TagResult.top`.
 
     Raises:
         ValueError: a value out of its range.
@@ -47,6 +50,7 @@ class RowSettings:
     classes: tuple[str, ...] | None = None
     roll_up: bool = False
     events: EventRule | None = None
+    deepest: bool = False
 
     def __post_init__(self) -> None:
         if self.top is not None and self.top < 0:
@@ -69,7 +73,7 @@ def row_of(file: FileResult, settings: RowSettings, thresholds: Mapping[str, flo
     if settings.classes is not None:
         result = result.part(settings.classes)
     top = len(result.vocabulary) if settings.top is None else settings.top
-    row = {"path": file.path, "status": TAGGED, **result.to_dict(top, settings.threshold)}
+    row = {"path": file.path, "status": TAGGED, **result.to_dict(top, settings.threshold, settings.deepest)}
     if settings.events is not None:
         row["events"] = [event.to_dict() for event in find_events(result, settings.events, thresholds)]
     return row
@@ -155,5 +159,6 @@ def heading(row: Mapping[str, Any]) -> str:
     if row.get("status") == FAILED:
         return f"{row['path']} (failed)"
     windows = [f"{row['windows']} windows"] if row["windows"] > 1 else []
-    facts = [f"{row['duration_s']:.2f} s", *windows, *row["flags"]]
+    dropped = [f"{row['speech_dropped_s']:.2f} s with speech dropped"] if "speech_dropped_s" in row else []
+    facts = [f"{row['duration_s']:.2f} s", *windows, *dropped, *row["flags"]]
     return f"{row['path']} ({', '.join(facts)})"

@@ -1,19 +1,23 @@
 """What a tagger says of one recording: probabilities of the clip and of its steps, flags, and embeddings if asked.
 
-Also parts of it by subtree of AudioSet's ontology, and probabilities that agree with that: a vocabulary whose class ids
-are not in the ontology is a list of classes that have no kin.
+Also parts of it by subtree of AudioSet's ontology, probabilities that agree with that, and the deepest classes of it: a
+vocabulary whose class ids are not in the ontology is a list of classes that have no kin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from psla.data.ontology import Ontology
 from psla.data.vocabulary import SoundClass, Vocabulary, VocabularyError
+
+STANDS_FOR = 0.5
+"""A class stands for one above it from this share of its probability on; see `TagResult.top`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +40,16 @@ class TagResult:
 
     Attributes:
         vocabulary: the classes, in the order of the columns.
-        clip_probabilities: (classes,) float32 in [0, 1], for the whole recording.
-        frames: (steps, classes) float32 in [0, 1]; the steps whose middle lies inside the audio, at least one.
+        clip_probabilities: (classes,) float32 in [0, 1], for the whole recording; NaN where all of it was dropped.
+        frames: (steps, classes) float32 in [0, 1]; the steps whose middle lies inside the audio, at least one, but for
+            those that were dropped.
         times: (steps, 2) float64, beginning and end of each step in seconds; none ends after the audio does.
         duration_s: length of the audio in seconds.
         windows: how many windows it was cut into.
         flags: what the audio itself makes doubtful, of `silent`, `band-limited` and `short`; see
             `psla.tagging.recording`.
         embedding: only where it was asked for.
+        dropped_s: seconds of the steps that `psla.tagging.privacy.drop_speech` took out; None where it was not asked.
 
     Example:
         >>> result = TagResult(Vocabulary(["dog", "rain"]), np.float32([0.25, 0.5]), np.float32([[0.25, 0.5]]),
@@ -60,11 +66,31 @@ class TagResult:
     windows: int
     flags: tuple[str, ...] = ()
     embedding: Embedding | None = None
+    dropped_s: float | None = None
 
-    def top(self, n: int) -> list[tuple[SoundClass, float]]:
-        """The n most probable classes, the most probable first; equal ones in the order of the vocabulary."""
-        order = np.argsort(-self.clip_probabilities, kind="stable")[: max(0, n)]
-        return [(self.vocabulary[int(i)], float(self.clip_probabilities[i])) for i in order]
+    def top(self, n: int, threshold: float = 0.0, deepest: bool = False) -> list[tuple[SoundClass, float]]:
+        """The n most probable classes, the most probable first; equal ones in the order of the vocabulary.
+
+        Args:
+            threshold: classes of a lower probability are left out, before n of the others are taken.
+            deepest: then a class is left out, too, that has a kind at any depth which is not left out itself and is at
+                least half as probable (`STANDS_FOR`). The most probable such kind takes its place among the n, so that
+                each of the n most probable classes is there, or a kind of it.
+
+        Example:
+            >>> classes = Vocabulary.audioset().part(["/m/0jbk", "/m/0bt9lr", "/m/06mb1"])
+            >>> clip, times = np.float32([0.75, 0.5, 0.625]), np.array([[0.0, 0.3]])
+            >>> result = TagResult(classes, clip, clip[None], times, duration_s=0.3, windows=1)
+            >>> [[c.name for c, _ in result.top(2, deepest=each)] for each in (False, True)]
+            [['Animal', 'Rain'], ['Rain', 'Dog']]
+        """
+        probability = self.clip_probabilities.tolist()
+        # NaN, of a recording that was dropped, reaches no threshold.
+        places = {i: each for i, each in enumerate(probability) if each >= threshold}
+        if deepest:
+            places = _deepest(places, _kin(self.vocabulary, Ontology.audioset()))
+        taken = sorted(places, key=lambda i: (-places[i], i))[: max(0, n)]
+        return [(self.vocabulary[i], probability[i]) for i in sorted(taken, key=lambda i: (-probability[i], i))]
 
     def part(self, ids: Sequence[str]) -> TagResult:
         """The result for these classes only, in this order.
@@ -76,21 +102,29 @@ class TagResult:
         clip, frames = self.clip_probabilities[columns], self.frames[:, columns]
         return replace(self, vocabulary=self.vocabulary.part(ids), clip_probabilities=clip, frames=frames)
 
-    def to_dict(self, top: int, threshold: float = 0.0) -> dict[str, Any]:
-        """Plain data for JSON: duration_s, windows, flags and the `top` most probable classes; no frames.
+    def only(self, *classes: str) -> TagResult:
+        """The result for these classes, by name or id, and all kinds of them; as `choose_classes`, errors too."""
+        return self.part(choose_classes(classes, self.vocabulary, Ontology.audioset()))
 
-        Args:
-            threshold: classes of a lower probability are left out.
+    def without(self, *classes: str) -> TagResult:
+        """The result without these classes, by name or id, and all kinds of them; as `choose_classes`, errors too."""
+        gone = set(choose_classes(classes, self.vocabulary, Ontology.audioset()))
+        return self.part([id for id in self.vocabulary.ids if id not in gone])
+
+    def to_dict(self, top: int, threshold: float = 0.0, deepest: bool = False) -> dict[str, Any]:
+        """Plain data for JSON: duration_s, windows, flags and the classes that `top` gives; no frames.
+
+        And `speech_dropped_s`, where speech was to be dropped.
         """
         classes = [
             {"id": c.id, "name": c.name, "probability": probability}
-            for c, probability in self.top(top)
-            if probability >= threshold
+            for c, probability in self.top(top, threshold, deepest)
         ]
         return {
             "duration_s": self.duration_s,
             "windows": self.windows,
             "flags": list(self.flags),
+            **({} if self.dropped_s is None else {"speech_dropped_s": self.dropped_s}),
             "classes": classes,
         }
 
@@ -120,16 +154,20 @@ def choose_classes(wanted: Iterable[str], vocabulary: Vocabulary, ontology: Onto
 
 
 def _find(text: str, vocabulary: Vocabulary, ontology: Ontology) -> str:
+    """The id that a name or id means, of the vocabulary first; whether capital or not does not matter."""
     try:
         return vocabulary.find(text).id
-    except VocabularyError:
-        if text in ontology:
-            return text
-        named = [id for id in ontology.ids if ontology.name(id).casefold() == text.casefold()]
-        # A vocabulary of other ids has no use for the ontology's names: its own hint is the better one.
-        if len(named) != 1 or not any(id in ontology for id in vocabulary.ids):
-            raise
-        return named[0]
+    except VocabularyError as error:
+        # A vocabulary of other ids has no use for the ontology's names.
+        names = {id: ontology.name(id) for id in ontology.ids} if _kin(vocabulary, ontology) is not None else {}
+        known = [*dict.fromkeys([*vocabulary.ids, *names])]
+        for called in (lambda id: id, lambda id: names.get(id, "")):
+            if len(found := [id for id in known if called(id).casefold() == text.casefold()]) == 1:
+                return found[0]
+        if any(each.casefold() == text.casefold() for each in vocabulary.names):
+            raise  # several classes of that name
+        hint = vocabulary.hint(text, names.values())
+        raise VocabularyError(f"{text!r} is not a class of the model's {len(vocabulary)} ({hint})") from error
 
 
 def roll_up(result: TagResult, ontology: Ontology) -> TagResult:
@@ -162,9 +200,27 @@ def kinds_of(vocabulary: Vocabulary, ontology: Ontology) -> dict[int, list[int]]
     Raises:
         VocabularyError: no class of the vocabulary is in the ontology.
     """
-    known = [c for c in vocabulary if c.id in ontology]
-    if not known:
+    kin = _kin(vocabulary, ontology)
+    if kin is None:
         raise VocabularyError("none of the model's classes is in AudioSet's ontology: there is nothing to roll up")
-    below = {c.index: ontology.descendants(c.id) for c in known}
-    kin = {index: sorted(vocabulary.index_of(id) for id in ids if id in vocabulary) for index, ids in below.items()}
-    return {index: kinds for index, kinds in kin.items() if kinds}
+    return {index: list(kinds) for index, kinds in kin.items()}
+
+
+@lru_cache(maxsize=8)
+def _kin(vocabulary: Vocabulary, ontology: Ontology) -> Mapping[int, tuple[int, ...]] | None:
+    """As `kinds_of`; None where no class of the vocabulary is in the ontology."""
+    below = {c.index: ontology.descendants(c.id) for c in vocabulary if c.id in ontology}
+    kin = {i: tuple(sorted(vocabulary.index_of(id) for id in ids if id in vocabulary)) for i, ids in below.items()}
+    return {index: kinds for index, kinds in kin.items() if kinds} if below else None
+
+
+def _deepest(places: dict[int, float], kin: Mapping[int, Sequence[int]] | None) -> dict[int, float]:
+    """Of classes with their probabilities those that none stands for, each with the place that it takes."""
+    kin = kin or {}
+    taken: dict[int, float] = {}
+    # A class has fewer kinds than any class above it: each comes after those that may stand for it.
+    for index in sorted(places, key=lambda i: len(kin.get(i, ()))):
+        below = [i for i in kin.get(index, ()) if i in taken and places[i] >= STANDS_FOR * places[index]]
+        heir = max(below, key=lambda i: places[i], default=index)
+        taken[heir] = max(taken.get(heir, 0.0), places[index])
+    return taken

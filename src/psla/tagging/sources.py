@@ -40,7 +40,8 @@ def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
     first, *rest = words
     if first in known_names() or Path(first).suffix in SUFFIXES:
         if not rest:
-            raise SourcesError(f"{first} is a model: name the sound files, folders or patterns after it")
+            other = f", or ./{first} for the folder" if os.path.lexists(first) and not Path(first).suffix else ""
+            raise SourcesError(f"{first} is a model: name the sound files, folders or patterns after it{other}")
         return first, rest
     if not (os.path.lexists(first) or _WILD & set(first) or _is_sound(first)):
         raise SourcesError(

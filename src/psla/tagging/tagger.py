@@ -29,6 +29,7 @@ from psla.tagging.recording import Combine, Recording
 from psla.tagging.result import Embedding, TagResult
 from psla.tagging.sources import expand_sources
 from psla.weights.catalogue import load_any
+from psla.weights.choice import choose
 
 
 class Tagger:
@@ -176,24 +177,29 @@ class Tagger:
 
 
 def load(
-    model: str | Path, hop_s: float | None = None, combine: Combine = "mean", precision: Precision = "float32"
+    model: str | Path | None = None,
+    hop_s: float | None = None,
+    combine: Combine = "mean",
+    precision: Precision = "float32",
 ) -> Tagger:
     """The tagger of a model: a model file, an ensemble's file, or a model by name.
 
     Args:
-        model: a path, or a name that `psla models` lists: `esc10-lite0` comes with the package, a published model is
-            fetched at first use.
+        model: a path, or a name that `psla models` lists: `audioset-small` and `esc10-lite0` come with the package, a
+            published model is fetched at first use. None: that of `$PSLA_MODEL`, else of the user's configuration,
+            else `audioset-small` (`psla.weights.choice`).
         hop_s, combine, precision: as `Tagger` takes them.
 
     Raises:
         ModelFileError, EnsembleError, PublishedError, DownloadError: as `psla.weights.catalogue.load_any`.
+        ChoiceError: no model is given, and what the environment or the configuration names is none.
         ValueError: as `Tagger`.
 
     Example:
         >>> len(load("esc10-lite0").model.vocabulary)
         10
     """
-    return Tagger(load_any(model), hop_s, combine, precision)
+    return Tagger(load_any(choose(model).model), hop_s, combine, precision)
 
 
 def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[np.ndarray]:

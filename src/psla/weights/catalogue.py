@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from psla.download import DownloadError, Progress, cannot_write, download
 from psla.files import alone, sha256_of, write_json_atomic
-from psla.weights.packaged import PACKAGED, Packaged
+from psla.weights.packaged import DEFAULT, PACKAGED, Packaged
 from psla.weights.published import CATALOGUE, Published
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class PublishedError(ValueError):
 def resolve(path_or_name: str | os.PathLike[str], progress: Progress = lambda received, total: None) -> Path:
     """The file that stands for a path or a name; a published model is fetched and imported if need be.
 
-    A file of that name goes before the model of that name.
+    A file of that name goes before the model of that name, a folder does not.
 
     Raises:
         PublishedError: neither a file nor a known name, and which names come near; see also `fetch`.
@@ -54,7 +54,7 @@ def resolve(path_or_name: str | os.PathLike[str], progress: Progress = lambda re
     """
     path = Path(path_or_name)
     name = os.fspath(path_or_name)
-    if path.is_dir():
+    if path.is_dir() and name not in known_names():
         raise PublishedError(f"{path} is a folder; give one model file, or make an ensemble of its files")
     if path.suffix in (".pth", ".pt", ".ckpt") and path.is_file():
         raise PublishedError(f"{path} is a checkpoint; make a model file of it with `psla import {path} --out …`")
@@ -105,6 +105,16 @@ def load_any(path_or_name: str | os.PathLike[str], progress: Progress = lambda r
 def known_names() -> list[str]:
     """What `resolve` takes for a name: the published models, those of the package, then names for others of them."""
     return [*CATALOGUE, *PACKAGED, *ALIASES]
+
+
+def best_audioset() -> str:
+    """The AudioSet model with the highest published mAP of those in the cache; without any, the packaged one."""
+    here = [each for each in CATALOGUE.values() if each.corpus == "audioset" and each.models == 1 and each.cached]
+    best = max(here, key=lambda each: each.mean_average_precision, default=None)
+    return DEFAULT if best is None else best.name
+
+
+ALIASES["audioset"] = best_audioset
 
 
 def names_near(name: str) -> str:
@@ -230,7 +240,8 @@ def listing() -> list[dict[str, Any]]:
         told = {
             "what": f"{classes} classes",
             "classes": classes,
-            "cross_validated_accuracy": packaged.accuracy,
+            "cross_validated_accuracy": packaged.scores.get("cross validation accuracy"),
+            "scores": packaged.scores,
             "bytes": packaged.path.stat().st_size,
             "sample_rate": header["front_end"]["sample_rate"],
             **{key: header["card"][key] for key in ("licence", "training_data")},
@@ -247,7 +258,10 @@ def listing() -> list[dict[str, Any]]:
             "packaged": False,
         }
         entries.append(told)
+    stands_for = {alias: named(alias).name for alias in ALIASES}
     for each in entries:
+        each["aliases"] = [alias for alias, name in stands_for.items() if name == each["name"]]
+        each["default"] = each["name"] == DEFAULT
         each["cached"] = each["packaged"] or CATALOGUE[each["name"]].cached
         each["shipped"] = each["packaged"]  # its name in the first release, for programs that read it
     keys = dict.fromkeys(key for each in entries for key in each)
