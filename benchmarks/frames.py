@@ -15,9 +15,9 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from machine import machine
 
 import psla
+from machine import machine
 from psla.tagging.sources import expand_sources
 
 EDGE = 1e-6  # of probabilities, before their logits are taken
@@ -46,7 +46,9 @@ def main() -> None:
     clip, mean, top = np.array(clips), np.array(means), np.array(most)  # (recordings, classes)
     chosen = clip > options.above
     print(machine())
-    print(f"{options.model}: {len(clip)} recordings, {chosen.sum()} pairs of recording and class above {options.above:g}")
+    print(
+        f"{options.model}: {len(clip)} recordings, {chosen.sum()} pairs of recording and class above {options.above:g}"
+    )
     print(f"steps a recording {result.frames.shape[0]}, of {tagger.step_s:g} s")
     for name, steps in (("mean", mean), ("maximum", top)):
         plain = np.corrcoef(clip[chosen], steps[chosen])[0, 1]
