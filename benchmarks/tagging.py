@@ -1,14 +1,14 @@
 """Tagging: one long file against the clock and against memory, and many short ones against the sum of their parts.
 
-    long    one FLAC at 48 kHz, stereo: by turns, the time of decoding and resampling it alone by the same workers, and of
-            tagging it; the parts of the latter on one thread, on ready windows; the memory of a process that tags it
-            beyond that of a 10 s file
+    long    one FLAC at 48 kHz, stereo: by turns, the time of decoding and resampling it alone by the same workers,
+            and of tagging it; the parts of the latter on one thread, on ready windows; the memory of a process that
+            tags it beyond that of a 10 s file
     short   five-second FLAC files: time of tagging them all / (time of decoding them all + of the network on ready
             windows), each measured apart with the same workers and threads, in this process, interleaved
 
-Each process may use two cores. Without --model the weights are random: He's initialisation, and norms that have seen two batches, so
-that activations are in the range of a trained network. (Norms that have seen nothing let activations die away to
-denormal numbers, on which a processor is 50 times slower.)
+Each process may use two cores. Without --model the weights are random: He's initialisation, and norms that have seen
+two batches, so that activations are in the range of a trained network. (Norms that have seen nothing let activations
+die away to denormal numbers, on which a processor is 50 times slower.)
 
 Run: `python benchmarks/tagging.py [--backbone efficientnet_b0 | --model PATH_OR_NAME] [--seconds 3600] [--files 2000]
 [--rounds 3] [--precision folded]`. Where other work shares the cores, the wall time of one thread and that of several
@@ -133,9 +133,10 @@ def long_file(folder: Path, model: str, options: argparse.Namespace) -> None:
     with decode_pool(CORES) as pool:
 
         def decode() -> list[np.ndarray]:
-            [file] = read_files([str(path)], pool, rate)
-            file.source_rate()
-            return list(file.blocks())
+            for file in read_files([str(path)], pool, rate):
+                file.source_rate()
+                blocks = list(file.blocks())
+            return blocks
 
         def tag() -> None:
             [file] = tag_files(tagger, [str(path)], pool)

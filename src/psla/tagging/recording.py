@@ -152,7 +152,8 @@ class Timeline:
         low = np.maximum(begins[None], cells[:, None] * self.step)
         high = np.minimum(ends[None], (cells[:, None] + 1) * self.step)
         overlap = np.maximum(high - low, 0).astype(np.float64)  # (cells, steps), in samples
-        self._sums[cells - self._first] += overlap @ steps.astype(np.float64)
+        # Not `@`: the matrix library would call up all processors for it, and have them wait beside the decoders.
+        self._sums[cells - self._first] += np.einsum("cs,sk->ck", overlap, steps.astype(np.float64))
         self._weights[cells - self._first] += overlap.sum(axis=1)
 
     def _finish(self, cell: int) -> None:
