@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from psla.model.convolution import ConvNorm
+from psla.model.convolution import ConvNorm, zero_padded
 from psla.model.ensemble import Ensemble
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
@@ -72,3 +72,15 @@ def test_nothing_of_batch_normalisation_is_left() -> None:
     wave = 0.1 * torch.randn(1, 10240)
     with torch.inference_mode():
         torch.testing.assert_close(folded(wave), both(wave), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [(0, 1, 0, 1), (1, 2, 1, 2)])
+def test_zeros_around_a_map_are_those_of_torch(padding: tuple[int, int, int, int]) -> None:
+    """Without gradients the padding is written in parts: values and layout are those of `F.pad`."""
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(2, 3, 4, 5).contiguous(memory_format=layout)
+        with torch.inference_mode():
+            found = zero_padded(x, padding)
+        expected = torch.nn.functional.pad(x, padding)
+        assert torch.equal(found, expected)
+        assert found.stride() == expected.stride()

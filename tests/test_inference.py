@@ -1,5 +1,7 @@
 """Laws of inference: a clip's result is its own, to the bit."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -61,3 +63,32 @@ def test_tag_and_predict_agree_to_the_bit() -> None:
             network, ArraySource(ids, clips, 16000), VOCABULARY, batch_size=size
         ).predictions.probabilities
         assert np.array_equal(np.clip(predicted, 0, 1), tagged)
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "mobilenet"])
+def test_results_do_not_depend_on_the_number_of_threads(backbone: str) -> None:
+    """With one, two or three threads of torch, called from whichever thread, probabilities are the same to the bit; and
+    the caller's number of threads, and that of threads to come, stay what they were."""
+    network, clips, before = build(backbone), waves(4), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(tag_waveforms(network, clips, 16000).frame_probabilities)
+            assert torch.get_num_threads() == threads
+            with ThreadPoolExecutor(1) as other:
+                assert other.submit(torch.get_num_threads).result() == threads
+                found.append(other.submit(tag_waveforms, network, clips, 16000).result().frame_probabilities)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(each.nan_to_num(2.0), found[0].nan_to_num(2.0)) for each in found)
+
+
+def test_folded_tag_and_predict_agree_to_the_bit_and_nearly_with_float32() -> None:
+    """`folded` moves probabilities, by less than 1e-5, and the same way in tagging and in prediction."""
+    network, [clip] = build("efficientnet_lite0"), [wave[:15_000] for wave in waves(1)]
+    model, source = Model(network, VOCABULARY, ModelCard()), ArraySource(["a"], [clip], 16000)
+    plain, fast = (Tagger(model, precision=each).tag(clip, 16000).clip_probabilities for each in ("float32", "folded"))
+    predicted = predict(network, source, VOCABULARY, precision="folded").predictions.probabilities[0]
+    assert np.array_equal(np.clip(predicted, 0, 1), fast)
+    assert 0 < np.abs(fast - plain).max() < 1e-5

@@ -41,6 +41,29 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def zero_padded(x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
+    """`F.pad` with zeros left, right, above and below; without gradients it writes the inner part only once.
+
+    Example:
+        >>> with torch.inference_mode():
+        ...     zero_padded(torch.ones(1, 1, 1, 2), (0, 1, 0, 1)).tolist()
+        [[[[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]]]
+    """
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        return F.pad(x, padding)
+    left, right, above, below = padding
+    height, width = x.shape[2:]
+    layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    shape = (*x.shape[:2], above + height + below, left + width + right)
+    out = torch.empty(shape, dtype=x.dtype, memory_format=layout)
+    out[:, :, :above] = 0
+    out[:, :, above + height :] = 0
+    out[:, :, :, :left] = 0
+    out[:, :, :, left + width :] = 0
+    out[:, :, above : above + height, left : left + width] = x
+    return out
+
+
 def activate(x: Tensor, kind: Activation) -> Tensor:
     """The activation, over `x` itself where autograd does not need it afterwards."""
     if kind == "relu6":
@@ -90,7 +113,7 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.odd_padding:
-            x = F.pad(x, self.odd_padding)
+            x = zero_padded(x, self.odd_padding)
         return activate(self.bn(self.conv(x)), self.activation)
 
 
@@ -120,7 +143,7 @@ class FoldedConv(nn.Module):
         conv = self.conv
         x = x.to(conv.weight.dtype)
         if self.odd_padding:
-            x = F.pad(x, self.odd_padding)
+            x = zero_padded(x, self.odd_padding)
         if not _is_fused(x):
             return activate(conv(x), self.activation)
         name, scalars = _FUSED[self.activation]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,8 +40,9 @@ def tag_waveforms(
 
     Each is cut at the model's window. One that is shorter than the model's `shortest_samples` is followed by zeros up
     to there; what else follows it is the front end's rule. On the CPU the result for a waveform is the same to the bit
-    whatever others are given with it; on an accelerator all of one length are one batch, and results for other batches
-    differ in the last digits.
+    whatever others are given with it and however many threads torch has: each goes through one, as many at a time as
+    there are. On an accelerator all of one length are one batch, and results for other batches differ in the last
+    digits.
 
     Args:
         sample_rate: of the waveforms, in Hz.
@@ -57,20 +60,59 @@ def tag_waveforms(
             f"the waveforms are sampled at {sample_rate} Hz, the model hears {model.sample_rate} Hz: decode them so"
         )
     lengths = [min(max(len(wave), model.shortest_samples), model.window_samples) for wave in waveforms]
-    if torch.device(device).type != "cpu":
-        together = [[row for row, own in enumerate(lengths) if own == length] for length in sorted(set(lengths))]
-    else:
-        # The matrix libraries choose their algorithm by the shape of the whole batch, and each sums in another order.
-        # So every waveform goes alone, which costs nothing here: a window's feature maps (15 MB at 10 s) fill the
-        # caches.
-        together = [[row] for row in range(len(lengths))]
-    said: list[Tagging | None] = [None] * len(waveforms)
+
+    def heard(rows: Sequence[int]) -> Tagging:
+        with torch.inference_mode():  # of this thread
+            batch, true_lengths = padded([waveforms[row] for row in rows], lengths[rows[0]])
+            return model(batch.to(device), true_lengths.to(device))
+
+    if torch.device(device).type == "cpu":
+        # The matrix libraries choose their algorithm by the shape of the whole batch and by the number of threads, and
+        # each sums in another order. So every waveform goes alone, through one thread, and several at a time: a
+        # window's feature maps (15 MB at 10 s) fill the caches, and no thread waits for another in mid-layer.
+        return _stacked(_several_at_a_time(heard, [[row] for row in range(len(lengths))]))
+    together = [[row for row, own in enumerate(lengths) if own == length] for length in sorted(set(lengths))]
+    said: dict[int, Tagging] = {}
     for rows in together:
-        batch, true_lengths = padded([waveforms[row] for row in rows], lengths[rows[0]])
-        tagging = model(batch.to(device), true_lengths.to(device))
+        tagging = heard(rows)
         for place, row in enumerate(rows):
             said[row] = Tagging(*(None if part is None else part[[place]] for part in tagging))  # type: ignore[arg-type]
-    return _stacked([each for each in said if each is not None])
+    return _stacked([said[row] for row in range(len(lengths))])
+
+
+def _several_at_a_time(work: Callable[[Sequence[int]], Tagging], items: Sequence[Sequence[int]]) -> list[Tagging]:
+    """`work` of each item, in order: as many at a time as torch has threads for this one, each through one thread."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return [work(item) for item in items]
+    return list(_single_threads(os.getpid(), threads).map(work, items))
+
+
+_STARTING = threading.Lock()
+_POOLS: dict[tuple[int, int], ThreadPoolExecutor] = {}  # by process, for a fork has no threads, and by their number
+
+
+def _single_threads(process: int, count: int) -> ThreadPoolExecutor:
+    """So many threads in which torch computes with that one thread; made once.
+
+    torch keeps that number for each thread, and one for threads to come, which is set back here.
+    """
+    with _STARTING:
+        if (process, count) not in _POOLS:
+            all_there = threading.Barrier(count + 1)
+
+            def begin() -> None:
+                torch.set_num_threads(1)
+                torch.get_num_threads()  # what torch does first in a thread is to set the number for threads to come
+                all_there.wait()
+
+            pool = ThreadPoolExecutor(count, "one-window", begin)
+            for _ in range(count):
+                pool.submit(int)
+            all_there.wait()
+            torch.set_num_threads(count)
+            _POOLS[process, count] = pool
+        return _POOLS[process, count]
 
 
 def _stacked(taggings: Sequence[Tagging]) -> Tagging:
@@ -113,7 +155,7 @@ def predict(
     Args:
         model: put into evaluation mode for the time of the call.
         progress: told the number of clips after each batch.
-        precision: `bf16` runs a faster copy of it (`TaggingModel.for_inference`).
+        precision: `folded` and `bf16` run a faster copy of it (`TaggingModel.for_inference`).
 
     Shape:
         predictions.probabilities: (readable clips, classes) float32, in the order of the source.

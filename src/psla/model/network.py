@@ -19,7 +19,7 @@ from psla.model.backbones.contract import BACKBONES, backbone_options, build_bac
 from psla.model.frontends.contract import FrontEndSettings, build_front_end, front_end_config
 from psla.model.pooling import HEADS, Tagging, build_head
 
-Precision = Literal["float32", "bf16"]
+Precision = Literal["float32", "folded", "bf16"]
 
 
 class TaggingModel(Protocol):
@@ -126,8 +126,9 @@ class TaggingNetwork(nn.Module):
         """A copy that is faster and cannot be trained; this network is left as it is.
 
         Args:
-            precision: of the backbone; `bf16` is twice as fast on a CPU that has it and moves a probability by up to a
-                few hundredths.
+            precision: of the backbone; `float32` and `folded` are one here (where a network is run as it is unless this
+                is asked for, `folded` asks for it); `bf16` is twice as fast on a CPU that has it and moves a
+                probability by up to a few hundredths.
 
         Raises:
             FoldingError: a backbone that has no form for inference.

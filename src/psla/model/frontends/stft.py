@@ -149,10 +149,14 @@ class StftFrontEnd(FrontEndModule[StftConfig]):
             for row in range(0, batch if frames else 0, clips):
                 padded = self._emphasised(waveform[row : row + clips], lengths[row : row + clips])
                 cut = padded.unfold(1, config.frame_samples, config.hop_samples)  # (clips, frames, samples)
+                # Written into its place before the zeros up to the transform's length: `rfft` would copy it there.
+                held = padded.new_zeros(len(padded), min(block, frames), config.fft_samples)
                 for start in range(0, frames, block):
                     stop = min(start + block, frames)
-                    spectrum = torch.fft.rfft(cut[:, start:stop] * self.window, config.fft_samples)
-                    power = torch.view_as_real(spectrum[..., : len(self.filters)]).square_().sum(-1)
+                    windowed = held[:, : stop - start]
+                    torch.mul(cut[:, start:stop], self.window, out=windowed[..., : config.frame_samples])
+                    parts = torch.view_as_real(torch.fft.rfft(windowed)).square_()[..., : len(self.filters), :]
+                    power = parts[..., 0] + parts[..., 1]  # `sum(-1)` over two takes as long as the transform
                     mel = (power @ self.filters).add_(config.offset)
                     torch.log(mel, out=result[row : row + clips, start:stop])
         return result
