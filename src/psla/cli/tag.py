@@ -14,6 +14,7 @@ import typer
 
 from psla.cli.console import CommandError, fetching, progress, table
 from psla.cli.options import Json, Precision, WithPrecision
+from psla.cli.tag_view import picture_files, screens, write_pictures
 
 if TYPE_CHECKING:
     from psla.data.vocabulary import Vocabulary
@@ -70,6 +71,10 @@ Out = Annotated[
 JournalFile = Annotated[
     Path | None, typer.Option(help="Keep the rows of finished files here; run again, they are not done again.")
 ]
+Plot = Annotated[
+    Path | None, typer.Option(help="Also draw log-mel, classes and events: a .png, .svg or .pdf; a folder for several.")
+]
+Html = Annotated[Path | None, typer.Option(help="Also write a page that shows and plays the files, 20 at most.")]
 
 
 def tag(
@@ -94,6 +99,8 @@ def tag(
     audacity: Annotated[bool, typer.Option("--audacity", help="Print events as a label track for Audacity.")] = False,
     out: Out = None,
     journal: JournalFile = None,
+    plot: Plot = None,
+    html: Html = None,
     embeddings: Annotated[Path | None, typer.Option(help="Also write embeddings, to .safetensors or .npz.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
     precision: WithPrecision = Precision.float32,
@@ -106,6 +113,7 @@ def tag(
     choice, paths = _choice(model, words)
     if audacity and out is None and len(paths) > 1:
         raise CommandError(f"--audacity makes a label track for each of {len(paths)} files: give a folder with --out")
+    plots = picture_files(plot, html, paths, journal is not None)
     with ExitStack() as stack:
         # The workers start while torch is imported and the model is loaded.
         pool = stack.enter_context(decode_pool(workers or min(len(paths), os.cpu_count() or 1)))
@@ -113,6 +121,7 @@ def tag(
         from psla.tagging.events import EventRule
         from psla.tagging.job import EmbeddingFile, TagJob
         from psla.tagging.output import RowSettings
+        from psla.tagging.view import Views
 
         model_path, tagger = _tagger(choice, hop, combine, precision)
         rule = EventRule(threshold, release, max_gap, min_length) if events or audacity else None
@@ -121,7 +130,11 @@ def tag(
         fewer = not (as_json or as_csv) if deepest is None else deepest
         settings = RowSettings(shown, threshold or 0.0, chosen, roll_up, rule, fewer)
         kept = None if embeddings is None else EmbeddingFile(embeddings)
-        job = TagJob(tagger, f"{sha256_of(model_path)} {precision.value}" if journal else "", settings, kept, withheld)
+        # Pictures show events whether or not the rows do.
+        drawn = EventRule(threshold or None, release, max_gap, min_length) if plot or html else None
+        views = None if drawn is None else Views(tagger, settings, drawn)
+        model_hash = f"{sha256_of(model_path)} {precision.value}" if journal else ""
+        job = TagJob(tagger, model_hash, settings, kept, withheld, views)
         _introduce(choice, tagger.model, settings, quiet)
         written = stack.enter_context(Journal(journal)) if journal else None
         # No bar for a single file, nor where the rows themselves appear on the terminal.
@@ -131,10 +144,11 @@ def tag(
         if audacity:
             _write_label_tracks(rows, paths, out)
         else:
-            _write(_pieces(rows, as_json, as_csv, rule is not None), out)
+            _write(_pieces(rows, as_json, as_csv, rule is not None, out is None and sys.stdout.isatty()), out)
         if kept is not None:
             kept.save()
-    if failed:
+        drawn_all = views is None or write_pictures(views, pool, plots, html)
+    if failed or not drawn_all:
         raise typer.Exit(1)
 
 
@@ -216,12 +230,14 @@ def _watched(rows: Iterable[Row], failed: list[Row], count: int, silent: bool) -
             report("tag", 1)
 
 
-def _pieces(rows: Iterable[Row], as_json: bool, as_csv: bool, events: bool) -> Iterator[str]:
+def _pieces(rows: Iterable[Row], as_json: bool, as_csv: bool, events: bool, screen: bool) -> Iterator[str]:
     from psla.tagging.output import csv_lines, json_array
 
     if as_json:
         return json_array(rows)
-    return csv_lines(rows, events) if as_csv else _tables(rows, events)
+    if as_csv:
+        return csv_lines(rows, events)
+    return screens(rows, events) if screen else _tables(rows, events)
 
 
 def _tables(rows: Iterable[Row], events: bool) -> Iterator[str]:
