@@ -14,7 +14,7 @@ import typer
 
 from psla.cli.console import CommandError, fetching, progress, table
 from psla.cli.options import Json, Precision, WithPrecision
-from psla.cli.tag_view import picture_files, screens, write_pictures
+from psla.cli.tag_view import picture_files, screens, views_of, write_pictures
 
 if TYPE_CHECKING:
     from psla.data.vocabulary import Vocabulary
@@ -111,8 +111,7 @@ def tag(
     from psla.audio.pool import decode_pool
 
     choice, paths = _choice(model, words)
-    if audacity and out is None and len(paths) > 1:
-        raise CommandError(f"--audacity makes a label track for each of {len(paths)} files: give a folder with --out")
+    _check_tracks(audacity and out is None, len(paths))
     plots = picture_files(plot, html, paths, journal is not None)
     with ExitStack() as stack:
         # The workers start while torch is imported and the model is loaded.
@@ -121,7 +120,6 @@ def tag(
         from psla.tagging.events import EventRule
         from psla.tagging.job import EmbeddingFile, TagJob
         from psla.tagging.output import RowSettings
-        from psla.tagging.view import Views
 
         model_path, tagger = _tagger(choice, hop, combine, precision)
         rule = EventRule(threshold, release, max_gap, min_length) if events or audacity else None
@@ -130,9 +128,7 @@ def tag(
         fewer = not (as_json or as_csv) if deepest is None else deepest
         settings = RowSettings(shown, threshold or 0.0, chosen, roll_up, rule, fewer)
         kept = None if embeddings is None else EmbeddingFile(embeddings)
-        # Pictures show events whether or not the rows do.
-        drawn = EventRule(threshold or None, release, max_gap, min_length) if plot or html else None
-        views = None if drawn is None else Views(tagger, settings, drawn)
+        views = views_of(tagger, settings, threshold, release, max_gap, min_length) if plot or html else None
         model_hash = f"{sha256_of(model_path)} {precision.value}" if journal else ""
         job = TagJob(tagger, model_hash, settings, kept, withheld, views)
         _introduce(choice, tagger.model, settings, quiet)
@@ -157,6 +153,11 @@ def _check(formats: int, embeddings: Path | None, journal: Path | None) -> None:
         raise CommandError("--json, --csv and --audacity exclude each other: choose one")
     if embeddings is not None and journal is not None:
         raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
+
+
+def _check_tracks(printed: bool, files: int) -> None:
+    if printed and files > 1:
+        raise CommandError(f"--audacity makes a label track for each of {files} files: give a folder with --out")
 
 
 def _choice(model: str | None, words: Sequence[str]) -> tuple[Choice, list[str]]:

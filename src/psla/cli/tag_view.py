@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from psla.audio.pool import DecodePool
+    from psla.tagging.output import RowSettings
+    from psla.tagging.tagger import Tagger
     from psla.tagging.view import Views
 
 MOST_FILES = 20  # on a page
@@ -42,6 +44,14 @@ def picture_files(plot: Path | None, html: Path | None, paths: Sequence[str], jo
         raise CommandError(f"--plot takes a folder, or a file that ends in {', '.join(FORMATS)}; not {plot}")
     names = label_file_names(paths)
     return {path: plot / f"{name.removesuffix('.txt')}.png" for path, name in zip(paths, names, strict=True)}
+
+
+def views_of(tagger: Tagger, settings: RowSettings, threshold: float | None, *rule: Any) -> Views:
+    """What gathers the views; they show events whether or not the rows do, 0 being a threshold of classes alone."""
+    from psla.tagging.events import EventRule
+    from psla.tagging.view import Views
+
+    return Views(tagger, settings, EventRule(threshold or None, *rule))
 
 
 def write_pictures(views: Views, pool: DecodePool, plots: Mapping[str, Path], html: Path | None) -> bool:
@@ -130,7 +140,9 @@ def _events(row: Mapping[str, Any], console: Console) -> list[RenderableType]:
     name, width = _widths(console, 6)
     for each in found:
         times = [f"{each[key]:.2f}" for key in ("onset_s", "offset_s")]
-        table.add_row(_cut(each["name"], 40, console), *times, f"{each['probability']:.4f}")
+        table.add_row(
+            _cut(each["name"], max(8, min(40, console.width - 28)), console), *times, f"{each['probability']:.4f}"
+        )
     cell = row["duration_s"] / width
     full, empty = ("█", "·") if _can(console, "█·") else ("#", ".")
     shown, left = event_rows(found, [each["name"] for each in row["classes"]])

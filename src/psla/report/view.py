@@ -107,11 +107,12 @@ def draw(view: View, path: str | PathLike[str]) -> None:
     mel.set_yticks(*_unzipped([(share * bins - 0.5, words) for share, words in _hz_marks(view.hz)]))
     drawing.tidy(mel, "x", y_label="frequency" if view.hz is not None else "bin")
     mel.grid(False)
-    edges = np.append(view.times[:, 0], view.times[-1:, 1])
     for row, (_, probability) in enumerate(view.classes):
         curves.axhline(-row, color=drawing.GREY, linewidth=0.5)
         # What was taken out of a recording leaves holes: each step stands by itself.
-        curves.bar(edges[:-1], 0.85 * view.curves[:, row], np.diff(view.times)[:, 0], -row, align="edge", color=BLUE)
+        curves.bar(
+            view.times[:, 0], 0.85 * view.curves[:, row], np.diff(view.times)[:, 0], -row, align="edge", color=BLUE
+        )
         curves.text(1.01, -row + 0.35, f"{probability:.2f}", transform=curves.get_yaxis_transform(), fontsize=FONT - 1)
     names = [drawing.shortened(name, 5) for name, _ in view.classes]
     curves.set_yticks([0.35 - row for row in range(len(names))], names, parse_math=False)
@@ -212,7 +213,7 @@ def time_ticks(duration_s: float, most: int) -> list[tuple[float, str]]:
     nice = [m * 10.0**e for e in range(-4, 1) for m in (1, 2, 5)] + [10.0, 15.0, 30.0]
     nice += [60.0 * m for m in (1, 2, 5, 10, 15, 30, 60, 120, 240, 480)]
     step = next((each for each in nice if duration_s / each <= most - 1), 1000.0 * np.ceil(duration_s / 1000.0 / most))
-    places = [i * step for i in range(int(duration_s / step + 1e-9) + 1)]
+    places = [min(duration_s, i * step) for i in range(int(duration_s / step + 1e-9) + 1)]
     return [(at, f"{at:g}" if duration_s < 120 else clock(at)) for at in places]
 
 
