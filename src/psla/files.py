@@ -104,8 +104,8 @@ def visible(text: str) -> str:
     """Text on one line that does nothing to a terminal or a page: what is not seen, such as an escape, as its escape.
 
     Example:
-        >>> print(visible("caf\u00e9\x1b[2J\n.wav"))
-        café\x1b[2J\n.wav
+        >>> print(visible("café\\x1b[2J\\n.wav"))
+        café\\x1b[2J\\n.wav
     """
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in printable(text))
 
