@@ -43,7 +43,7 @@ SMALL = {
 
 
 # Options that the pages name ahead of their code; none should stay here for long.
-COMING = {"--model", "--plot", "--html"}
+COMING = {"--model"}
 
 
 def sound_file() -> None:
@@ -83,6 +83,7 @@ def clips() -> None:
 BLOCKS: Mapping[str, tuple[Callable[[], None], str]] = {
     "# tag a file": (tag_by_name, "Rain"),
     "# the same with a step of half a second from window to window": (tag_by_file, "Rain"),
+    "# a picture and a page": (tag_by_name, "Rain"),
     "# read a checkpoint": (checkpoint, "32000 4 not stated"),
     "# train": (clips, "'rain'"),
 }

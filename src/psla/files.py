@@ -100,6 +100,16 @@ def printable(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def visible(text: str) -> str:
+    """Text on one line that does nothing to a terminal or a page: what is not seen, such as an escape, as its escape.
+
+    Example:
+        >>> print(visible("café\\x1b[2J\\n.wav"))
+        café\\x1b[2J\\n.wav
+    """
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in printable(text))
+
+
 @contextlib.contextmanager
 def alone(path: str | os.PathLike[str]) -> Iterator[None]:
     """Of all threads and processes that make the file at `path`, one is in the block; the others wait at its door.

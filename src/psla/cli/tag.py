@@ -14,6 +14,7 @@ import typer
 
 from psla.cli.console import CommandError, fetching, progress, table
 from psla.cli.options import Json, Precision, WithPrecision
+from psla.cli.tag_view import picture_files, screens, views_of, write_pictures
 
 if TYPE_CHECKING:
     from psla.data.vocabulary import Vocabulary
@@ -70,6 +71,10 @@ Out = Annotated[
 JournalFile = Annotated[
     Path | None, typer.Option(help="Keep the rows of finished files here; run again, they are not done again.")
 ]
+Plot = Annotated[
+    Path | None, typer.Option(help="Also draw log-mel, classes and events: a .png, .svg or .pdf; a folder for several.")
+]
+Html = Annotated[Path | None, typer.Option(help="Also write a page that shows and plays the files, 20 at most.")]
 
 
 def tag(
@@ -94,6 +99,8 @@ def tag(
     audacity: Annotated[bool, typer.Option("--audacity", help="Print events as a label track for Audacity.")] = False,
     out: Out = None,
     journal: JournalFile = None,
+    plot: Plot = None,
+    html: Html = None,
     embeddings: Annotated[Path | None, typer.Option(help="Also write embeddings, to .safetensors or .npz.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
     precision: WithPrecision = Precision.float32,
@@ -104,8 +111,8 @@ def tag(
     from psla.audio.pool import decode_pool
 
     choice, paths = _choice(model, words)
-    if audacity and out is None and len(paths) > 1:
-        raise CommandError(f"--audacity makes a label track for each of {len(paths)} files: give a folder with --out")
+    _check_tracks(audacity and out is None, len(paths))
+    plots = picture_files(plot, html, paths, journal is not None)
     with ExitStack() as stack:
         # The workers start while torch is imported and the model is loaded.
         pool = stack.enter_context(decode_pool(workers or min(len(paths), os.cpu_count() or 1)))
@@ -121,7 +128,9 @@ def tag(
         fewer = not (as_json or as_csv) if deepest is None else deepest
         settings = RowSettings(shown, threshold or 0.0, chosen, roll_up, rule, fewer)
         kept = None if embeddings is None else EmbeddingFile(embeddings)
-        job = TagJob(tagger, f"{sha256_of(model_path)} {precision.value}" if journal else "", settings, kept, withheld)
+        views = views_of(tagger, settings, threshold, release, max_gap, min_length) if plot or html else None
+        model_hash = f"{sha256_of(model_path)} {precision.value}" if journal else ""
+        job = TagJob(tagger, model_hash, settings, kept, withheld, views)
         _introduce(choice, tagger.model, settings, quiet)
         written = stack.enter_context(Journal(journal)) if journal else None
         # No bar for a single file, nor where the rows themselves appear on the terminal.
@@ -131,10 +140,11 @@ def tag(
         if audacity:
             _write_label_tracks(rows, paths, out)
         else:
-            _write(_pieces(rows, as_json, as_csv, rule is not None), out)
+            _write(_pieces(rows, as_json, as_csv, rule is not None, out is None and sys.stdout.isatty()), out)
         if kept is not None:
             kept.save()
-    if failed:
+        drawn_all = views is None or write_pictures(views, pool, plots, html)
+    if failed or not drawn_all:
         raise typer.Exit(1)
 
 
@@ -143,6 +153,11 @@ def _check(formats: int, embeddings: Path | None, journal: Path | None) -> None:
         raise CommandError("--json, --csv and --audacity exclude each other: choose one")
     if embeddings is not None and journal is not None:
         raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
+
+
+def _check_tracks(printed: bool, files: int) -> None:
+    if printed and files > 1:
+        raise CommandError(f"--audacity makes a label track for each of {files} files: give a folder with --out")
 
 
 def _choice(model: str | None, words: Sequence[str]) -> tuple[Choice, list[str]]:
@@ -216,12 +231,14 @@ def _watched(rows: Iterable[Row], failed: list[Row], count: int, silent: bool) -
             report("tag", 1)
 
 
-def _pieces(rows: Iterable[Row], as_json: bool, as_csv: bool, events: bool) -> Iterator[str]:
+def _pieces(rows: Iterable[Row], as_json: bool, as_csv: bool, events: bool, screen: bool) -> Iterator[str]:
     from psla.tagging.output import csv_lines, json_array
 
     if as_json:
         return json_array(rows)
-    return csv_lines(rows, events) if as_csv else _tables(rows, events)
+    if as_csv:
+        return csv_lines(rows, events)
+    return screens(rows, events) if screen else _tables(rows, events)
 
 
 def _tables(rows: Iterable[Row], events: bool) -> Iterator[str]:

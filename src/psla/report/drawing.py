@@ -126,6 +126,24 @@ def as_png(figure: Figure) -> bytes:
     return data.getvalue()
 
 
+def heat_png(values: np.ndarray, span: float) -> bytes:
+    """A PNG of a pixel a value, (rows, columns), the first row at the bottom: dark is `span` below the highest value.
+
+    Example:
+        >>> heat_png(np.zeros((4, 8)), 1.0)[:4]
+        b'\\x89PNG'
+    """
+    from matplotlib import colormaps
+    from PIL import Image
+
+    scaled = np.clip((values[::-1] - values.max()) / span + 1, 0, 1)
+    image = Image.fromarray(np.rint(scaled * 255).astype(np.uint8)).convert("P")
+    image.putpalette(np.rint(colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8).tobytes())
+    data = io.BytesIO()
+    image.save(data, "PNG", optimize=True)
+    return data.getvalue()
+
+
 def save(figure: Figure, path: str | PathLike[str]) -> None:
     """Write a file, whole or not at all, in the format of its suffix."""
     with atomic_write(path) as temporary:

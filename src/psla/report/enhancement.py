@@ -11,7 +11,6 @@ Not covered: what the change is worth, which only a training with the new labels
 from __future__ import annotations
 
 import csv
-import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +32,7 @@ from psla.data.ontology import Ontology
 from psla.data.source import open_source
 from psla.files import atomic_write, write_json_atomic
 from psla.model.frontends.kaldi import FrontEnd, FrontEndConfig
+from psla.report.drawing import heat_png
 from psla.report.page import Card, Cards, Folded, Heading, Numbers, Part, Table, Text, data_address, write_page
 from psla.techniques.enhancement import EnhancedClips
 from psla.techniques.labeling import Additions, Enhancement, candidate_labels
@@ -167,20 +167,12 @@ def spectrogram_png(waveform: np.ndarray, sample_rate: int) -> str:
         >>> spectrogram_png(np.zeros(16000, dtype=np.int16), sample_rate=16000)[:26]
         'data:image/png;base64,iVBO'
     """
-    from matplotlib import colormaps
-    from PIL import Image
-
     log_mel = _front_end(sample_rate).log_mel(torch.from_numpy(np.array(waveform))[None])[0]
     pixels = np.zeros((1, MEL_BINS), dtype=np.float32) if not len(log_mel) else log_mel.numpy()
     if len(pixels) > WIDTH:
         edges = np.linspace(0, len(pixels), WIDTH + 1).astype(int)
         pixels = np.maximum.reduceat(pixels, edges[:-1], axis=0)  # the loudest frame: short events stay visible
-    scaled = np.clip((pixels.T[::-1] - pixels.max()) / RANGE + 1, 0, 1)  # (bins, frames), low at the bottom
-    image = Image.fromarray(np.rint(scaled * 255).astype(np.uint8)).convert("P")
-    image.putpalette(np.rint(colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8).tobytes())
-    data = io.BytesIO()
-    image.save(data, "PNG", optimize=True)
-    return data_address(data.getvalue())
+    return data_address(heat_png(pixels.T, RANGE))
 
 
 @cache

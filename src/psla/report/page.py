@@ -3,9 +3,9 @@
     write_page("report.html", "Inventory", [Numbers([("clips", "20")]), Table(["class", "n"], [["dog", "12"]])])
 
 How parts look in HTML is in `templates/`, where all text is escaped. The page loads nothing from elsewhere; it reads on
-a telephone, in print, and without images (every picture has a description). It has a script only where a table sorts;
-then a policy in its head forbids every other script and every request. Markdown is for a README, an issue or a diff:
-what is folded is shown, pictures are named, tables are GitHub's.
+a telephone, in print, and without images (every picture has a description). It has a script only where a table sorts
+or a recording is played; then a policy in its head forbids every other script and every request. Markdown is for a
+README, an issue or a diff: what is folded is shown, pictures are named, tables are GitHub's.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psla.files import write_text_atomic
+from psla.report.view import Player, address
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -169,7 +170,7 @@ class Folded:
     parts: Sequence[Part]
 
 
-Part = Heading | Text | Numbers | Table | Picture | Gallery | Cards | Folded
+Part = Heading | Text | Numbers | Table | Picture | Gallery | Cards | Folded | Player
 
 
 def page(title: str, parts: Sequence[Part], note: str = "") -> str:
@@ -183,10 +184,19 @@ def page(title: str, parts: Sequence[Part], note: str = "") -> str:
         >>> text.count("<script>"), "Content-Security-Policy" in text
         (1, True)
     """
-    script = (TEMPLATES / "sortable.js").read_text(encoding="utf-8") if _sorts(parts) else ""
+    scripts = _scripts(parts)
+    script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     template = _environment().get_template("page.html.j2")
-    return template.render(title=title, parts=parts, note=note, script=script, digest=digest, version=version("psla"))
+    return template.render(
+        title=title,
+        parts=parts,
+        note=note,
+        script=script,
+        digest=digest,
+        plays="player.js" in scripts,
+        version=version("psla"),
+    )
 
 
 def write_page(path: str | os.PathLike[str], title: str, parts: Sequence[Part], note: str = "") -> None:
@@ -233,7 +243,7 @@ def data_address(png: bytes) -> str:
         >>> data_address(b"PNG")
         'data:image/png;base64,UE5H'
     """
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+    return address("image/png", png)
 
 
 def number(value: float | None, digits: int = 4, sign: str = "") -> str:
@@ -246,8 +256,14 @@ def number(value: float | None, digits: int = 4, sign: str = "") -> str:
     return "-" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
 
 
-def _sorts(parts: Sequence[Part]) -> bool:
-    return any(getattr(part, "sortable", False) or _sorts(getattr(part, "parts", ())) for part in parts)
+def _scripts(parts: Sequence[Part]) -> list[str]:
+    """The scripts in `templates/` that the parts need."""
+    found = {name for part in parts for name in _scripts(getattr(part, "parts", ()))}
+    if any(getattr(part, "sortable", False) for part in parts):
+        found.add("sortable.js")
+    if any(isinstance(part, Player) for part in parts):
+        found.add("player.js")
+    return sorted(found)
 
 
 @cache

@@ -26,6 +26,7 @@ from psla.tagging.output import RowSettings, row_of
 from psla.tagging.privacy import NOTHING, Withheld
 from psla.tagging.result import Embedding
 from psla.tagging.tagger import Tagger
+from psla.tagging.view import Views
 
 KEY = "key"
 EMBEDDING_SUFFIXES = (".npz", ".safetensors")
@@ -82,6 +83,7 @@ class TagJob:
         settings: what goes into the rows.
         embeddings: where the embeddings go of every file that is tagged, if anywhere.
         withheld: what is taken out of every result before anything is made of it.
+        views: what gathers all that pictures need of every file that is tagged, if anything does.
     """
 
     tagger: Tagger
@@ -89,6 +91,7 @@ class TagJob:
     settings: RowSettings
     embeddings: EmbeddingFile | None = None
     withheld: Withheld = NOTHING
+    views: Views | None = None
 
     def key(self, path: str) -> str:
         """32 hex digits: the same for the same file, unchanged, under the same model and settings."""
@@ -107,10 +110,10 @@ class TagJob:
         Each row is in the journal, on the disk, before it is handed out.
 
         Raises:
-            ValueError: a journal beside embeddings, which a file that the journal has would not get.
+            ValueError: a journal beside embeddings or views, which a file that the journal has would not get.
         """
-        if journal is not None and self.embeddings is not None:
-            raise ValueError("a journal skips files that are done, and embeddings need them all: choose one")
+        if journal is not None and (self.embeddings is not None or self.views is not None):
+            raise ValueError("a journal skips files that are done; embeddings and pictures need them all: choose one")
         keys = [self.key(path) if journal is not None else "" for path in paths]
         done = {str(row.pop(KEY, None)): row for row in map(dict, journal.records if journal is not None else ())}
         ahead = [(path, key) for path, key in zip(paths, keys, strict=True) if key not in done]
@@ -131,4 +134,7 @@ class TagJob:
                 for file in group:
                     if file.result is not None and file.result.embedding is not None:
                         self.embeddings.add(file.path, file.result.embedding)
+            if self.views is not None:
+                for file, row in zip(group, rows, strict=True):
+                    self.views.add(file, row)
             yield from rows

@@ -24,7 +24,7 @@ from psla.data.ontology import Ontology
 from psla.files import is_text
 from psla.tagging.batch import FileResult
 from psla.tagging.events import EventRule, find_events
-from psla.tagging.result import roll_up
+from psla.tagging.result import TagResult, roll_up
 
 TAGGED, FAILED = "tagged", "failed"
 
@@ -67,16 +67,19 @@ def row_of(file: FileResult, settings: RowSettings, thresholds: Mapping[str, flo
     """
     if file.result is None:
         return {"path": file.path, "status": FAILED, "error": file.reason}
-    result = file.result
-    if settings.roll_up:
-        result = roll_up(result, Ontology.audioset())
-    if settings.classes is not None:
-        result = result.part(settings.classes)
+    result = looked_at(file.result, settings)
     top = len(result.vocabulary) if settings.top is None else settings.top
     row = {"path": file.path, "status": TAGGED, **result.to_dict(top, settings.threshold, settings.deepest)}
     if settings.events is not None:
         row["events"] = [event.to_dict() for event in find_events(result, settings.events, thresholds)]
     return row
+
+
+def looked_at(result: TagResult, settings: RowSettings) -> TagResult:
+    """The result that a row is made of: rolled up, and of the chosen classes only, as the settings say."""
+    if settings.roll_up:
+        result = roll_up(result, Ontology.audioset())
+    return result if settings.classes is None else result.part(settings.classes)
 
 
 CLASS_COLUMNS = ("path", "status", "duration_s", "flags", "class_id", "name", "probability", "error")

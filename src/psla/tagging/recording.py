@@ -49,7 +49,12 @@ Combine = Literal["mean", "max"]
 
 SILENT_PEAK = 0.001  # of full scale
 SHORT_SHARE = 0.9  # of what is heard at least
-FLAGS = ("silent", "band-limited", "short")
+FLAG_WORDS = {
+    "silent": "silent: nothing louder than -60 dBFS",
+    "band-limited": "band-limited: lacks high frequencies that the model listens to",
+    "short": "short: less than what the model hears at least",
+}
+FLAGS = tuple(FLAG_WORDS)
 
 _FRAME_S = 0.032  # of a spectrum: 31.25 Hz a bin
 _BAND = 8  # bins: 250 Hz

@@ -87,6 +87,10 @@ class FrontEndSettings:
         """Samples that a shorter waveform is padded to with zeros before it is heard; at least 1."""
         return max(1, self.shortest_frames * self.hop_samples) if self.padding == "own" else self.window_samples
 
+    def bin_hz(self) -> Tensor | None:
+        """The frequency in the middle of each bin, (mel_bins,) float64, rising; None where bins are no frequencies."""
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """The kind and all fields as plain values; `front_end_config` reads them back."""
         return {"kind": self.kind, **asdict(self)}

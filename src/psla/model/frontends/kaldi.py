@@ -73,6 +73,19 @@ class FrontEndConfig(FrontEndSettings):
         """Samples that give exactly `frames` frames."""
         return (self.frames - 1) * self.hop_samples + self.frame_samples
 
+    def bin_hz(self) -> Tensor:
+        return mel_centres(self.mel_bins, LOWEST_HZ, self.sample_rate / 2)
+
+
+def mel_centres(mel_bins: int, low_hz: float, high_hz: float) -> Tensor:
+    """Hertz at the tops of the triangles of `mel_filters`, (mel_bins,) float64.
+
+    >>> mel_centres(3, 0, 8000).round().tolist()
+    [614.0, 1768.0, 3934.0]
+    """
+    low, high = (1127 * math.log1p(edge / 700) for edge in (low_hz, high_hz))
+    return 700 * torch.linspace(low, high, mel_bins + 2, dtype=torch.float64)[1:-1].div(1127).expm1()
+
 
 def mel_filters(
     mel_bins: int, fft_size: int, sample_rate: int, low_hz: float = LOWEST_HZ, high_hz: float | None = None

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from psla.model.frontends.contract import FRONT_ENDS, FrontEndModule, FrontEndSettings, unit_waveform
-from psla.model.frontends.kaldi import mel_filters
+from psla.model.frontends.kaldi import mel_centres, mel_filters
 
 # Frames worked on at a time: about what a processor's cache holds (4 KiB a frame); elsewhere bounded by memory.
 _BLOCK_FRAMES = 256
@@ -89,6 +89,9 @@ class StftConfig(FrontEndSettings):
     def window_samples(self) -> int:
         """Samples that give exactly `frames` frames: whole hops."""
         return self.frames * self.hop_samples
+
+    def bin_hz(self) -> Tensor:
+        return mel_centres(self.mel_bins, self.low_hz, self.high_hz)
 
 
 @FRONT_ENDS.register(StftConfig.kind)
