@@ -18,11 +18,11 @@ import numpy as np
 from psla.data.labels import Labels
 from psla.metrics.resampling import Ranked, defined_mean, draw_units, drawn_precisions
 from psla.metrics.scores import average_precisions, nan_to_none
-from psla.training.known import Known, know
+from psla.training.known import KEPT, Known, know
 from psla.training.logistic import Linear, balanced, losses, probabilities, regress
 
 FOLDS = 5
-STRENGTHS = tuple(float(f"{10**power:.3g}") for power in np.arange(1.0, -3.25, -0.5))
+STRENGTHS = tuple(float(f"{10**power:.3g}") for power in np.arange(0.5, -4.25, -0.5))
 DRAWS = 1000
 NEVER = -1  # the fold of what stays in training
 _STEPS = 20  # of thresholds, from 0.05 to 0.95
@@ -94,7 +94,7 @@ def folds_of(labels: np.ndarray, groups: np.ndarray, most: int = FOLDS) -> np.nd
     of_group = np.zeros((count, labels.shape[1]))  # clips of each class
     np.add.at(of_group, groups, labels)
     alone = (of_group > 0).sum(axis=0) == 1
-    free = ~(of_group[:, alone] > 0).any(axis=1)
+    free = np.asarray(of_group[:, alone].sum(axis=1) == 0)
     sizes = np.bincount(groups)
     folds = np.full(count, NEVER)
     number = min(most, int(free.sum()))
@@ -114,13 +114,12 @@ def cross_validate(task: Task) -> Answers:
     """Answers of every clip that is held out; there must be two folds or more."""
     folds = folds_of(task.labels, task.groups)
     shape = (len(STRENGTHS), *task.labels.shape)
-    logits, familiarity = np.full(shape, np.nan), np.full(len(folds), np.nan)
+    logits = np.full(shape, np.nan)
     for fold in range(folds.max() + 1):
         held = folds == fold
         found = regress(task.features[~held], task.labels[~held], STRENGTHS, task.single)
         for place, head in enumerate(found):
             logits[place, held] = head.logits(task.features[held])
-        familiarity[held] = task.known(~held).score(task.features[held])
     asked = np.not_equal(folds, NEVER)
     weights = balanced(task.labels, task.single)
     lost = np.full((len(STRENGTHS), len(folds)), np.nan)
@@ -132,7 +131,22 @@ def cross_validate(task: Task) -> Answers:
         chosen[folds == fold] = probabilities(logits[best, folds == fold], task.single)
     whole = lost[:, asked].sum(axis=1)
     by_strength = {strength: float(loss) for strength, loss in zip(STRENGTHS, whole, strict=True)}
-    return Answers(folds, chosen, familiarity, by_strength, STRENGTHS[int(whole.argmin())])
+    return Answers(folds, chosen, held_out_familiarity(task, folds), by_strength, STRENGTHS[int(whole.argmin())])
+
+
+def held_out_familiarity(task: Task, folds: np.ndarray) -> np.ndarray:
+    """(clips,) the score of each clip that is held out, before the threshold; NaN for the others."""
+    scores = np.full(len(folds), np.nan)
+    for fold in range(folds.max() + 1):
+        held = folds == fold
+        scores[held] = task.known(~held).score(task.features[held])
+    return scores
+
+
+def threshold_of(familiarity: np.ndarray) -> float:
+    """What keeps `KEPT` of the held-out scores; not below 0: what is nearer to a background than to any class has no
+    name."""
+    return max(float(np.nanquantile(familiarity, 1 - KEPT)), 0.0)
 
 
 def measured(said: np.ndarray, labels: Labels, groups: np.ndarray, single: bool) -> dict[str, Any]:

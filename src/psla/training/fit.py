@@ -35,9 +35,18 @@ from psla.model.file import Model, ModelCard, save_model
 from psla.model.network import TaggingNetwork
 from psla.synth.plain_signals import KINDS
 from psla.synth.plain_signals import make as plain_signals
-from psla.training.cross_fit import Answers, Task, cross_validate, folds_of, learning_curve, measured, thresholds
+from psla.training.cross_fit import (
+    Answers,
+    Task,
+    cross_validate,
+    folds_of,
+    learning_curve,
+    measured,
+    threshold_of,
+    thresholds,
+)
 from psla.training.features import Features, hear
-from psla.training.known import KEPT, Known
+from psla.training.known import Known
 from psla.training.logistic import Linear, probabilities
 from psla.weights.catalogue import load_any, resolve
 from psla.weights.packaged import DEFAULT
@@ -139,10 +148,9 @@ def fit(
     answers = cross_validate(task)
     whole = np.arange(len(chosen))
     head, known = task.head(whole, answers.strength), task.known(whole)
-    # Not below 0: what is nearer to a background than to any class has no name.
-    threshold = max(float(np.quantile(answers.familiarity[answers.asked], 1 - KEPT)), 0.0)
-    told_of = {"version": 1, "model": str(path), "model_sha256": sha256, **_told_of_clips(chosen, task, answers)}
-    told_of |= {"rejected": features.rejected, "heard": features.heard}
+    threshold = threshold_of(answers.familiarity)
+    told_of = {"version": 1, "model": path.name, "model_sha256": sha256, **_told_of_clips(chosen, task, answers)}
+    told_of["rejected"] = features.rejected
     told_of |= _scores(task, answers, chosen)
     asked_apart = signals.values[SIGNALS * kinds :], None if found is None else found.values
     told_of["familiarity"] = _told_of_familiarity(answers, known, threshold, *asked_apart)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit, log_softmax, logsumexp
+from scipy.special import expit, log_softmax
 
 STEPS = 1000
 
@@ -81,8 +81,10 @@ def regress(features: np.ndarray, labels: np.ndarray, strengths: Sequence[float]
         w = flat.reshape(classes, -1)
         logits = x @ w.T
         if single:
-            normal = logsumexp(logits, axis=1, keepdims=True)
-            loss, predicted = (normal[:, 0] - logits[labels]) @ weights[:, 0], np.exp(logits - normal)
+            logits -= logits.max(axis=1, keepdims=True)
+            predicted = np.exp(logits)
+            total = predicted.sum(axis=1, keepdims=True)
+            loss, predicted = float((np.log(total[:, 0]) - logits[labels]) @ weights[:, 0]), predicted / total
         else:
             loss, predicted = float((weights * losses(logits, labels, single)).sum()), expit(logits)
         gradient = (weights * (predicted - labels)).T @ x
