@@ -27,7 +27,7 @@ from psla.model.inference import predict
 from psla.synth.plain_signals import KINDS, make
 from psla.training.cross_fit import Task, folds_of, held_out_familiarity, measured, threshold_of
 from psla.training.features import hear
-from psla.training.fit import SIGNALS, fit
+from psla.training.fit import SIGNALS, backgrounds_of, fit
 
 PAIRS = 15
 
@@ -65,8 +65,7 @@ def classes_left_out(root: Path, model: Path, folder: Path) -> None:
     network, cache = load_model(model).network, folder / "cache" / sha256_of(model)
     clips = esc50.read(root, None, esc10_only=True)
     features = hear(network, clips, cache).values
-    signals = hear(network, make(2 * SIGNALS * len(KINDS)), cache).values
-    backgrounds = [signals[kind : SIGNALS * len(KINDS) : len(KINDS)] for kind in range(len(KINDS))]
+    backgrounds = backgrounds_of(hear(network, make(SIGNALS * len(KINDS)), cache).values)
     fold = np.zeros(len(clips), dtype=int)
     for number in esc50.FOLDS:
         fold[(esc50.read(root, number, esc10_only=True).frame["split"] == "evaluation").to_numpy()] = number

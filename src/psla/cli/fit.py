@@ -35,10 +35,11 @@ def fit(
     with warnings_told(), bars() as shown:
         tasks: dict[str, Any] = {}
 
-        def told(what: str, done: int, total: int) -> None:
+        def told(what: str, more: int, total: int) -> None:
             if shown is not None:
-                tasks.setdefault(what, shown.add_task(what, total=total) if what not in tasks else None)
-                shown.update(tasks[what], completed=done)
+                if what not in tasks:
+                    tasks[what] = shown.add_task(what, total=total)
+                shown.advance(tasks[what], more)
 
         count = workers or os.cpu_count() or 1
         made = run_fit(data, out, model, background=background, cache=cache, workers=count, told=told)
@@ -51,21 +52,16 @@ def fit(
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    known, lines = report["familiarity"], []
+    known, found, lines = report["familiarity"], report["cross_validation"], []
     if not report["single_label"]:
-        lines.append(f"every class by itself, for {report['why_several_labels']}")
-    for id in report["classes_of_one_recording"]:
-        lines.append(f"{id!r} has one recording: it is learnt, but nothing of it is left to ask")
-    for key, how in (
-        ("cross_validation", "cross-validated over {folds} groups of sources"),
-        ("evaluation", "held out"),
-    ):
-        if (found := report[key]) is not None:
-            what = "of {clips} clips right" if report["single_label"] else "mean average precision of {clips} clips"
-            text = "{value:.2f} " + what + " (95 % {low:.2f} to {high:.2f}), " + how
-            lines.append(text.format(**found))
+        lines.append(f"every class by itself, for {report['why_not']}")
+    for name in report["classes_of_one_recording"]:
+        lines.append(f"{name!r} has one recording: it is learnt, but nothing of it is left to ask")
+    what = "of {clips} clips right" if report["single_label"] else "mean average precision of {clips} clips"
+    text = "{value:.2f} " + what + " (95 % {low:.2f} to {high:.2f}), cross-validated over {folds} groups of sources"
+    lines.append(text.format(**found))
     if len(report["classes"]) <= _SHOWN:
-        rows = report["cross_validation"]["per_class"]
+        rows = found["per_class"]
         keys = ("name", "positives", "average_precision", "low", "high")
         lines += [
             "",

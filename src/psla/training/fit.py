@@ -5,10 +5,10 @@
     model file  ◄── trunk of the model, a linear head, familiarity  ◄── all clips
 
 Where every clip has one label the head is multinomial (`softmax`), otherwise each class is by itself (`linear`). Clips
-of the split evaluation are in neither: they are scored apart. Synthesised silence, noise, hum, tones and clicks are
-backgrounds of the familiarity score (`known.py`), and so are sounds of no class that you have.
+of the split evaluation are left out. Synthesised silence, noise, hum, tones and clicks are backgrounds of the
+familiarity score (`known.py`), and so are sounds of no class that you have.
 
-Not here: training the trunk (`psla.training.session`, with `init`).
+Not here: scores of held-out clips (`psla predict`, `evaluate`), training the trunk (`psla train --init`).
 """
 
 from __future__ import annotations
@@ -47,12 +47,11 @@ from psla.training.cross_fit import (
 )
 from psla.training.features import Features, hear
 from psla.training.known import Known
-from psla.training.logistic import Linear, probabilities
+from psla.training.logistic import Linear
 from psla.weights.catalogue import load_any, resolve
 from psla.weights.packaged import DEFAULT
 
 SIGNALS = 5  # plain signals of each kind that are backgrounds; as many others are asked for the report
-_MISTAKES = 100  # that the report lists
 Told = Callable[[str, int, int], None]
 
 
@@ -81,7 +80,7 @@ def fit(
     background: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
     workers: int = 2,
-    told: Told = lambda what, done, total: None,
+    told: Told = lambda what, more, total: None,
 ) -> Fitted:
     """Fit a head to your own sounds and write a model file that tags with it.
 
@@ -94,7 +93,7 @@ def fit(
         background: a folder of sounds that are of none of the classes.
         cache: where features are kept; None: in psla's cache folder.
         workers: processes that decode.
-        told: of the clips that are heard: which, how many, of how many.
+        told: of what is heard: which, how many more, of how many.
 
     Raises:
         FitError: fewer than two classes, no class with two recordings, all clips of one recording, labels that differ
@@ -109,6 +108,7 @@ def fit(
     if out.suffix != ".safetensors":
         raise FitError(f"{out}: the name of a model file ends in .safetensors")
     clips = open_clips(data)
+    clips = clips.filter(clips.frame["split"] != "evaluation")
     _check(clips)
     negatives = None if background is None else _background(Path(background))
     path = resolve(DEFAULT if model is None else model)
@@ -119,47 +119,36 @@ def fit(
     folder = (cache_folder() / "features" if cache is None else Path(cache)) / sha256
 
     def heard(what: str, table: Clips) -> Features:
-        done = 0
+        found = hear(network, table, folder, workers, lambda clips: told(what, clips, len(table)))
+        if not len(found.values):
+            raise FitError(f"none of the {what} can be read; the first: {next(iter(found.rejected.values()))}")
+        return found
 
-        def more(clips: int) -> None:
-            nonlocal done
-            done += clips
-            told(what, done, len(table))
-
-        return hear(network, table, folder, workers, more)
-
-    features = heard("clips", clips)
-    signals = heard("plain signals", plain_signals(2 * SIGNALS * len(KINDS)))
-    found = None if negatives is None else heard("background", negatives)
-    if found is not None and not len(found.values):
-        raise FitError(f"{background}: no sound there can be read; the first: {next(iter(found.rejected.values()))}")
-    used = clips.select(features.clip_ids)
-    _check(used)
-    kinds = len(KINDS)
-    backgrounds = [signals.values[kind : SIGNALS * kinds : kinds] for kind in range(kinds)]
-    backgrounds += [] if found is None else [found.values]
-    fitting = np.flatnonzero((used.frame["split"] != "evaluation").to_numpy())
-    chosen = used.select([used.clip_ids[row] for row in fitting])
+    features, signals = heard("clips", clips), heard("plain signals", plain_signals(2 * SIGNALS * len(KINDS))).values
+    backgrounds = backgrounds_of(signals)
+    if negatives is not None:
+        backgrounds.append(heard("background sounds", negatives).values)
+    chosen = clips.select(features.clip_ids)
+    _check(chosen)
     chosen = chosen.part(_occurring(chosen))
-    labels = chosen.labels()
-    groups = _recordings(chosen.frame["source"].to_list(), [features.keys[row] for row in fitting])
-    task = Task(features.values[fitting], labels.matrix().astype(bool), groups, chosen.is_single_label, backgrounds)
-    _check_recordings(task, chosen)
-    answers = cross_validate(task)
-    whole = np.arange(len(chosen))
-    head, known = task.head(whole, answers.strength), task.known(whole)
-    threshold = threshold_of(answers.familiarity)
-    told_of = {"version": 1, "model": path.name, "model_sha256": sha256, **_told_of_clips(chosen, task, answers)}
-    told_of["rejected"] = features.rejected
-    told_of |= _scores(task, answers, chosen)
-    asked_apart = signals.values[SIGNALS * kinds :], None if found is None else found.values
-    told_of["familiarity"] = _told_of_familiarity(answers, known, threshold, *asked_apart)
-    told_of["evaluation"] = _evaluated(head, used, features, chosen.vocabulary, task.single)
-    card = _card(base, chosen, told_of, thresholds(answers, task.labels))
-    made = build(base.network, head, known, threshold, task.single)
-    save_model(out, made, chosen.vocabulary, card)
-    write_json_atomic(out.with_suffix(".fit.json"), told_of)
-    return Fitted(out, told_of)
+    task = _task(chosen, features, backgrounds)
+    answers, whole = cross_validate(task), np.arange(len(chosen))
+    head, known, threshold = task.head(whole, answers.strength), task.known(whole), threshold_of(answers.familiarity)
+    report = {"version": 1, "model": path.name, "model_sha256": sha256, "rejected": features.rejected}
+    report |= _told(chosen, task, answers)
+    scores = [answers.familiarity[answers.asked], known.score(signals[SIGNALS * len(KINDS) :])]
+    kept, passed = (float((each >= threshold).mean()) for each in scores)
+    shares = {"familiar_in_cross_validation": kept, "familiar_of_other_plain_signals": passed}
+    report["familiarity"] = {"threshold": threshold, **shares}
+    made = build(network, head, known, threshold, task.single)
+    save_model(out, made, chosen.vocabulary, _card(base, chosen, report, thresholds(answers, task.labels)))
+    write_json_atomic(out.with_suffix(".fit.json"), report)
+    return Fitted(out, report)
+
+
+def backgrounds_of(signals: np.ndarray) -> list[np.ndarray]:
+    """Of the features of plain signals, the kinds in turn, the first `SIGNALS` of each kind."""
+    return [signals[kind : SIGNALS * len(KINDS) : len(KINDS)] for kind in range(len(KINDS))]
 
 
 def open_clips(data: Clips | str | os.PathLike[str]) -> Clips:
@@ -204,18 +193,20 @@ def _check(clips: Clips) -> None:
         )
 
 
-def _check_recordings(task: Task, clips: Clips) -> None:
-    if folds_of(task.labels, task.groups).max() < 1:
-        raise FitError(
-            f"of the {len(clips.vocabulary)} classes none has two recordings that cross-validation could hold out, "
-            "clips of one source or one content being one recording: add clips"
-        )
-
-
 def _occurring(clips: Clips) -> Vocabulary:
     """The part of the vocabulary that the clips have."""
     counts = clips.labels().counts()
     return clips.vocabulary.part([c.id for c in clips.vocabulary if counts[c.index]])
+
+
+def _task(clips: Clips, features: Features, backgrounds: Sequence[np.ndarray]) -> Task:
+    groups, labels = _recordings(clips.frame["source"].to_list(), features.keys), clips.labels().matrix().astype(bool)
+    if folds_of(labels, groups).max() < 1:
+        raise FitError(
+            f"of the {len(clips.vocabulary)} classes none has two recordings that cross-validation could hold out, "
+            "clips of one source or one content being one recording: add clips"
+        )
+    return Task(features.values, labels, groups, clips.is_single_label, backgrounds)
 
 
 def _background(folder: Path) -> Clips:
@@ -235,74 +226,25 @@ def _recordings(sources: Sequence[str], keys: Sequence[str]) -> np.ndarray:
     return np.unique(connected_components(tied, directed=False)[1][one], return_inverse=True)[1].reshape(-1)
 
 
-def _told_of_clips(clips: Clips, task: Task, answers: Answers) -> dict[str, Any]:
-    never = ~answers.asked
-    # Its recordings are never held out, for there is but one.
-    kept = [c.id for c in clips.vocabulary if len(set(task.groups[task.labels[:, c.index]])) == 1]
-    several = np.flatnonzero(task.labels.sum(axis=1) != 1)
-    why = f"clip {clips.clip_ids[several[0]]!r} has {task.labels[several[0]].sum()} labels" if len(several) else ""
+def _told(clips: Clips, task: Task, answers: Answers) -> dict[str, Any]:
+    """The report, but for the familiarity."""
+    several = np.flatnonzero(task.labels.sum(axis=1) != 1)[:1]
+    alone = [c.name for c in clips.vocabulary if len(set(task.groups[task.labels[:, c.index]])) == 1]
+    asked, folds = answers.asked, int(answers.folds.max()) + 1
+    labels = clips.labels().select([id for id, held in zip(clips.clip_ids, asked, strict=True) if held])
+    scores = measured(answers.probabilities[asked], labels, task.groups[asked], task.single)
     return {
         "clips": len(clips),
+        "recordings": int(task.groups.max()) + 1,
         "classes": [c.name for c in clips.vocabulary],
         "single_label": task.single,
-        "why_several_labels": why,
-        "recordings": int(task.groups.max()) + 1,
-        "classes_of_one_recording": kept,
-        "clips_never_held_out": int(never.sum()),
+        "why_not": "".join(f"clip {clips.clip_ids[row]!r} has {task.labels[row].sum()} labels" for row in several),
+        "classes_of_one_recording": alone,
+        "strength": answers.strength,
+        "log_loss_by_strength": {f"{each:g}": loss for each, loss in answers.losses.items()},
+        "cross_validation": {"folds": folds, **scores},
+        "learning_curve": learning_curve(task, answers),
     }
-
-
-def _scores(task: Task, answers: Answers, clips: Clips) -> dict[str, Any]:
-    asked, strength = answers.asked, {f"{each:g}": loss for each, loss in answers.losses.items()}
-    ids = [id for id, held in zip(clips.clip_ids, asked, strict=True) if held]
-    labels = clips.labels().select(ids)
-    told = {"folds": int(answers.folds.max()) + 1}
-    told |= measured(answers.probabilities[asked], labels, task.groups[asked], task.single)
-    scores: dict[str, Any] = {"strength": answers.strength, "log_loss_by_strength": strength, "cross_validation": told}
-    scores["learning_curve"] = learning_curve(task, answers)
-    if task.single:
-        said, truth = answers.probabilities[asked], task.labels[asked].argmax(axis=1)
-        names, wrong = [c.name for c in clips.vocabulary], np.flatnonzero(said.argmax(axis=1) != truth)
-        wrong = wrong[np.argsort(-said[wrong].max(axis=1), kind="stable")][:_MISTAKES]
-        scores["mistakes"] = [
-            {"clip_id": ids[row], "label": names[truth[row]], "answer": names[said[row].argmax()]}
-            | {"probability": float(said[row].max())}
-            for row in wrong
-        ]
-    return scores
-
-
-def _told_of_familiarity(
-    answers: Answers, known: Known, threshold: float, signals: np.ndarray, background: np.ndarray | None
-) -> dict[str, Any]:
-    def share(scores: np.ndarray) -> float:
-        return float((scores >= threshold).mean())
-
-    return {
-        "threshold": threshold,
-        "familiar_in_cross_validation": share(answers.familiarity[answers.asked]),
-        "familiar_of_other_plain_signals": share(known.score(signals)),
-        "familiar_of_background": None if background is None else share(known.score(background)),
-    }
-
-
-def _evaluated(
-    head: Linear, used: Clips, features: Features, vocabulary: Vocabulary, single: bool
-) -> dict[str, Any] | None:
-    """The scores of the clips of the split evaluation, of the classes that are known; None: there is none."""
-    rows = np.flatnonzero((used.frame["split"] == "evaluation").to_numpy())
-    held = used.select([used.clip_ids[row] for row in rows])
-    if not len(held):
-        return None
-    held = held.part(vocabulary)
-    counts = np.diff(held.labels().offsets)
-    kept = counts == 1 if single else counts >= 0
-    if not held.labels().counts().any() or not kept.any():
-        return None
-    labels = held.labels().select([id for id, keep in zip(held.clip_ids, kept, strict=True) if keep])
-    groups = np.unique(held.frame["source"].to_numpy()[kept], return_inverse=True)[1]
-    said = probabilities(head.logits(features.values[rows[kept]]), single)
-    return measured(said, labels, groups, single) | {"left_out": int((~kept).sum())}
 
 
 def _card(base: Model, clips: Clips, report: dict[str, Any], fitted: np.ndarray) -> ModelCard:

@@ -13,6 +13,7 @@ import numpy as np
 
 from psla.model.familiarity import SHORTEST
 
+LEAST_SHRUNK = 1e-4  # few clips may leave directions without any spread, which could not be inverted
 KEPT = 0.9  # of the clips that are like a class, as cross-validation says
 
 
@@ -40,7 +41,7 @@ def shrunk_covariance(x: np.ndarray) -> np.ndarray:
 
     Example:
         >>> shrunk_covariance(np.array([[1.0, 0.0], [-1.0, 0.0]])).tolist()
-        [[0.5, 0.0], [0.0, 0.5]]
+        [[0.99995, 0.0], [0.0, 5e-05]]
     """
     clips, channels = x.shape
     sample = x.T @ x / clips
@@ -48,7 +49,7 @@ def shrunk_covariance(x: np.ndarray) -> np.ndarray:
     squares = x**2
     noise = ((squares.T @ squares).sum() / clips - (sample**2).sum()) / clips
     spread = (sample**2).sum() - channels * mean**2
-    share = min(noise / spread, 1.0) if spread > 0 else 1.0
+    share = min(max(noise / spread, LEAST_SHRUNK), 1.0) if spread > 0 else 1.0
     return (1 - share) * sample + share * mean * np.eye(channels)
 
 
