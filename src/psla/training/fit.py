@@ -31,7 +31,7 @@ from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
 from psla.download import cache_folder
 from psla.files import is_text, sha256_of, write_json_atomic
-from psla.model.file import Model, ModelCard, save_model
+from psla.model.file import Model, ModelCard, load_model, save_model
 from psla.model.network import TaggingNetwork
 from psla.synth.plain_signals import KINDS
 from psla.synth.plain_signals import make as plain_signals
@@ -48,7 +48,7 @@ from psla.training.cross_fit import (
 from psla.training.features import Features, hear
 from psla.training.known import Known
 from psla.training.logistic import Linear
-from psla.weights.catalogue import load_any, resolve
+from psla.weights.catalogue import resolve
 from psla.weights.packaged import DEFAULT
 
 SIGNALS = 5  # plain signals of each kind that are backgrounds; as many others are asked for the report
@@ -112,14 +112,13 @@ def fit(
     _check(clips)
     negatives = None if background is None else _background(Path(background))
     path = resolve(DEFAULT if model is None else model)
-    base = load_any(path)
-    if not isinstance(base.network, TaggingNetwork):
+    if path.suffix == ".json":
         raise FitError(f"{path} is an ensemble, which has no features of its own: give one of its members")
-    sha256, network = sha256_of(path), base.network
+    base, sha256 = load_model(path), sha256_of(path)
     folder = (cache_folder() / "features" if cache is None else Path(cache)) / sha256
 
     def heard(what: str, table: Clips) -> Features:
-        found = hear(network, table, folder, workers, lambda clips: told(what, clips, len(table)))
+        found = hear(base.network, table, folder, workers, lambda clips: told(what, clips, len(table)))
         if not len(found.values):
             raise FitError(f"none of the {what} can be read; the first: {next(iter(found.rejected.values()))}")
         return found
@@ -132,16 +131,22 @@ def fit(
     _check(chosen)
     chosen = chosen.part(_occurring(chosen))
     task = _task(chosen, features, backgrounds)
-    answers, whole = cross_validate(task), np.arange(len(chosen))
+    begun = {"version": 1, "model": path.name, "model_sha256": sha256, "rejected": features.rejected}
+    return _written(out, base, chosen, task, signals[SIGNALS * len(KINDS) :], begun)
+
+
+def _written(
+    out: Path, base: Model[TaggingNetwork], clips: Clips, task: Task, signals: np.ndarray, begun: dict[str, Any]
+) -> Fitted:
+    """Cross-validation, the head of all clips, and the two files; signals: features to ask the familiarity about."""
+    answers, whole = cross_validate(task), np.arange(len(clips))
     head, known, threshold = task.head(whole, answers.strength), task.known(whole), threshold_of(answers.familiarity)
-    report = {"version": 1, "model": path.name, "model_sha256": sha256, "rejected": features.rejected}
-    report |= _told(chosen, task, answers)
-    scores = [answers.familiarity[answers.asked], known.score(signals[SIGNALS * len(KINDS) :])]
+    scores = [answers.familiarity[answers.asked], known.score(signals)]
     kept, passed = (float((each >= threshold).mean()) for each in scores)
     shares = {"familiar_in_cross_validation": kept, "familiar_of_other_plain_signals": passed}
-    report["familiarity"] = {"threshold": threshold, **shares}
-    made = build(network, head, known, threshold, task.single)
-    save_model(out, made, chosen.vocabulary, _card(base, chosen, report, thresholds(answers, task.labels)))
+    report = begun | _told(clips, task, answers) | {"familiarity": {"threshold": threshold, **shares}}
+    card = _card(base, clips, report, thresholds(answers, task.labels))
+    save_model(out, build(base.network, head, known, threshold, task.single), clips.vocabulary, card)
     write_json_atomic(out.with_suffix(".fit.json"), report)
     return Fitted(out, report)
 
