@@ -65,7 +65,7 @@ def classes_left_out(root: Path, model: Path, folder: Path) -> None:
     network, cache = load_model(model).network, folder / "cache" / sha256_of(model)
     clips = esc50.read(root, None, esc10_only=True)
     features = hear(network, clips, cache).values
-    backgrounds = backgrounds_of(hear(network, make(SIGNALS * len(KINDS)), cache).values)
+    backgrounds = backgrounds_of(network, hear(network, make(SIGNALS * len(KINDS)), cache).values)
     fold = np.zeros(len(clips), dtype=int)
     for number in esc50.FOLDS:
         fold[(esc50.read(root, number, esc10_only=True).frame["split"] == "evaluation").to_numpy()] = number

@@ -125,18 +125,18 @@ def test_the_familiarity_score_is_of_distances() -> None:
     nearest class under Ledoit and Wolf's covariance (scikit-learn's), and the network's module says the same."""
     x, truth = some()
     labels, z = np.eye(3, dtype=bool)[truth], unit(x)
-    known = know(x, labels, [x[:4] + 3])
+    known = know(x, labels, x[:4] + 3)
     means = np.stack([z[truth == c].mean(axis=0) for c in range(3)])
     covariance = ledoit_wolf(z - means[truth], assume_centered=True)[0]
     np.testing.assert_allclose(shrunk_covariance(z - means[truth]), covariance, rtol=1e-9)
-    others = np.stack([means.mean(axis=0), unit(x[:4] + 3).mean(axis=0)])
+    others = np.vstack([means.mean(axis=0), unit(x[:4] + 3)])
 
     def nearest(points: np.ndarray) -> np.ndarray:
         apart = z[:, None] - points
         return np.einsum("ncd,de,nce->nc", apart, np.linalg.inv(covariance), apart).min(axis=1)
 
     np.testing.assert_allclose(known.score(x), (nearest(others) - nearest(means)) / 2, rtol=1e-6, atol=1e-6)
-    module = Familiarity(12, 3, 4)
+    module = Familiarity(12, 3, 7)
     values = {"weight": known.weight, "bias": known.bias, "threshold": np.array([2.0])}
     module.load_state_dict({name: torch.from_numpy(value).float() for name, value in values.items()})
     said = module(torch.from_numpy(x).float()).numpy()
@@ -193,7 +193,6 @@ def test_a_folder_of_sounds_becomes_a_model(home: Path, monkeypatch: pytest.Monk
         assert "unfamiliar" in result.flags
         assert "unfamiliar" in result.to_dict(1)["flags"]
         assert result.frames.sum(axis=1) == pytest.approx(1, abs=1e-5)
-    monkeypatch.setattr(features, "tag_waveforms", None)
     monkeypatch.setattr(features, "DecodePool", None)
     again = fitted(home, home / "sounds", "again")
     assert again.path.read_bytes() == made.path.read_bytes()
@@ -224,9 +223,10 @@ def test_a_fitted_model_is_one_as_any_other(home: Path, tmp_path: Path) -> None:
     loss = started(torch.zeros(2, RATE)).clip_probabilities[:, 0].sum()
     loss.backward()
     assert started.pooling.output.weight.grad is not None
-    text = path.read_bytes().replace(b'\\"familiarity\\": 14', b'\\"familiarity\\": 99')
+    rows = model.network.config.familiarity
+    text = path.read_bytes().replace(b'\\"familiarity\\": %d' % rows, b'\\"familiarity\\": 99')
     (tmp_path / "wrong.safetensors").write_bytes(text)
-    with pytest.raises(ModelFileError, match=r"familiarity\.weight has the shape .14, .*; .* need 99 rows"):
+    with pytest.raises(ModelFileError, match=r"familiarity\.weight has the shape .\d+, .*; .* need 99 rows"):
         load_model(tmp_path / "wrong.safetensors")
 
 
@@ -313,6 +313,7 @@ def test_clips_with_several_labels(home: Path, tmp_path: Path) -> None:
     result = Tagger(model).tag(tmp_path / "both.wav")
     assert (result.clip_probabilities > 0.5).all()
     assert "unfamiliar" in Tagger(model).tag(sound("knock", 30), RATE).flags
+    assert "unfamiliar" in Tagger(model).tag(np.zeros(10 * RATE, dtype=np.int16), RATE).flags
 
 
 def test_what_cannot_be_fitted_is_said(home: Path, tmp_path: Path) -> None:

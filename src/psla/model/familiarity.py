@@ -6,7 +6,7 @@ classes. How much nearer z is to the mean m_k of class k than to the mean m_0 of
     1/2 |z - m_0|^2 - 1/2 |z - m_k|^2 = (m_k - m_0)' P (z - (m_k + m_0) / 2)         P: the inverse covariance
 
 which is linear in z: the covariance itself need not be kept. The score is that of the nearest class less that of the
-nearest background (m_0 is one, with 0; means of silence, noise and hum are others), less a threshold.
+nearest background (m_0 is one, with 0; clips of silence, noise and hum are others), less a threshold.
 
 Source: relative Mahalanobis distance, J. Ren et al., A Simple Fix to Mahalanobis Distance for Improving Near-OOD
 Detection, 2021, https://arxiv.org/abs/2106.09022; there m_0 has a covariance of its own, which did worse here.

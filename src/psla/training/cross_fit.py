@@ -9,7 +9,6 @@ Not here: the file and its report (`psla.training.fit`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from psla.data.labels import Labels
 from psla.metrics.resampling import Ranked, defined_mean, draw_units, drawn_precisions
 from psla.metrics.scores import average_precisions, nan_to_none
-from psla.training.known import KEPT, Known, know
+from psla.training.known import KEPT, Known, at_most, know
 from psla.training.logistic import Linear, balanced, losses, probabilities, regress
 
 FOLDS = 5
@@ -34,27 +33,27 @@ class Task:
 
     Shape:
         features: (clips, channels) float32; labels: (clips, classes) bool; groups: (clips,) the recording of each clip,
-        as numbers from 0 on. backgrounds: of features of no class, each (any, channels).
+        as numbers from 0 on. backgrounds: (any, channels) features of no class.
     """
 
     features: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
     single: bool
-    backgrounds: Sequence[np.ndarray]
+    backgrounds: np.ndarray
 
     def head(self, rows: np.ndarray, strength: float) -> Linear:
         """The head of some of the clips."""
         return next(regress(self.features[rows], self.labels[rows], [strength], self.single))
 
     def known(self, rows: np.ndarray) -> Known:
-        """The familiarity score of some of the clips; those without labels are a background more."""
+        """The familiarity score of some of the clips; those without labels are backgrounds, too."""
         features, labels = self.features[rows], self.labels[rows]
         labelled = labels.any(axis=1)
         # A class that has no clip here has no mean: no clip may be near it.
         there = labels.any(axis=0)
-        others = [] if labelled.all() else [features[~labelled]]
-        return know(features[labelled], labels[labelled][:, there], [*self.backgrounds, *others])
+        backgrounds = np.vstack([self.backgrounds, at_most(features[~labelled])])
+        return know(features[labelled], labels[labelled][:, there], backgrounds)
 
 
 @dataclass(frozen=True)

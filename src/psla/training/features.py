@@ -101,7 +101,7 @@ def hear(
                 if isinstance(wave, AudioError) or not len(wave):
                     failed[key] = str(wave) if isinstance(wave, AudioError) else "it has no samples"
                     continue
-                known[key] = _features(network, wave)
+                known[key] = features_of(network, wave)
                 new.append(key)
                 if len(new) == SHARD:
                     _keep(folder, new, known)
@@ -126,7 +126,8 @@ def _key(job: Job, digest: Callable[[str], str]) -> str:
     return hashlib.sha256(json.dumps([content, span, rate, RULE]).encode()).hexdigest()
 
 
-def _features(network: TaggingNetwork, wave: np.ndarray) -> np.ndarray:
+def features_of(network: TaggingNetwork, wave: np.ndarray) -> np.ndarray:
+    """(channels,) float32 of a waveform (samples,) int16 of any length, at least one sample."""
     windows = np.split(wave, range(network.window_samples, len(wave), network.window_samples))
     # One by one: an hour's feature maps would fill the memory.
     each = [tag_waveforms(network, [window], network.sample_rate).features for window in windows]

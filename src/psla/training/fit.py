@@ -45,8 +45,8 @@ from psla.training.cross_fit import (
     threshold_of,
     thresholds,
 )
-from psla.training.features import Features, hear
-from psla.training.known import Known
+from psla.training.features import Features, features_of, hear
+from psla.training.known import Known, at_most
 from psla.training.logistic import Linear
 from psla.weights.catalogue import resolve
 from psla.weights.packaged import DEFAULT
@@ -124,9 +124,8 @@ def fit(
         return found
 
     features, signals = heard("clips", clips), heard("plain signals", plain_signals(2 * SIGNALS * len(KINDS))).values
-    backgrounds = backgrounds_of(signals)
-    if negatives is not None:
-        backgrounds.append(heard("background sounds", negatives).values)
+    others = [] if negatives is None else [at_most(heard("background sounds", negatives).values)]
+    backgrounds = np.vstack([*others, backgrounds_of(base.network, signals)])
     chosen = clips.select(features.clip_ids)
     _check(chosen)
     chosen = chosen.part(_occurring(chosen))
@@ -151,9 +150,14 @@ def _written(
     return Fitted(out, report)
 
 
-def backgrounds_of(signals: np.ndarray) -> list[np.ndarray]:
-    """Of the features of plain signals, the kinds in turn, the first `SIGNALS` of each kind."""
-    return [signals[kind : SIGNALS * len(KINDS) : len(KINDS)] for kind in range(len(KINDS))]
+def backgrounds_of(network: TaggingNetwork, signals: np.ndarray) -> np.ndarray:
+    """Features of silence, as short and as long as the network hears, and of the first `SIGNALS` signals of each kind.
+
+    Silence is there by itself, so that it is always unfamiliar: nothing is nearer to it.
+    """
+    lengths = (network.shortest_samples, network.window_samples)
+    silence = [features_of(network, np.zeros(length, dtype=np.int16)) for length in lengths]
+    return np.vstack([*silence, signals[: SIGNALS * len(KINDS)]])
 
 
 def open_clips(data: Clips | str | os.PathLike[str]) -> Clips:
@@ -204,7 +208,7 @@ def _occurring(clips: Clips) -> Vocabulary:
     return clips.vocabulary.part([c.id for c in clips.vocabulary if counts[c.index]])
 
 
-def _task(clips: Clips, features: Features, backgrounds: Sequence[np.ndarray]) -> Task:
+def _task(clips: Clips, features: Features, backgrounds: np.ndarray) -> Task:
     groups, labels = _recordings(clips.frame["source"].to_list(), features.keys), clips.labels().matrix().astype(bool)
     if folds_of(labels, groups).max() < 1:
         raise FitError(

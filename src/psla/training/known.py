@@ -6,7 +6,6 @@ estimator for large-dimensional covariance matrices, 2004, https://doi.org/10.10
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from psla.model.familiarity import SHORTEST
 
 LEAST_SHRUNK = 1e-4  # few clips may leave directions without any spread, which could not be inverted
+MOST = 256  # backgrounds of one origin: each is a row in the model file
 KEPT = 0.9  # of the clips that are like a class, as cross-validation says
 
 
@@ -36,6 +36,16 @@ def unit(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), SHORTEST)
 
 
+def at_most(values: np.ndarray, most: int = MOST) -> np.ndarray:
+    """So many rows of more, evenly spaced.
+
+    Example:
+        >>> at_most(np.arange(5), 2).tolist()
+        [0, 3]
+    """
+    return values[:: max(1, -(-len(values) // most))]
+
+
 def shrunk_covariance(x: np.ndarray) -> np.ndarray:
     """Ledoit and Wolf's covariance of (clips, channels), whose mean is 0.
 
@@ -53,12 +63,12 @@ def shrunk_covariance(x: np.ndarray) -> np.ndarray:
     return (1 - share) * sample + share * mean * np.eye(channels)
 
 
-def know(features: np.ndarray, labels: np.ndarray, backgrounds: Sequence[np.ndarray]) -> Known:
+def know(features: np.ndarray, labels: np.ndarray, backgrounds: np.ndarray) -> Known:
     """The score that these clips teach.
 
     Args:
         features: (clips, channels); labels: (clips, classes) bool, at least one in each row and column.
-        backgrounds: features of clips that are of no class, a row of the score for each array (clips, channels).
+        backgrounds: (any, channels) features of clips that are of no class, each a row of the score.
     """
     z = unit(features)
     means = (labels.T @ z) / labels.sum(axis=0)[:, None]
@@ -66,6 +76,6 @@ def know(features: np.ndarray, labels: np.ndarray, backgrounds: Sequence[np.ndar
     if not covariance.any():  # clips that are all alike
         covariance = np.eye(len(covariance))
     whole = means.mean(axis=0)
-    rows = np.vstack([means, *(unit(each).mean(axis=0) for each in backgrounds)])
+    rows = np.vstack([means, unit(backgrounds)])
     weight = np.linalg.solve(covariance, (rows - whole).T).T
     return Known(weight, -(weight * (rows + whole) / 2).sum(axis=1), labels.shape[1])
