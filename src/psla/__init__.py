@@ -24,6 +24,7 @@ _NAMES = {
     "Tagger": "psla.tagging.tagger",
     "TaggingNetwork": "psla.model.network",
     "Vocabulary": "psla.data.vocabulary",
+    "fit": "psla.training.fit",
     "load": "psla.tagging.tagger",
     "read_released": "psla.weights.readers.psla",
     "read_weights": "psla.weights.readers.contract",
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from psla.techniques import labeling as labeling
     from psla.techniques import sampling as sampling
     from psla.techniques.sampling import EpochPlan as EpochPlan
+    from psla.training.fit import fit as fit
     from psla.training.recipe import Recipe as Recipe
     from psla.training.run import Run as Run
     from psla.training.session import train as train

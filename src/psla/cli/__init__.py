@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from psla.cli import corpus, lab, labels, models, pack, predictions, tag, training
+from psla.cli import corpus, fit, lab, labels, models, pack, predictions, tag, training
 from psla.cli.console import guarded
 
 Command = Callable[..., None]
@@ -29,6 +29,7 @@ app = _group(
     [
         training.train,
         training.teach,
+        fit.fit,
         predictions.predict,
         predictions.evaluate,
         tag.tag,

@@ -187,7 +187,7 @@ def _from_version_1(header: dict[str, Any]) -> dict[str, Any]:
 
 # What files of version 2 may lack: fields that came later, with what was meant before they were there.
 _LATER: dict[str, dict[str, Any]] = {
-    "architecture": {"head": "attention", "options": {}},
+    "architecture": {"head": "attention", "options": {}, "familiarity": 0},
     "front_end": {"shortest_frames": 0, "repeat_frames": 0},
 }
 
@@ -213,10 +213,11 @@ def load_model(path: str | Path) -> Model[TaggingNetwork]:
     if config.classes != len(vocabulary):
         raise ModelFileError(f"{path}: {config.classes} outputs for a vocabulary of {len(vocabulary)} classes")
     # The largest that the architecture can ask for; the rest of a network is bounded by its backbone's options.
-    rows, name = max(config.heads, 1) * config.classes, f"pooling.{HEADS[config.head].largest}"
-    if shapes.get(name, ())[:1] != (rows,):
-        found = f"has the shape {shapes[name]}" if name in shapes else "is missing"
-        raise ModelFileError(f"{path}: {name} {found}; {config_name(config)} need {rows} rows")
+    needed = {f"pooling.{HEADS[config.head].largest}": max(config.heads, 1) * config.classes}
+    for name, rows in (needed | ({"familiarity.weight": config.familiarity} if config.familiarity else {})).items():
+        if shapes.get(name, ())[:1] != (rows,):
+            found = f"has the shape {shapes[name]}" if name in shapes else "is missing"
+            raise ModelFileError(f"{path}: {name} {found}; {config_name(config)} need {rows} rows")
     network = TaggingNetwork(config)
     tensors = load_tensors(network, path)
     if header["sha256"] is not None and header["sha256"] != _digest(tensors):

@@ -49,8 +49,8 @@ def tag_waveforms(
 
     Shape:
         waveforms: at least one, each (samples,). Returns (waveforms, classes), (waveforms, steps, classes) and, of a
-        network, (waveforms, channels) and (waveforms, steps, channels). Where waveforms have different numbers of
-        steps, NaN stands in the place of those that one does not have.
+        network, (waveforms, channels), (waveforms, steps, channels) and, where it has a familiarity, (waveforms,).
+        Where waveforms have different numbers of steps, NaN stands in the place of those that one does not have.
 
     Raises:
         ValueError: waveforms of another rate than the model hears.
@@ -125,10 +125,10 @@ def _stacked(taggings: Sequence[Tagging]) -> Tagging:
             found = [functional.pad(part, (0, 0, 0, steps - part.shape[1]), value=torch.nan) for part in found]
         return torch.cat(found) if found else None
 
-    clip, frames, features, frame_features = (joined(parts) for parts in zip(*taggings, strict=True))
+    clip, frames, *others = (joined(parts) for parts in zip(*taggings, strict=True))
     assert clip is not None
     assert frames is not None
-    return Tagging(clip, frames, features, frame_features)
+    return Tagging(clip, frames, *others)
 
 
 def padded(waveforms: Sequence[np.ndarray], samples: int) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from psla.model.augmentation import Masks, apply_masks
 from psla.model.backbones.contract import BACKBONES, backbone_options, build_backbone
+from psla.model.familiarity import Familiarity
 from psla.model.frontends.contract import FrontEndSettings, build_front_end, front_end_config
 from psla.model.pooling import HEADS, Tagging, build_head
 
@@ -58,6 +59,8 @@ class NetworkConfig:
     front_end: the front end.
     head: from features to classes, one of `psla.model.pooling.HEADS`.
     options: of the backbone; those left out are given their defaults here.
+    familiarity: rows of `psla.model.familiarity`, one a class and then its backgrounds; 0: the network has no such
+        score.
 
     Raises:
         ValueError: a field out of its range.
@@ -70,11 +73,12 @@ class NetworkConfig:
     front_end: FrontEndSettings = field(default_factory=lambda: front_end_config({}))
     head: str = "attention"
     options: Mapping[str, Any] = field(default_factory=dict)
+    familiarity: int = 0
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
             raise ValueError(f"no backbone is called {self.backbone!r}; there are {', '.join(BACKBONES)}")
-        for name, least in (("classes", 1), ("heads", 0)):
+        for name, least in (("classes", 1), ("heads", 0), ("familiarity", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
@@ -117,6 +121,8 @@ class TaggingNetwork(nn.Module):
         momentum = config.batch_norm_momentum
         self.backbone = build_backbone(config.backbone, momentum, config.options)
         self.pooling = build_head(config.head, self.backbone, config.classes, config.heads, momentum)
+        rows, channels = config.familiarity, self.backbone.channels
+        self.familiarity = Familiarity(channels, config.classes, rows) if rows else None
         self.sample_rate, self.window_samples = config.front_end.sample_rate, config.front_end.window_samples
         self.shortest_samples = config.front_end.shortest_samples
         self.step_samples = self.backbone.stride * config.front_end.hop_samples
@@ -173,7 +179,10 @@ class TaggingNetwork(nn.Module):
         valid_steps = None
         if frame_counts is not None and self.config.front_end.padding != "released":
             valid_steps = (frame_counts + self.backbone.stride - 1) // self.backbone.stride
-        return self.pooling(self.features(log_mel, keep), valid_steps)
+        tagging = self.pooling(self.features(log_mel, keep), valid_steps)
+        if self.familiarity is None:
+            return tagging
+        return tagging._replace(familiarity=self.familiarity(tagging.features))
 
     def features(self, log_mel: Tensor, keep: Tensor | None = None) -> Tensor:
         """Backbone features: (batch, frames, bins) -> (batch, channels, bins / stride, frames / stride)."""

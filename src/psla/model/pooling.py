@@ -11,7 +11,8 @@ learnable weight a head.
 The head weights are not constrained, so neither sum need stay in [0, 1]; whoever promises a probability clamps.
 
 `mlp` and `fully_convolutional`: of EfficientAT (https://github.com/fschmid56/EfficientAT, models/mn/model.py) and of
-MobileNetV3 before it. The features are averaged over frequency and time, then given classes. The clip's probability is
+MobileNetV3 before it; `linear` and `softmax` of `psla.training.fit`. The features are averaged over frequency and time,
+then given classes; those of `softmax` exclude each other, and sum to 1. The clip's probability is
 that of the average of the steps and not an average of the steps' probabilities: a sound in one step of thirty is faint
 in the clip and clear in its step.
 """
@@ -39,12 +40,15 @@ class Tagging(NamedTuple):
     features: (batch, channels) float32, the backbone's, averaged over frequency and a clip's own steps, before they are
         given classes; None where there are several backbones.
     frame_features: (batch, steps, channels) float32, the same step by step.
+    familiarity: (batch,) float32, below 0 where the clip is like none of the classes; None where the network has no
+        `psla.model.familiarity`.
     """
 
     clip_probabilities: Tensor
     frame_probabilities: Tensor
     features: Tensor | None = None
     frame_features: Tensor | None = None
+    familiarity: Tensor | None = None
 
 
 class Head(nn.Module):
@@ -162,8 +166,12 @@ class _OneForAll(Head):
         """(..., channels) -> (..., classes)."""
         raise NotImplementedError
 
+    def probabilities(self, features: Tensor) -> Tensor:
+        """(..., channels) -> (..., classes), each in [0, 1]."""
+        return self.logits(features).sigmoid()
+
     def _pool(self, steps: Tensor, valid: Tensor | None, mean: Tensor) -> Tagging:
-        return Tagging(self.logits(mean).sigmoid(), self.logits(steps).sigmoid(), mean, steps)
+        return Tagging(self.probabilities(mean), self.probabilities(steps), mean, steps)
 
 
 class MlpHead(_OneForAll):
@@ -218,6 +226,37 @@ class ConvolutionalHead(_OneForAll):
         ).view_as(values)
 
 
+class LinearHead(_OneForAll):
+    """One layer, and a sigmoid a class.
+
+    Example:
+        >>> LinearHead(8, 3)(torch.zeros(1, 8, 4, 5)).clip_probabilities.shape
+        torch.Size([1, 3])
+    """
+
+    per_class = ("output.weight", "output.bias")
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.output = nn.Linear(channels, classes)
+
+    def logits(self, features: Tensor) -> Tensor:
+        return self.output(features)
+
+
+class SoftmaxHead(LinearHead):
+    """One layer, and a softmax over the classes: each clip has exactly one of them.
+
+    Example:
+        >>> round(SoftmaxHead(8, 3)(torch.ones(1, 8, 4, 5)).clip_probabilities.sum().item(), 5)
+        1.0
+    """
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        return self.logits(features).softmax(dim=-1)
+
+
 def build_head(kind: str, backbone: Backbone, classes: int, heads: int, momentum: float) -> Head:
     """The head of a network.
 
@@ -257,4 +296,6 @@ HEADS = {
     "fully_convolutional": HeadKind(
         lambda backbone, classes, _, momentum: ConvolutionalHead(backbone.channels, classes, momentum), "output.weight"
     ),
+    "linear": HeadKind(lambda backbone, classes, *_: LinearHead(backbone.channels, classes), "output.weight"),
+    "softmax": HeadKind(lambda backbone, classes, *_: SoftmaxHead(backbone.channels, classes), "output.weight"),
 }

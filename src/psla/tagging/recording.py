@@ -32,6 +32,9 @@ nothing above some frequency but the rounding noise of 16 bits. The mean power s
 window (which is a little longer than the clips that a model was trained on: 10.575 s for the 10 s of AudioSet), for one
 that hears each recording at its own length, its shortest.
 
+`unfamiliar`: like none of the model's classes, if the model can tell (`psla.model.familiarity`); windows are combined
+as for the probabilities.
+
 Not covered: a narrow band whose rest holds other noise than that of rounding, such as that of an analogue tape.
 """
 
@@ -53,8 +56,9 @@ FLAG_WORDS = {
     "silent": "silent: nothing louder than -60 dBFS",
     "band-limited": "band-limited: lacks high frequencies that the model listens to",
     "short": "short: less than what the model hears at least",
+    "unfamiliar": "unfamiliar: like none of the model's classes",
 }
-FLAGS = tuple(FLAG_WORDS)
+*FLAGS, UNFAMILIAR = FLAG_WORDS
 
 _FRAME_S = 0.032  # of a spectrum: 31.25 Hz a bin
 _BAND = 8  # bins: 250 Hz
@@ -221,14 +225,21 @@ class Recording:
         self._features: Timeline | None = None
         self._sum, self._highest = np.zeros(len(vocabulary)), np.full(len(vocabulary), -np.inf)
         self._feature_sum: np.ndarray | float = 0.0
+        self._familiarity: list[tuple[float, int]] = []  # of each window, and its samples
         self._weight = 0
 
     def add(
-        self, waveform: np.ndarray, clip: np.ndarray, frames: np.ndarray, features: np.ndarray | None = None
+        self,
+        waveform: np.ndarray,
+        clip: np.ndarray,
+        frames: np.ndarray,
+        features: np.ndarray | None = None,
+        familiarity: float | None = None,
     ) -> None:
         """The next window: its samples (1 .. window,) int16, and what the network says of it, unclamped.
 
         Shape: clip (classes,) float32; frames (steps, classes) float32; features (steps, channels) where asked for.
+        familiarity: see `Tagging`.
         """
         begin, length = self.windows * self.hop, len(waveform)
         self.windows, self.samples = self.windows + 1, begin + length
@@ -238,6 +249,8 @@ class Recording:
         self._weight += length
         end = begin + min(max(length, self.shortest), self.window)
         self._frames.add(begin, end, frames)
+        if familiarity is not None:
+            self._familiarity.append((familiarity, length))
         if features is not None:
             if self._features is None:
                 self._features = Timeline(self.step, features.shape[1], self.sample_rate)
@@ -253,6 +266,7 @@ class Recording:
         if self._features is not None:
             clip = np.asarray(self._feature_sum / self._weight, dtype=np.float32)
             embedding = Embedding(clip, self._features.read(self.samples)[0])
+        flags = self._meter.flags(self.samples, self.shortest, self.source_rate)
         return TagResult(
             vocabulary=self.vocabulary,
             clip_probabilities=np.clip(combined, 0, 1).astype(np.float32),
@@ -260,6 +274,12 @@ class Recording:
             times=times,
             duration_s=self.samples / self.sample_rate,
             windows=self.windows,
-            flags=self._meter.flags(self.samples, self.shortest, self.source_rate),
+            flags=(*flags, UNFAMILIAR) if self._unfamiliar() else flags,
             embedding=embedding,
         )
+
+    def _unfamiliar(self) -> bool:
+        if not self._familiarity:
+            return False
+        scores, samples = np.array(self._familiarity).T
+        return bool((np.average(scores, weights=samples) if self.combine == "mean" else scores.max()) < 0)

@@ -176,9 +176,11 @@ class Tagger:
             raise EnsembleError("an ensemble has no features of its own: ask one of its members")
         clips, frames = tagging.clip_probabilities.cpu().numpy(), tagging.frame_probabilities.cpu().numpy()
         features = None if tagging.frame_features is None or not embed else tagging.frame_features.cpu().numpy()
+        familiarity = [None] * len(batch) if tagging.familiarity is None else tagging.familiarity.tolist()
         for row, (recording, window) in enumerate(batch):
             own = ~np.isnan(frames[row]).all(axis=1)  # a shorter waveform has fewer steps than its batch
-            recording.add(window, clips[row], frames[row][own], None if features is None else features[row][own])
+            embedded = None if features is None else features[row][own]
+            recording.add(window, clips[row], frames[row][own], embedded, familiarity[row])
 
 
 def _ahead(blocks: Iterator[np.ndarray]) -> Generator[np.ndarray, None, None]:

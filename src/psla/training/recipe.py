@@ -57,7 +57,7 @@ class BackboneRecipe(Section):
 class PoolingRecipe(Section):
     """From features to classes: attention pooling (section II-C), or another head."""
 
-    kind: str = Field("attention", description="or mlp, fully_convolutional: see psla.model.pooling")
+    kind: str = Field("attention", description="or mlp, fully_convolutional, linear, softmax: see psla.model.pooling")
     heads: int = Field(4, ge=0, le=64, description="attention heads; 0 is mean pooling, and for other kinds")
 
     @field_validator("kind")

@@ -1,0 +1,76 @@
+"""`psla fit`: your own classes on the features of a trained model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from psla.cli.console import answer, bars, table, warnings_told
+from psla.cli.options import Json
+
+_SHOWN = 30  # classes whose scores are printed
+
+
+def fit(
+    data: Annotated[
+        Path, typer.Argument(help="A folder of a folder for each class, a CSV of path and labels, a table or a pack.")
+    ],
+    out: Annotated[Path, typer.Option(help="The model file to write; its report stands beside it.")],
+    model: Annotated[
+        str | None, typer.Option("--from", help="The model whose features are used; by default that of `psla tag`.")
+    ] = None,
+    background: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Sounds that are of none of the classes.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where what was heard is kept.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a model of your own sounds, in a minute; say how good it is, by cross-validation over your recordings."""
+    from psla.training.fit import fit as run_fit
+
+    with warnings_told(), bars() as shown:
+        tasks: dict[str, Any] = {}
+
+        def told(what: str, more: int, total: int) -> None:
+            if shown is not None:
+                if what not in tasks:
+                    tasks[what] = shown.add_task(what, total=total)
+                shown.advance(tasks[what], more)
+
+        count = workers or os.cpu_count() or 1
+        made = run_fit(data, out, model, background=background, cache=cache, workers=count, told=told)
+    report = made.report
+    answer(as_json, report, *_lines(report), f"{out}: {len(report['classes'])} classes")
+    for id, reason in list(report["rejected"].items())[:3]:
+        typer.echo(f"psla: left out: {id}: {reason}", err=True)
+    if (count := len(report["rejected"])) > 3:
+        typer.echo(f"psla: left out: {count - 3} more, which {out.with_suffix('.fit.json')} names", err=True)
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    known, found, lines = report["familiarity"], report["cross_validation"], []
+    if not report["single_label"]:
+        lines.append(f"every class by itself, for {report['why_not']}")
+    for name in report["classes_of_one_recording"]:
+        lines.append(f"{name!r} has one recording: it is learnt, but nothing of it is left to ask")
+    what = "of {clips} clips right" if report["single_label"] else "mean average precision of {clips} clips"
+    text = "{value:.2f} " + what + " (95 % {low:.2f} to {high:.2f}), cross-validated over {folds} groups of sources"
+    lines.append(text.format(**found))
+    if len(report["classes"]) <= _SHOWN:
+        rows = found["per_class"]
+        keys = ("name", "positives", "average_precision", "low", "high")
+        lines += [
+            "",
+            table(["class", "clips", "precision", "low", "high"], [[row[key] for key in keys] for row in rows]),
+        ]
+    curve = ", ".join(f"{point['value']:.2f} of {point['clips_per_class']}" for point in report["learning_curve"])
+    lines += ["", f"by clips of a class: {curve}"] if curve else [""]
+    kept, signals = known["familiar_in_cross_validation"], known["familiar_of_other_plain_signals"]
+    lines.append(
+        f"flagged unfamiliar: {1 - kept:.2f} of these clips, {1 - signals:.2f} of silence, noise, hum and tones"
+    )
+    return lines

@@ -1,0 +1,159 @@
+"""Features of clips, heard once: a network's averages over frequency and time, kept by what was heard.
+
+    a clip's content ──► kept already? ──► its numbers
+                              │ no
+        decoding workers ──► windows end to end ──► network ──► their mean, weighed by their samples
+
+The cache has a folder for each network file (its SHA-256). A clip's key is made of the SHA-256 of its sound file, or
+the address that it is synthesised from, with its span; in a pack, of its samples. Whoever is killed loses what was
+heard since the last shard; shards are written whole, and no two have one name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from psla.audio import addresses
+from psla.audio.decode import AudioError
+from psla.audio.pool import DecodePool, Job
+from psla.data.clips import Clips
+from psla.files import sha256_of
+from psla.model.inference import tag_waveforms
+from psla.model.network import TaggingNetwork
+from psla.model.tensor_file import TensorFileError, read_layout, read_tensors, write_tensors
+
+RULE = "1: windows end to end, their mean by samples"
+SHARD = 128  # clips
+
+
+class FeatureCacheError(ValueError):
+    """A shard of the cache that is damaged."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What was heard of a table of clips.
+
+    Attributes:
+        values: (readable clips, channels) float32, in the order of the table.
+        clip_ids, keys: of its rows; clips of one content have one key.
+        rejected: why the others could not be read, by clip id.
+        heard: how many contents were not in the cache.
+    """
+
+    values: np.ndarray
+    clip_ids: list[str]
+    keys: list[str]
+    rejected: dict[str, str]
+    heard: int
+
+
+def hear(
+    network: TaggingNetwork,
+    clips: Clips,
+    folder: Path,
+    workers: int = 2,
+    progress: Callable[[int], None] = lambda clips: None,
+) -> Features:
+    """The features of a table's clips; each is the same to the bit whatever else is heard.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        folder: of the cache, for this network alone; made if it is missing.
+        workers: processes that decode, 1 or more.
+        progress: told of clips as they are done.
+
+    Raises:
+        FeatureCacheError: a shard of the cache is damaged.
+    """
+    digest = cache(sha256_of)  # a long recording has many clips
+    keys: dict[str, str] = {}
+    rejected: dict[str, str] = {}
+    jobs: dict[str, Job] = {}
+    for id, *place in clips.frame.select("clip_id", "path", "start_s", "end_s").iter_rows():
+        job = Job(place[0], network.sample_rate, place[1], place[2])
+        try:
+            keys[id] = _key(job, digest)
+        except (OSError, AudioError) as error:
+            why = f"{job.name}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+            rejected[id] = why
+        else:
+            jobs[keys[id]] = job
+    known = _kept(folder, set(jobs))
+    missing = {key: job for key, job in jobs.items() if key not in known}
+    progress(len(clips) - len(missing))
+    if missing:
+        with DecodePool(min(workers, len(missing)), timeout_s=30.0) as pool:
+            new: list[str] = []
+            failed: dict[str, str] = {}
+            for key, (_, wave) in zip(missing, pool.map(missing.values()), strict=True):
+                progress(1)
+                if isinstance(wave, AudioError) or not len(wave):
+                    failed[key] = str(wave) if isinstance(wave, AudioError) else "it has no samples"
+                    continue
+                known[key] = features_of(network, wave)
+                new.append(key)
+                if len(new) == SHARD:
+                    _keep(folder, new, known)
+                    new = []
+        if new:
+            _keep(folder, new, known)
+        rejected |= {id: failed[key] for id, key in keys.items() if key in failed}
+    ids = [id for id in clips.clip_ids if id not in rejected]
+    values = np.stack([known[keys[id]] for id in ids]) if ids else np.zeros((0, network.backbone.channels), np.float32)
+    return Features(values, ids, [keys[id] for id in ids], rejected, len(missing))
+
+
+def _key(job: Job, digest: Callable[[str], str]) -> str:
+    """Raises OSError or AudioError where there is nothing to read."""
+    path, rate, *span = job
+    scheme = addresses.scheme_of(path)
+    content = str(path)  # what is synthesised is its address
+    if scheme and scheme not in addresses.SYNTHESISED:
+        content, span = hashlib.sha256(addresses.read(path, rate, *span).tobytes()).hexdigest(), []
+    elif not scheme:
+        content = digest(content)
+    return hashlib.sha256(json.dumps([content, span, rate, RULE]).encode()).hexdigest()
+
+
+def features_of(network: TaggingNetwork, wave: np.ndarray) -> np.ndarray:
+    """(channels,) float32 of a waveform (samples,) int16 of any length, at least one sample."""
+    windows = np.split(wave, range(network.window_samples, len(wave), network.window_samples))
+    # One by one: an hour's feature maps would fill the memory.
+    each = [tag_waveforms(network, [window], network.sample_rate).features for window in windows]
+    found = np.concatenate([features.numpy() for features in each if features is not None])
+    return np.average(found, axis=0, weights=[len(window) for window in windows]).astype(np.float32)
+
+
+def _keep(folder: Path, keys: list[str], known: dict[str, np.ndarray]) -> None:
+    values = torch.from_numpy(np.stack([known[key] for key in keys]))
+    metadata = {"keys": json.dumps(keys), "crc32": str(zlib.crc32(values.numpy().tobytes()))}
+    write_tensors(folder / f"{secrets.token_hex(8)}.safetensors", {"features": values}, metadata)
+
+
+def _kept(folder: Path, wanted: set[str]) -> dict[str, np.ndarray]:
+    """The features in the cache, by key."""
+    found: dict[str, np.ndarray] = {}
+    for path in sorted(folder.glob("[!.]*.safetensors")):
+        try:
+            metadata, _ = read_layout(path)
+            keys = json.loads(metadata["keys"])
+            if wanted.isdisjoint(keys):
+                continue
+            values = read_tensors(path)["features"].numpy()
+            if str(zlib.crc32(values.tobytes())) != metadata["crc32"] or len(values) != len(keys):
+                raise TensorFileError("its numbers are not those that were written")
+        except (TensorFileError, KeyError, ValueError) as error:
+            raise FeatureCacheError(f"{path} is damaged ({error}): delete it, its clips will be heard again") from error
+        found |= {key: value for key, value in zip(keys, values, strict=True) if key in wanted}
+    return found
