@@ -1,12 +1,13 @@
 """Make `src/psla/weights/packaged/audioset-small.safetensors` from EfficientAT's mn04_as, by psla's own commands.
 
-    python scripts/make_audioset_small.py mn04_as_mAP_432.pt ESC-10 --work runs/audioset-small --share 0.5
+    python scripts/make_audioset_small.py mn04_as_mAP_432.pt ESC-10 --work runs/small --shares 0.5 --settle --out FILE
 
 ESC-10 stands for a folder in ESC-50's layout. The teacher is mn04_as with a bounded gain for quiet recordings and a
 rule for short ones in its front end. Training starts from it and takes its probabilities of whole clean clips as
 targets, while the student hears those clips cut, noisy, clipped, far away: recordings of ESC-10, mixtures of them,
 synthesised soundscapes, and plain signals (silence, noise, hum, tones, clicks), of which it is to name nothing but
-silence, noise, hum and tones. The student is then averaged with the teacher, `--share` of it the student's.
+silence, noise, hum and tones. The student is then averaged with the teacher, `--shares` of it the student's. With
+`--settle` a last, short training takes back what the average gave plain signals of other names.
 
 `--leave-out dog,rain` keeps classes of ESC-10 out of the training: scored on their recordings, shares can be compared.
 `--fold` is the fold that is kept out in any case. Each step prints its command; those whose output is there are left
@@ -41,7 +42,7 @@ PLAIN = (
     "Silence", "White noise", "Pink noise", "Noise", "Environmental noise", "Static", "Hum", "Mains hum", "Sine wave",
     "Chirp tone",
 )  # fmt: skip
-CAP = 0.25  # of any other class, where a plain signal sounds
+CAP, LAST_CAP = 0.25, 0.05  # of any other class, where a plain signal sounds
 RECIPE = {
     "backbone.options.width": 0.4,
     "backbone.batch_norm": "frozen",
@@ -127,8 +128,8 @@ def training_clips(work: Path, esc10: Path, fold: int, left_out: Sequence[str]) 
     return pack
 
 
-def targets(work: Path, teacher: Path, pack: Path) -> Path:
-    """The teacher's probabilities of the clean clips; of plain signals only what they are."""
+def targets(work: Path, teacher: Path, pack: Path, cap: float) -> Path:
+    """The teacher's probabilities of the clean clips; of plain signals only what they are, others at most `cap`."""
     raw, out = work / "teacher-says.safetensors", work / "targets.safetensors"
     call(raw, "predict", teacher, pack, "--split", "train", "--out", raw)
     if not out.exists():
@@ -139,7 +140,7 @@ def targets(work: Path, teacher: Path, pack: Path) -> Path:
         truth = labels.select(found.clip_ids).matrix()
         for row, (id, own) in enumerate(zip(found.clip_ids, truth, strict=True)):
             if id.startswith("signal"):
-                probabilities[row, ~plain] = np.minimum(probabilities[row, ~plain], CAP)
+                probabilities[row, ~plain] = np.minimum(probabilities[row, ~plain], cap)
                 if own[silence]:
                     probabilities[row] = np.where(np.arange(len(plain)) == silence, 0.9, 0.02 * plain)
         Predictions(probabilities, found.clip_ids, found.vocabulary, split=found.split).save(out)
@@ -151,14 +152,35 @@ def index_of(name: str) -> int:
     return next(each.index for each in Vocabulary.audioset() if each.name == name)
 
 
-def train(work: Path, teacher: Path, pack: Path, said: Path, seed: int) -> Path:
+def train(work: Path, teacher: Path, pack: Path, said: Path, seed: int, **changed: object) -> Path:
     """The student: the run's averaged weights."""
-    recipe = {**RECIPE, "init": teacher, "distillation.predictions": said, "seed": seed}
+    recipe = {**RECIPE, "init": teacher, "distillation.predictions": said, "seed": seed, **changed}
     changes = [word for key, value in recipe.items() for word in ("--set", f"{key}={json.dumps(value, default=str)}")]
     run = work / "run"
     begun = ("train", "mobilenet", "--clips", pack, "--out", run, *changes)
     call(run / "model.safetensors", *(begun if not run.exists() else ("train", "--resume", run)))
     return run / "model.safetensors"
+
+
+def settle(work: Path, mixed: Path, seed: int) -> Path:
+    """A last, short training of the averaged model on plain signals and recordings, with itself as the teacher: what
+    the average took back of the names of plain signals."""
+    last = work / "settle"
+    last.mkdir(exist_ok=True)
+    signals, merged, pack = last / "signals.parquet", last / "clips.parquet", last / "pack"
+    call(signals, "corpus", "signals", "--count", "1320", "--seed", "1", "--out", signals)
+    kept = work / "recordings.parquet"
+    known = Clips.read(kept).vocabulary
+    maps = [word for old, new in AUDIOSET_CLASS.items() if old in known for word in ("--map", f"{old}={new}")]
+    call(merged, "corpus", "merge", kept, signals, "--vocabulary", "audioset", *maps, "--out", merged)
+    call(pack / "pack.json", "pack", merged, pack, "--sample-rate", "32000")
+    short = {
+        "optimizer.epochs": 2,
+        "averaging.first_epoch": 2,
+        "optimizer.learning_rate": 1e-4,
+        "conditions.excerpt": 0.4,
+    }
+    return train(last, mixed, pack, targets(last, mixed, pack, LAST_CAP), seed, **short)
 
 
 def excerpt(wave: np.ndarray, seconds: float, rate: int) -> np.ndarray:
@@ -205,6 +227,9 @@ def main() -> None:
     parser.add_argument("--fold", type=int, default=5)
     parser.add_argument("--leave-out", default="", help="classes of ESC-10, with commas")
     parser.add_argument("--shares", default="0.5", help="of the student in the average, with commas")
+    parser.add_argument(
+        "--settle", action="store_true", help="train the last share's model once more, on plain signals"
+    )
     parser.add_argument("--out", type=Path, help="write the model of the last share, in half precision, with its card")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -220,7 +245,7 @@ def main() -> None:
         teacher, "import", given.weights, "--out", teacher, *(w for k, v in said.items() for w in ("--set", f"{k}={v}"))
     )
     pack = training_clips(work, given.esc10, given.fold, left_out)
-    student = train(work, teacher, pack, targets(work, teacher, pack), given.seed)
+    student = train(work, teacher, pack, targets(work, teacher, pack, CAP), given.seed)
     recordings = Clips.read(work / "esc10.parquet")
     kept_out = recordings.split("evaluation")
     if left_out:
@@ -236,6 +261,10 @@ def main() -> None:
         call(mixed, "average", teacher, student, "--share", f"{share:g}", "--out", mixed)
         measured["shares"][f"{share:g}"] = scores(load_model(mixed), kept_out)
         print(f"share {share:g}", measured["shares"][f"{share:g}"], flush=True)
+    if given.settle:
+        mixed = settle(work, mixed, given.seed)
+        measured["settled"] = scores(load_model(mixed), kept_out)
+        print("settled", measured["settled"], flush=True)
     (work / "scores.json").write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     if given.out is not None:
         print(write(mixed, given, measured))
@@ -249,7 +278,7 @@ def write(path: Path, given: argparse.Namespace, measured: dict) -> str:
     )
     card = replace(
         model.card,
-        licence="MIT. Made from mn04_as of EfficientAT, MIT (c) 2022 Florian Schmid; see NOTICE",
+        licence="MIT (of mn04_as, EfficientAT, (c) 2022 Florian Schmid, from which it was made; see NOTICE)",
         training_data=f"mn04_as: {entry.family.training_data['audioset']}. Adapted on: {own}",
         scores=measured,
         provenance={

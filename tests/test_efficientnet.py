@@ -238,9 +238,9 @@ def test_refusals() -> None:
 
 
 def test_names() -> None:
-    """There are 8 + 5 + 1 backbones, each with a name."""
-    assert set(BACKBONES) == {*FULL, *LITE, "resnet50"}
-    assert len(list(BACKBONES)) == len(VARIANTS) + 1
+    """There are 8 + 5 EfficientNets and two backbones more, each with a name."""
+    assert set(BACKBONES) == {*FULL, *LITE, "resnet50", "mobilenet"}
+    assert len(list(BACKBONES)) == len(VARIANTS) + 2
 
 
 def test_the_gradient_of_squeeze_excite_is_right() -> None:
