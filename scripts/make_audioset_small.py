@@ -5,9 +5,9 @@
 ESC-10 stands for a folder in ESC-50's layout. The teacher is mn04_as with a bounded gain for quiet recordings and a
 rule for short ones in its front end. Training starts from it and takes its probabilities of whole clean clips as
 targets, while the student hears those clips cut, noisy, clipped, far away: recordings of ESC-10, mixtures of them,
-synthesised soundscapes, and plain signals (silence, noise, hum, tones, clicks), of which it is to name nothing but
-silence, noise, hum and tones. The student is then averaged with the teacher, `--shares` of it the student's. With
-`--settle` a last, short training takes back what the average gave plain signals of other names.
+synthesised soundscapes, and plain signals (silence, noise, hum, tones, clicks). The student is then averaged with the
+teacher, `--shares` of it the student's. With `--settle` the rows of the last layer that name plain signals otherwise
+than silence, noise, hum and tones are fitted anew.
 
 `--leave-out dog,rain` keeps classes of ESC-10 out of the training: scored on their recordings, shares can be compared.
 `--fold` is the fold that is kept out in any case. Each step prints its command; those whose output is there are left
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -26,12 +27,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from psla.corpora.esc50 import AUDIOSET_CLASS
 from psla.data.clips import Clips
 from psla.data.ontology import Ontology
-from psla.data.vocabulary import Vocabulary
-from psla.metrics.predictions import Predictions
+from psla.data.source import open_source
 from psla.model.file import Model, load_model, save_model
 from psla.model.inference import tag_waveforms
 from psla.weights.packaged import MOST_BYTES
@@ -42,7 +43,8 @@ PLAIN = (
     "Silence", "White noise", "Pink noise", "Noise", "Environmental noise", "Static", "Hum", "Mains hum", "Sine wave",
     "Chirp tone",
 )  # fmt: skip
-CAP, LAST_CAP = 0.25, 0.05  # of any other class, where a plain signal sounds
+# What is settled: classes above FOUND for a plain signal, to CAP there; NEAR weighs how near the rows stay.
+FOUND, CAP, NEAR = 0.3, 0.05, 1e-4
 RECIPE = {
     "backbone.options.width": 0.4,
     "backbone.batch_norm": "frozen",
@@ -128,33 +130,16 @@ def training_clips(work: Path, esc10: Path, fold: int, left_out: Sequence[str]) 
     return pack
 
 
-def targets(work: Path, teacher: Path, pack: Path, cap: float) -> Path:
-    """The teacher's probabilities of the clean clips; of plain signals only what they are, others at most `cap`."""
-    raw, out = work / "teacher-says.safetensors", work / "targets.safetensors"
-    call(raw, "predict", teacher, pack, "--split", "train", "--out", raw)
-    if not out.exists():
-        found = Predictions.read(raw)
-        probabilities = found.probabilities.astype(np.float32)
-        plain = np.isin(np.arange(len(found.vocabulary)), [index_of(name) for name in PLAIN])
-        labels, silence = Clips.read(pack).labels(), index_of("Silence")
-        truth = labels.select(found.clip_ids).matrix()
-        for row, (id, own) in enumerate(zip(found.clip_ids, truth, strict=True)):
-            if id.startswith("signal"):
-                probabilities[row, ~plain] = np.minimum(probabilities[row, ~plain], cap)
-                if own[silence]:
-                    probabilities[row] = np.where(np.arange(len(plain)) == silence, 0.9, 0.02 * plain)
-        Predictions(probabilities, found.clip_ids, found.vocabulary, split=found.split).save(out)
+def targets(work: Path, teacher: Path, pack: Path) -> Path:
+    """The teacher's probabilities of the clean clips."""
+    out = work / "teacher-says.safetensors"
+    call(out, "predict", teacher, pack, "--split", "train", "--out", out)
     return out
 
 
-def index_of(name: str) -> int:
-    """Of AudioSet's class with this name."""
-    return next(each.index for each in Vocabulary.audioset() if each.name == name)
-
-
-def train(work: Path, teacher: Path, pack: Path, said: Path, seed: int, **changed: object) -> Path:
+def train(work: Path, teacher: Path, pack: Path, said: Path, seed: int) -> Path:
     """The student: the run's averaged weights."""
-    recipe = {**RECIPE, "init": teacher, "distillation.predictions": said, "seed": seed, **changed}
+    recipe = {**RECIPE, "init": teacher, "distillation.predictions": said, "seed": seed}
     changes = [word for key, value in recipe.items() for word in ("--set", f"{key}={json.dumps(value, default=str)}")]
     run = work / "run"
     begun = ("train", "mobilenet", "--clips", pack, "--out", run, *changes)
@@ -162,25 +147,48 @@ def train(work: Path, teacher: Path, pack: Path, said: Path, seed: int, **change
     return run / "model.safetensors"
 
 
-def settle(work: Path, mixed: Path, seed: int) -> Path:
-    """A last, short training of the averaged model on plain signals and recordings, with itself as the teacher: what
-    the average took back of the names of plain signals."""
-    last = work / "settle"
-    last.mkdir(exist_ok=True)
-    signals, merged, pack = last / "signals.parquet", last / "clips.parquet", last / "pack"
+def settle(work: Path, mixed: Path) -> Path:
+    """Take back what the average gave plain signals of other names: the last layer's rows of those classes alone are
+    fitted anew, as near to what they were as they can be, to plain signals (no such name) and to all clips of the
+    training (what they were called). Training the whole network on plain signals instead cost kinds that it had not
+    heard: of recordings of classes that were kept out 0.73 had a right name then, and 0.87 before."""
+    signals, pack, out = work / "last-signals.parquet", work / "last-signals", work / "settled.safetensors"
     call(signals, "corpus", "signals", "--count", "1320", "--seed", "1", "--out", signals)
-    kept = work / "recordings.parquet"
-    known = Clips.read(kept).vocabulary
-    maps = [word for old, new in AUDIOSET_CLASS.items() if old in known for word in ("--map", f"{old}={new}")]
-    call(merged, "corpus", "merge", kept, signals, "--vocabulary", "audioset", *maps, "--out", merged)
-    call(pack / "pack.json", "pack", merged, pack, "--sample-rate", "32000")
-    short = {
-        "optimizer.epochs": 2,
-        "averaging.first_epoch": 2,
-        "optimizer.learning_rate": 1e-4,
-        "conditions.excerpt": 0.4,
-    }
-    return train(last, mixed, pack, targets(last, mixed, pack, LAST_CAP), seed, **short)
+    call(pack / "pack.json", "pack", signals, pack, "--sample-rate", "32000")
+    model = load_model(mixed)
+    head = model.network.pooling
+    hidden, plain = [], []
+    for each in (work / "pack", pack):
+        source = open_source(Clips.read(each), model.network.sample_rate)
+        for row, id in enumerate(source.clip_ids):
+            features = tag_waveforms(model.network, [np.array(source.read(row))], model.network.sample_rate).features
+            hidden.append(torch.nn.functional.hardswish(head.hidden(features[0].clone())).detach())
+            plain.append(re.fullmatch(r"p\d+_\d+", id) is not None)
+    inputs, is_plain = torch.stack(hidden), torch.tensor(plain)
+    before = torch.sigmoid(head.output(inputs)).detach()
+    allowed = torch.tensor([name in PLAIN for name in (each.name for each in model.vocabulary)])
+    rows = (before[is_plain].amax(0) > FOUND).logical_and(~allowed).nonzero()[:, 0]
+    target = torch.where(is_plain[:, None], before[:, rows].clamp(max=CAP), before[:, rows])
+    weight, bias = (each[rows].detach().clone() for each in (head.output.weight, head.output.bias))
+    change, shift = torch.zeros_like(weight, requires_grad=True), torch.zeros_like(bias, requires_grad=True)
+    optimizer = torch.optim.LBFGS([change, shift], max_iter=300, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = inputs @ (weight + change).T + bias + shift
+        entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        total = entropy.mean(0).sum() + NEAR * (change.square().sum() + shift.square().sum())
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    with torch.no_grad():
+        head.output.weight[rows] += change
+        head.output.bias[rows] += shift
+    names = [model.vocabulary[int(row)].name for row in rows]
+    print(f"settled: {len(names)} classes: {', '.join(names)}", flush=True)
+    card = replace(model.card, provenance={**model.card.provenance, "settled_classes": names})
+    return save_model(out, model.network, model.vocabulary, card)
 
 
 def excerpt(wave: np.ndarray, seconds: float, rate: int) -> np.ndarray:
@@ -193,8 +201,6 @@ def excerpt(wave: np.ndarray, seconds: float, rate: int) -> np.ndarray:
 
 def scores(model: Model, clips: Clips) -> dict[str, float]:
     """Of recordings of ESC-10: whether a right name, or one below it, is among the first five."""
-    from psla.data.source import open_source
-
     vocabulary, ontology, rate = model.vocabulary, Ontology.audioset(), model.network.sample_rate
     source = open_source(clips, rate)
     right, related = [], []
@@ -228,7 +234,7 @@ def main() -> None:
     parser.add_argument("--leave-out", default="", help="classes of ESC-10, with commas")
     parser.add_argument("--shares", default="0.5", help="of the student in the average, with commas")
     parser.add_argument(
-        "--settle", action="store_true", help="train the last share's model once more, on plain signals"
+        "--settle", action="store_true", help="fit the last layer anew where plain signals have other names"
     )
     parser.add_argument("--out", type=Path, help="write the model of the last share, in half precision, with its card")
     parser.add_argument("--seed", type=int, default=0)
@@ -245,7 +251,7 @@ def main() -> None:
         teacher, "import", given.weights, "--out", teacher, *(w for k, v in said.items() for w in ("--set", f"{k}={v}"))
     )
     pack = training_clips(work, given.esc10, given.fold, left_out)
-    student = train(work, teacher, pack, targets(work, teacher, pack, CAP), given.seed)
+    student = train(work, teacher, pack, targets(work, teacher, pack), given.seed)
     recordings = Clips.read(work / "esc10.parquet")
     kept_out = recordings.split("evaluation")
     if left_out:
@@ -262,7 +268,7 @@ def main() -> None:
         measured["shares"][f"{share:g}"] = scores(load_model(mixed), kept_out)
         print(f"share {share:g}", measured["shares"][f"{share:g}"], flush=True)
     if given.settle:
-        mixed = settle(work, mixed, given.seed)
+        mixed = settle(work, mixed)
         measured["settled"] = scores(load_model(mixed), kept_out)
         print("settled", measured["settled"], flush=True)
     (work / "scores.json").write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")

@@ -76,7 +76,7 @@ def test_report_accounts_for_every_tensor(stem: pretraining.StemRule, published:
 
 
 def test_published_weights() -> None:
-    """All backbones but Lite3, Lite4 and MobileNet have published weights, and a file carries its checksum in its name."""
+    """All backbones but Lite3, Lite4 and MobileNet have published weights, whose names carry their checksums."""
     assert set(BACKBONES) - set(with_weights()) == {"efficientnet_lite3", "efficientnet_lite4", "mobilenet"}
     for weights in (BACKBONES[name].imagenet for name in with_weights()):
         assert (weights.url is None) != (weights.packaged is None)
