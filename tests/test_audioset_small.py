@@ -127,7 +127,7 @@ def test_recordings_that_it_has_not_heard(tmp_path: Path) -> None:
     from psla.corpora import esc50
 
     model = load_model(PACKAGED["audioset-small"].path)
-    clips = esc50.read(ESC10, esc10=True, evaluation_fold=5).split("evaluation")
+    clips = esc50.read(ESC10, 5, esc10_only=True).split("evaluation")
     found = script.scores(model, clips)
     said = model.card.scores["settled"]
     for name, value in found.items():
