@@ -9,9 +9,10 @@ synthesised soundscapes, and plain signals (silence, noise, hum, tones, clicks).
 teacher, `--shares` of it the student's. With `--settle` the rows of the last layer that name plain signals otherwise
 than silence, noise, hum and tones are fitted anew.
 
-`--leave-out dog,rain` keeps classes of ESC-10 out of the training: scored on their recordings, shares can be compared.
-`--fold` is the fold that is kept out in any case. Each step prints its command; those whose output is there are left
-out, so that a call goes on where an earlier one ended. Scores are printed, and written beside the model as JSON.
+`--leave-out dog,rain` keeps classes of ESC-10 out of the training: scored on their recordings, shares can be compared;
+`--kept-out-classes` puts the scores of such a call into the card. `--fold` is the fold that is kept out in any case.
+Each step prints its command; those whose output is there are left out, so that a call goes on where an earlier one
+ended. Scores are printed, and written into the folder of the work as scores.json.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +40,6 @@ from psla.model.inference import tag_waveforms
 from psla.weights.packaged import MOST_BYTES
 from psla.weights.published import CATALOGUE
 
-PEAK_DBFS, MOST_GAIN_DB = -3.0, 40.0
 PLAIN = (
     "Silence", "White noise", "Pink noise", "Noise", "Environmental noise", "Static", "Hum", "Mains hum", "Sine wave",
     "Chirp tone",
@@ -49,8 +50,8 @@ RECIPE = {
     "backbone.options.width": 0.4,
     "backbone.batch_norm": "frozen",
     "sampling.balanced": False,
-    "front_end.peak_dbfs": PEAK_DBFS,
-    "front_end.most_gain_db": MOST_GAIN_DB,
+    "front_end.peak_dbfs": -3.0,
+    "front_end.most_gain_db": 40.0,
     "front_end.shortest_frames": 200,
     "front_end.repeat_frames": 50,
     "waveform.crop_frames": 500,
@@ -79,9 +80,14 @@ RECIPE = {
 }
 
 
+COMMANDS: list[str] = []
+"""What was called, for the card."""
+
+
 def call(out: Path, *words: str | Path) -> None:
     """Run a psla command unless its output is there."""
-    print("psla", shlex.join(str(word) for word in words), flush=True)
+    COMMANDS.append(f"psla {shlex.join(str(word) for word in words)}")
+    print(COMMANDS[-1], flush=True)
     if not out.exists():
         subprocess.run([sys.executable, "-m", "psla", *map(str, words)], check=True)
 
@@ -95,31 +101,12 @@ def training_clips(work: Path, esc10: Path, fold: int, left_out: Sequence[str]) 
     if not kept.exists():
         clips.select(heard).write(kept)
     parts = {name: work / f"{name}.parquet" for name in ("mixtures", "soundscapes", "signals")}
-    five = ("--seconds", "5", "--evaluation-clips", "0")
-    call(
-        parts["mixtures"],
-        "corpus",
-        "soundscape",
-        "--events",
-        kept,
-        "--clips",
-        "1200",
-        *five,
-        "--out",
-        parts["mixtures"],
-    )
-    call(
-        parts["soundscapes"],
-        "corpus",
-        "soundscape",
-        "--seed",
-        "10",
-        "--clips",
-        "300",
-        *five,
-        "--out",
-        parts["soundscapes"],
-    )
+    for name, words in (
+        ("mixtures", ("--events", kept, "--clips", "1200")),
+        ("soundscapes", ("--seed", "10", "--clips", "300")),
+    ):
+        fixed = ("--seconds", "5", "--evaluation-clips", "0", "--out", parts[name])
+        call(parts[name], "corpus", "soundscape", *words, *fixed)
     call(parts["signals"], "corpus", "signals", "--count", "660", "--out", parts["signals"])
     merged, pack = work / "clips.parquet", work / "pack"
     maps = [
@@ -143,15 +130,15 @@ def train(work: Path, teacher: Path, pack: Path, said: Path, seed: int) -> Path:
     changes = [word for key, value in recipe.items() for word in ("--set", f"{key}={json.dumps(value, default=str)}")]
     run = work / "run"
     begun = ("train", "mobilenet", "--clips", pack, "--out", run, *changes)
-    call(run / "model.safetensors", *(begun if not run.exists() else ("train", "--resume", run)))
-    return run / "model.safetensors"
+    made = run / "model.safetensors"
+    call(made, *(("train", "--resume", run) if run.exists() and not made.exists() else begun))
+    return made
 
 
 def settle(work: Path, mixed: Path) -> Path:
     """Take back what the average gave plain signals of other names: the last layer's rows of those classes alone are
     fitted anew, as near to what they were as they can be, to plain signals (no such name) and to all clips of the
-    training (what they were called). Training the whole network on plain signals instead cost kinds that it had not
-    heard: of recordings of classes that were kept out 0.73 had a right name then, and 0.87 before."""
+    training (what they were called). Why not the whole network: docs/LOG.md, "audioset-small"."""
     signals, pack, out = work / "last-signals.parquet", work / "last-signals", work / "settled.safetensors"
     call(signals, "corpus", "signals", "--count", "1320", "--seed", "1", "--out", signals)
     call(pack / "pack.json", "pack", signals, pack, "--sample-rate", "32000")
@@ -236,20 +223,18 @@ def main() -> None:
     parser.add_argument(
         "--settle", action="store_true", help="fit the last layer anew where plain signals have other names"
     )
+    parser.add_argument(
+        "--kept-out-classes", type=Path, help="scores.json of a call with --leave-out, which go into the card"
+    )
     parser.add_argument("--out", type=Path, help="write the model of the last share, in half precision, with its card")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     work, left_out = given.work, [name for name in given.leave_out.split(",") if name]
     work.mkdir(parents=True, exist_ok=True)
     teacher = work / "teacher.safetensors"
-    said = {
-        "peak_dbfs": PEAK_DBFS,
-        "most_gain_db": MOST_GAIN_DB,
-        "shortest_frames": RECIPE["front_end.shortest_frames"],
-    }
-    call(
-        teacher, "import", given.weights, "--out", teacher, *(w for k, v in said.items() for w in ("--set", f"{k}={v}"))
-    )
+    said = {name: RECIPE[f"front_end.{name}"] for name in ("peak_dbfs", "most_gain_db", "shortest_frames")}
+    changes = [word for key, value in said.items() for word in ("--set", f"{key}={value}")]
+    call(teacher, "import", given.weights, "--out", teacher, *changes)
     pack = training_clips(work, given.esc10, given.fold, left_out)
     student = train(work, teacher, pack, targets(work, teacher, pack), given.seed)
     recordings = Clips.read(work / "esc10.parquet")
@@ -257,7 +242,7 @@ def main() -> None:
     if left_out:
         rows = recordings.frame.to_dicts()
         kept_out = recordings.select([row["clip_id"] for row in rows if row["labels"][0] in left_out])
-    measured = {"kept_out_clips": len(kept_out), "teacher_as_published": {}, "shares": {}}
+    measured: dict[str, Any] = {"kept_out_recordings": {}, "clips": len(kept_out), "shares": {}}
     published = work / "published.safetensors"
     call(published, "import", given.weights, "--out", published, "--set", "shortest_frames=0")
     measured["teacher_as_published"] = scores(load_model(published), kept_out)
@@ -269,19 +254,20 @@ def main() -> None:
         print(f"share {share:g}", measured["shares"][f"{share:g}"], flush=True)
     if given.settle:
         mixed = settle(work, mixed)
-        measured["settled"] = scores(load_model(mixed), kept_out)
-        print("settled", measured["settled"], flush=True)
+    measured["kept_out_recordings"] = scores(load_model(mixed), kept_out)
+    print("the model", measured["kept_out_recordings"], flush=True)
     (work / "scores.json").write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    if given.kept_out_classes is not None:
+        measured["kept_out_classes"] = json.loads(given.kept_out_classes.read_text(encoding="utf-8"))
     if given.out is not None:
         print(write(mixed, given, measured))
 
 
-def write(path: Path, given: argparse.Namespace, measured: dict) -> str:
+def write(path: Path, given: argparse.Namespace, measured: dict[str, Any]) -> str:
     """The packaged model: half precision, with a whole card."""
     model, entry = load_model(path), CATALOGUE["mn04_as"]
-    own = (
-        "psla soundscapes and plain signals, synthesised; ESC-10 (K. J. Piczak, CC BY 3.0, fold 5 kept out), unlabelled"
-    )
+    heard = f"ESC-10 (K. J. Piczak, CC BY 3.0; fold {given.fold} kept out), also mixed; its labels were no targets"
+    own = f"{heard}; synthesised soundscapes and plain signals"
     card = replace(
         model.card,
         licence="MIT (of mn04_as, EfficientAT, (c) 2022 Florian Schmid, from which it was made; see NOTICE)",
@@ -290,6 +276,7 @@ def write(path: Path, given: argparse.Namespace, measured: dict) -> str:
         provenance={
             **model.card.provenance,
             "made_by": "scripts/make_audioset_small.py",
+            "commands": [_without_places(command, given) for command in COMMANDS],
             "teacher": {"name": entry.name, "url": entry.url, "sha256": entry.sha256, "paper": entry.family.paper},
             "stored_as": "float16",
             "not_good_at": "rare classes (the teacher's AudioSet mAP is 0.432), several sounds at once, onsets: it was "
@@ -302,6 +289,14 @@ def write(path: Path, given: argparse.Namespace, measured: dict) -> str:
     if size > MOST_BYTES:
         sys.exit(f"{given.out} has {size} bytes; a packaged model has at most {MOST_BYTES}")
     return f"{given.out}: {size} bytes"
+
+
+def _without_places(command: str, given: argparse.Namespace) -> str:
+    """A command as it reads in the folder of the work."""
+    places = {f"{given.work}/": "", str(given.esc10): "ESC-10", str(given.weights): given.weights.name}
+    for place, word in places.items():
+        command = command.replace(place, word)
+    return command
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ out is a model file as any other, and it knows what it does not know."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,12 +58,7 @@ def sound(kind: str, seed: int, seconds: float = 0.6) -> np.ndarray:
 KINDS = ("beep", "hiss", "knock")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def toys() -> Iterator[None]:
-    """Ears of a millisecond a clip."""
-    toy_ears.register()
-    yield
-    toy_ears.forget()
+toys = toy_ears.toys  # ears of a millisecond a clip
 
 
 @pytest.fixture(scope="module")

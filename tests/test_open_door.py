@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -75,11 +74,7 @@ train(Recipe.from_dict({recipe!r}), Clips.read({clips!r}), {out!r}, runtime=runt
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def toys() -> Iterator[None]:
-    toy_ears.register()
-    yield
-    toy_ears.forget()
+toys = toy_ears.toys
 
 
 @pytest.fixture(scope="module")

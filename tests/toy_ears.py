@@ -6,12 +6,13 @@ hold the network's tensors under names that begin with `toy.`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -107,6 +108,14 @@ def _read(path: Path, tensors: dict[str, Tensor], given: Mapping[str, Any]) -> T
     )
     network.load_state_dict(own)
     return network
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toys() -> Iterator[None]:
+    """For a module of tests that takes it over: the toys are known as long as its tests run."""
+    register()
+    yield
+    forget()
 
 
 def register() -> None:

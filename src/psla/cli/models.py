@@ -163,14 +163,14 @@ def import_(
 def _vocabulary(given: str | None, count: int, file: Path) -> Vocabulary:
     from psla.corpora.audioset import read_class_list
     from psla.data.vocabulary import Vocabulary
+    from psla.weights.readers.contract import vocabulary_of
 
-    known = {"audioset": Vocabulary.audioset, "fsd50k": Vocabulary.fsd50k}
-    if given is None:
-        for make in known.values():
-            if len(make()) == count:
-                return make()
+    if given is not None:
+        known = {"audioset": Vocabulary.audioset, "fsd50k": Vocabulary.fsd50k}
+        return known[given]() if given in known else read_class_list(given)
+    if (found := vocabulary_of(count)) is None:
         raise CommandError(f"{file} has {count} classes: give their list with --vocabulary")
-    return known[given]() if given in known else read_class_list(given)
+    return found
 
 
 def average(

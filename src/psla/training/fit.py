@@ -49,7 +49,7 @@ from psla.training.features import Features, features_of, hear
 from psla.training.known import Known, at_most
 from psla.training.logistic import Linear
 from psla.weights.catalogue import resolve
-from psla.weights.packaged import DEFAULT
+from psla.weights.choice import choose
 
 SIGNALS = 5  # plain signals of each kind that are backgrounds; as many others are asked for the report
 Told = Callable[[str, int, int], None]
@@ -111,7 +111,7 @@ def fit(
     clips = clips.filter(clips.frame["split"] != "evaluation")
     _check(clips)
     negatives = None if background is None else _background(Path(background))
-    path = resolve(DEFAULT if model is None else model)
+    path = resolve(choose(model).model)
     if path.suffix == ".json":
         raise FitError(f"{path} is an ensemble, which has no features of its own: give one of its members")
     base, sha256 = load_model(path), sha256_of(path)
@@ -184,8 +184,7 @@ def build(trunk: TaggingNetwork, head: Linear, known: Known, threshold: float, s
 
 
 def _check(clips: Clips) -> None:
-    train = clips.filter(clips.frame["split"] != "evaluation")
-    classes = _occurring(train)
+    classes = _occurring(clips)
     seen: dict[str, str] = {}
     for c in classes:
         plain = " ".join(c.name.casefold().split())
@@ -195,9 +194,9 @@ def _check(clips: Clips) -> None:
     if len(classes) < 2:
         has = f"all clips are of {classes[0].name!r}" if len(classes) else "no clip has a label"
         raise FitError(f"a fit needs two classes or more to train on, and {has}: add clips of another")
-    if train.frame["source"].n_unique() < 2:
+    if clips.frame["source"].n_unique() < 2:
         raise FitError(
-            f"all {len(train)} clips are of the one source {train.frame['source'][0]!r}, so nothing is left to ask: "
+            f"all {len(clips)} clips are of the one source {clips.frame['source'][0]!r}, so nothing is left to ask: "
             "say in the column source which recording each clip is from"
         )
 

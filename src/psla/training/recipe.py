@@ -8,12 +8,12 @@ impossible values are refused in one sentence that names the key.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PlainSerializer, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, PlainSerializer, ValidationError
 
 from psla.data.vocabulary import Vocabulary, VocabularyError
 from psla.model.backbones.contract import BACKBONES
@@ -24,6 +24,17 @@ from psla.techniques.conditions import Conditions
 from psla.training.keys import RecipeError, flatten, nest, read_keys
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _one_of(known: Iterable[str]) -> AfterValidator:
+    """Only a name that is there when it is asked for."""
+
+    def checked(name: str) -> str:
+        if name not in known:
+            raise ValueError(f"{name!r} is none of {', '.join(known)}")
+        return name
+
+    return AfterValidator(checked)
 
 
 class Section(BaseModel):
@@ -37,7 +48,7 @@ FrontEndSection = Annotated[InstanceOf[FrontEndSettings], PlainSerializer(lambda
 class BackboneRecipe(Section):
     """The network's trunk and its pretraining (section III)."""
 
-    name: str = "efficientnet_b2"
+    name: Annotated[str, _one_of(BACKBONES)] = "efficientnet_b2"
     options: dict[str, Any] = Field(default_factory=dict, description="of the backbone, such as mobilenet's width")
     pretraining: Literal["imagenet", "none"] = "imagenet"
     stem: Literal["random", "sum"] = Field("random", description="from three input channels to one")
@@ -46,26 +57,14 @@ class BackboneRecipe(Section):
     batch_norm_momentum: float = Field(0.01, gt=0.0, le=1.0, description="share of the newest batch")
     batch_norm: Literal["device", "synchronised", "frozen"] = Field("device", description="statistics of whose clips")
 
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in BACKBONES:
-            raise ValueError(f"{name!r} is none of {', '.join(BACKBONES)}")
-        return name
-
 
 class PoolingRecipe(Section):
     """From features to classes: attention pooling (section II-C), or another head."""
 
-    kind: str = Field("attention", description="or mlp, fully_convolutional, linear, softmax: see psla.model.pooling")
+    kind: Annotated[str, _one_of(HEADS)] = Field(
+        "attention", description="or mlp, fully_convolutional, linear, softmax: see psla.model.pooling"
+    )
     heads: int = Field(4, ge=0, le=64, description="attention heads; 0 is mean pooling, and for other kinds")
-
-    @field_validator("kind")
-    @classmethod
-    def _known(cls, kind: str) -> str:
-        if kind not in HEADS:
-            raise ValueError(f"{kind!r} is none of {', '.join(HEADS)}")
-        return kind
 
 
 class SamplingRecipe(Section):

@@ -162,13 +162,13 @@ class MobileNet(Backbone):
         plan, momentum = channels(width), batch_norm_momentum
         self.hidden_channels = plan.hidden
         self.stem = ConvNorm(1, plan.stem, size=None, momentum=momentum, activation="hardswish", kernel=3, stride=2)
-        before = [plan.stem, *(out for _, out in plan.blocks)]
+        *before, last = [plan.stem, *(out for _, out in plan.blocks)]
         self.blocks = nn.ModuleList(
             Block(taken, inner, out, row, 1 if row.stage is None else strides[row.stage], momentum)
-            for taken, (inner, out), row in zip(before, plan.blocks, _ROWS, strict=False)
+            for taken, (inner, out), row in zip(before, plan.blocks, _ROWS, strict=True)
         )
-        self.channels = 6 * before[-1]
-        self.head = ConvNorm(before[-1], self.channels, size=None, momentum=momentum, activation="hardswish")
+        self.channels = 6 * last
+        self.head = ConvNorm(last, self.channels, size=None, momentum=momentum, activation="hardswish")
 
     def fold(self) -> None:
         """See `Backbone.fold`."""

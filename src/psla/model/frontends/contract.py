@@ -49,22 +49,21 @@ class FrontEndSettings:
     def __post_init__(self) -> None:
         self._one_of("padding", ("released", "masked", "own"))
         for name, low, high in (("mel_bins", 2, 512), ("frames", 1, 2**31 - 1), ("sample_rate", 1000, 192000)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
-        own = self.frames if self.padding == "own" else 0
-        for name, most in (("shortest_frames", own), ("repeat_frames", self.shortest_frames)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-                raise ValueError(
-                    f"{name} must be a whole number from 0 to {most} (0 unless padding is own), not {value!r}"
-                )
+            self._whole(name, low, high)
+        rule = " (0 unless padding is own)"
+        self._whole("shortest_frames", 0, self.frames if self.padding == "own" else 0, rule)
+        self._whole("repeat_frames", 0, self.shortest_frames, rule)
         self._number("mean")
         self._number("std", positive=True)
 
     def _one_of(self, name: str, allowed: tuple[str, ...]) -> None:
         if getattr(self, name) not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+
+    def _whole(self, name: str, low: int, high: int, rule: str = "") -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"{name} must be a whole number from {low} to {high}{rule}, not {value!r}")
 
     def _number(self, name: str, positive: bool = False) -> None:
         value = getattr(self, name)
@@ -199,9 +198,11 @@ class FrontEndModule(nn.Module, Generic[C]):
 
     def _repeated(self, waveform: Tensor, lengths: Tensor) -> Tensor:
         """Waveforms that are neither too short nor long enough, one copy after the other up to the shortest length."""
+        if not self.config.repeat_frames:
+            return waveform
         shortest = min(self.config.shortest_samples, waveform.shape[1])
-        again = (lengths < shortest) & (lengths >= max(1, self.config.repeat_frames * self.config.hop_samples))
-        if not self.config.repeat_frames or not bool(again.any()):
+        again = (lengths < shortest) & (lengths >= self.config.repeat_frames * self.config.hop_samples)
+        if not bool(again.any()):
             return waveform
         places = torch.arange(shortest, device=waveform.device) % lengths.clamp(min=1)[:, None]
         copies = waveform.gather(1, places)
@@ -234,6 +235,16 @@ def front_end_config(values: Mapping[str, Any]) -> FrontEndSettings:
         16000
     """
     return FRONT_ENDS[str(values.get("kind", DEFAULT_KIND))].config_type.from_dict(values)
+
+
+def check_waveform(waveform: Tensor, lengths: Tensor | None) -> None:
+    """Refuse, with a ValueError, what is no (batch, samples) of int16 or floats with a length for each."""
+    if waveform.ndim != 2:
+        raise ValueError(f"waveform must be (batch, samples), not of shape {tuple(waveform.shape)}")
+    if waveform.dtype != torch.int16 and not waveform.is_floating_point():
+        raise ValueError(f"waveform must be int16 or float, not {waveform.dtype}")
+    if lengths is not None and lengths.shape != waveform.shape[:1]:
+        raise ValueError(f"lengths must be ({len(waveform)},), one a waveform, not {tuple(lengths.shape)}")
 
 
 def unit_waveform(waveform: Tensor) -> Tensor:

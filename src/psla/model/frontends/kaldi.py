@@ -16,7 +16,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from psla.model.frontends.contract import FRONT_ENDS, FrontEndModule, FrontEndSettings, unit_waveform, waveform_mean
+from psla.model.frontends.contract import (
+    FRONT_ENDS,
+    FrontEndModule,
+    FrontEndSettings,
+    check_waveform,
+    unit_waveform,
+    waveform_mean,
+)
 
 PREEMPHASIS = 0.97
 LOWEST_HZ = 20.0
@@ -162,12 +169,7 @@ class FrontEnd(FrontEndModule[FrontEndConfig]):
         >>> FrontEnd().log_mel(torch.zeros(1, 16000, dtype=torch.int16)).shape
         torch.Size([1, 98, 128])
         """
-        if waveform.ndim != 2:
-            raise ValueError(f"waveform must be (batch, samples), not of shape {tuple(waveform.shape)}")
-        if waveform.dtype != torch.int16 and not waveform.is_floating_point():
-            raise ValueError(f"waveform must be int16 or float, not {waveform.dtype}")
-        if lengths is not None and lengths.shape != waveform.shape[:1]:
-            raise ValueError(f"lengths must be ({len(waveform)},), one a waveform, not {tuple(lengths.shape)}")
+        check_waveform(waveform, lengths)
         frame, hop = self.config.frame_samples, self.config.hop_samples
         batch, samples = waveform.shape
         frames = max(0, (samples - frame) // hop + 1)

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from psla.model.frontends.contract import FRONT_ENDS, FrontEndModule, FrontEndSettings, unit_waveform
+from psla.model.frontends.contract import FRONT_ENDS, FrontEndModule, FrontEndSettings, check_waveform, unit_waveform
 from psla.model.frontends.kaldi import mel_centres, mel_filters
 
 # Frames worked on at a time: about what a processor's cache holds (4 KiB a frame); elsewhere bounded by memory.
@@ -62,13 +62,9 @@ class StftConfig(FrontEndSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low, high in (("hop_samples", 1, 2**20), ("fft_samples", 2, 2**16)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
-        frame = self.frame_samples
-        if isinstance(frame, bool) or not isinstance(frame, int) or not 2 <= frame <= self.fft_samples:
-            raise ValueError(f"frame_samples must be a whole number from 2 to {self.fft_samples}, not {frame!r}")
+        self._whole("hop_samples", 1, 2**20)
+        self._whole("fft_samples", 2, 2**16)
+        self._whole("frame_samples", 2, self.fft_samples)
         for name in ("low_hz", "high_hz", "preemphasis", "peak_dbfs", "most_gain_db"):
             self._number(name)
         self._number("offset", positive=True)
@@ -136,12 +132,7 @@ class StftFrontEnd(FrontEndModule[StftConfig]):
         >>> StftFrontEnd().log_mel(torch.zeros(2, 32000, dtype=torch.int16)).shape
         torch.Size([2, 100, 128])
         """
-        if waveform.ndim != 2:
-            raise ValueError(f"waveform must be (batch, samples), not of shape {tuple(waveform.shape)}")
-        if waveform.dtype != torch.int16 and not waveform.is_floating_point():
-            raise ValueError(f"waveform must be int16 or float, not {waveform.dtype}")
-        if lengths is not None and lengths.shape != waveform.shape[:1]:
-            raise ValueError(f"lengths must be ({len(waveform)},), one a waveform, not {tuple(lengths.shape)}")
+        check_waveform(waveform, lengths)
         config, batch = self.config, len(waveform)
         lengths = torch.full((batch,), waveform.shape[1]) if lengths is None else lengths.cpu()
         frames = int(self.frame_counts(torch.tensor([waveform.shape[1]])))

@@ -107,7 +107,7 @@ def read_weights(
     published = by_file(path.name)
     known = published.given if published is not None and published.family.name == family else {}
     network = reader.read(path, tensors, {**known, **given}).eval()
-    vocabulary = vocabulary or vocabulary_of(network.classes)
+    vocabulary = vocabulary or vocabulary_of(network.classes) or _numbered(network.classes)
     if network.classes != len(vocabulary):
         raise WeightsError(
             f"{path} has {network.classes} classes, the vocabulary {len(vocabulary)}: give the list of classes that it "
@@ -119,16 +119,19 @@ def read_weights(
     return Model(network, vocabulary, replace(card, licence=card.licence or own, provenance=provenance))
 
 
-def vocabulary_of(classes: int) -> Vocabulary:
-    """The published vocabulary of so many classes; numbered classes where there is none.
+def vocabulary_of(classes: int) -> Vocabulary | None:
+    """The published vocabulary of so many classes, if there is one.
 
     Example:
-        >>> vocabulary_of(527)[0].name, vocabulary_of(2)[1].id
-        ('Speech', 'class_1')
+        >>> vocabulary_of(527)[0].name, vocabulary_of(2)
+        ('Speech', None)
     """
     known = (Vocabulary.audioset(), Vocabulary.fsd50k())
-    numbered = Vocabulary([f"class_{number}" for number in range(classes)])
-    return next((vocabulary for vocabulary in known if len(vocabulary) == classes), numbered)
+    return next((vocabulary for vocabulary in known if len(vocabulary) == classes), None)
+
+
+def _numbered(classes: int) -> Vocabulary:
+    return Vocabulary([f"class_{number}" for number in range(classes)])
 
 
 def import_weights(
