@@ -26,7 +26,7 @@ from psla.weights.readers.contract import READERS, Reader, WeightsError, as_ours
 
 LICENCE = "MIT (Florian Schmid, Khaled Koutini, Gerhard Widmer)"
 # What is shorter is repeated, and if it is very short, followed by silence: networks that were trained on 10 s call
-# very short recordings anything (docs/models.md has the measurement).
+# very short recordings anything (docs/LOG.md, "audioset-small", has the measurement).
 SHORTEST_S, REPEAT_S = 2.0, 0.5
 _FRONT_END = (
     *("hop_samples", "mel_bins", "frames", "shortest_frames", "repeat_frames"),
