@@ -242,7 +242,7 @@ def main() -> None:
     if left_out:
         rows = recordings.frame.to_dicts()
         kept_out = recordings.select([row["clip_id"] for row in rows if row["labels"][0] in left_out])
-    measured: dict[str, Any] = {"kept_out_recordings": {}, "clips": len(kept_out), "shares": {}}
+    measured: dict[str, Any] = {"kept_out": {}, "clips": len(kept_out), "shares": {}}
     published = work / "published.safetensors"
     call(published, "import", given.weights, "--out", published, "--set", "shortest_frames=0")
     measured["teacher_as_published"] = scores(load_model(published), kept_out)
@@ -254,8 +254,8 @@ def main() -> None:
         print(f"share {share:g}", measured["shares"][f"{share:g}"], flush=True)
     if given.settle:
         mixed = settle(work, mixed)
-    measured["kept_out_recordings"] = scores(load_model(mixed), kept_out)
-    print("the model", measured["kept_out_recordings"], flush=True)
+    measured["kept_out"] = scores(load_model(mixed), kept_out)
+    print("the model", measured["kept_out"], flush=True)
     (work / "scores.json").write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     if given.kept_out_classes is not None:
         measured["kept_out_classes"] = json.loads(given.kept_out_classes.read_text(encoding="utf-8"))

@@ -82,7 +82,7 @@ def models(
     for entry in entries:
         if entry["packaged"]:
             scored = "".join(f", {words} {value:.3f}" for words, value in list(entry["scores"].items())[:1])
-            told.append(f"{entry['name']}: {entry['what']}{scored}; more: `psla info {entry['name']}`")
+            told.append(f"{entry['name']}: {entry['what']}{scored}; `psla info {entry['name']}`")
         for alias in entry["aliases"]:
             which = "the cached one of the highest mAP, else the packaged one"
             told.append(f"{alias}: at present {entry['name']}; {which}")
