@@ -40,6 +40,7 @@ from psla.tagging import batch, output
 from psla.tagging.job import TagJob
 from psla.tagging.output import RowSettings
 from psla.tagging.tagger import Tagger, cut_windows
+from psla.tagging.view import Views
 from psla.techniques import pretraining
 from psla.training.recipe import Recipe
 from psla.training.run import Run
@@ -89,6 +90,15 @@ def _read_files(given: tuple[Tagger, list[str], DecodePool], out: Path, tell: Te
 @scenario("psla.tagging.tagger.Tagger.tag_files", to_tag)
 def _tagger_tag_files(given: tuple[Tagger, list[str], DecodePool], out: Path, tell: Tell) -> Any:
     return tell.each(given[0].tag_files(*given[1], workers=1))
+
+
+@scenario("psla.tagging.view.Views.made", to_tag)
+def _views_made(given: tuple[Tagger, list[str], DecodePool], out: Path, tell: Tell) -> Any:
+    tagger, paths, pool = given
+    views = Views(tagger, RowSettings())
+    for file in batch.tag_files(tagger, paths, pool):
+        views.add(file, output.row_of(file, RowSettings(), {}))
+    return tell.each(views.made(pool, sound_s=1.0))
 
 
 @scenario("psla.tagging.tagger.Tagger.windows", small_tagger)

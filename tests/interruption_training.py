@@ -7,11 +7,13 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import soundfile
 import torch
 from safetensors.torch import save_file
 
@@ -28,7 +30,7 @@ from psla.lab.sweep import share_sweep, start_sweep
 from psla.metrics.compare import compare
 from psla.metrics.predictions import Predictions
 from psla.metrics.resampling import Draws
-from psla.model.file import ModelCard, save_model
+from psla.model.file import ModelCard, load_model, save_model
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.inference import predict
 from psla.model.network import NetworkConfig, TaggingNetwork
@@ -38,6 +40,8 @@ from psla.techniques.enhancement import enhance_clips
 from psla.techniques.sampling import EpochPlan, simulated_unseen
 from psla.training import batch_norm
 from psla.training.devices import Runtime, open_fabric, predict_together
+from psla.training.features import hear as hear_features
+from psla.training.fit import fit, open_clips
 from psla.training.loader import Loader
 from psla.training.recipe import Recipe
 from psla.training.run import Run
@@ -195,6 +199,36 @@ def _hear(given: tuple[str, Clips], out: Path, tell: Tell) -> Any:
     teacher, clips = given
     found = hear(Run(out), teacher, clips.split("train"), clips.vocabulary, open_fabric(CPU, "float32"), tell)
     return found.clip_ids, found.probabilities, found.model_hash
+
+
+def own_sounds(setting: Setting) -> tuple[Path, Path, Path]:
+    """A model, and a folder of two classes of four recordings; few plain signals beside them."""
+    setting.patch.setattr("psla.training.fit.SIGNALS", 1)
+    setting.patch.setattr("psla.training.features.SHARD", 3)  # so that an interruption leaves some in the cache
+    sounds = setting.folder / "sounds"
+    for number in range(8):
+        path = sounds / ("one", "other")[number % 2] / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, noise(4000, number), RATE)
+    model = save_model(setting.folder / "m.safetensors", network(2), Vocabulary(["a", "b"]), ModelCard())
+    return model, sounds, setting.folder
+
+
+def own_cache(given: tuple[Path, Path, Path]) -> tuple[Path, Path, Path]:
+    return given[0], given[1], Path(mkdtemp(dir=given[2]))
+
+
+@scenario("psla.training.fit.fit", own_sounds, own_cache, also=(5,))
+def _fit(given: tuple[Path, Path, Path], out: Path, tell: Tell) -> Any:
+    model, sounds, cache = given
+    return fit(sounds, out / "own.safetensors", model, cache=cache, workers=1, told=tell).report
+
+
+@scenario("psla.training.features.hear", own_sounds, own_cache, also=(5,))
+def _hear_features(given: tuple[Path, Path, Path], out: Path, tell: Tell) -> Any:
+    model, sounds, cache = given
+    found = hear_features(load_model(model).network, open_clips(sounds), cache, 1, tell)
+    return found.values, found.clip_ids, found.keys, found.rejected
 
 
 @scenario("psla.training.batch_norm.reestimate", heard, own_network)
