@@ -64,8 +64,24 @@ FAST = [
     ("mp3", "libmp3lame", False, [(16000, 1), (44100, 2)]),
 ]
 CASES = [(*row[:3], rate, channels) for row in FAST for rate, channels in row[3]]
+# What does not hold of files that ffmpeg 5.1 writes, and why; a later one may write them as it should.
+DEPARTURES = {
+    ("opus", 8000): "libsndfile gives Opus at the rate that its head names, ffprobe says 48000",
+    ("opus", 16000): "libsndfile gives Opus at the rate that its head names, ffprobe says 48000",
+    ("webm", 8000): "the delay in the head of Opus is too short there: 5 ms of what comes before the sound are heard",
+    ("webm", 16000): "the delay in the head of Opus is too short there: 4 ms of what comes before the sound are heard",
+    ("caf", 22050): "its header declares whole packets of ALAC, 0.11 s more than ffmpeg decodes",
+    ("wma", 8000): "its header declares 0.06 s more than ffmpeg decodes",
+}
+
+
+def departing(suffix: str, codec: str, rate: int) -> list[pytest.MarkDecorator]:
+    reason = DEPARTURES.get((suffix, rate)) if codec != "libvorbis" else None
+    return [] if reason is None else [pytest.mark.xfail(reason=reason, raises=AssertionError)]
+
+
 MANY = [
-    (suffix, codec, declares, rate, channels)
+    pytest.param(suffix, codec, declares, rate, channels, marks=departing(suffix, codec, rate))
     for suffix, codec, declares, _ in FAST
     for rate in (8000, 16000, 22050, 44100, 48000, 96000, 192000)
     for channels in (1, 2, 6)
