@@ -10,7 +10,7 @@ import psla
 
 ROOMS = [
     *("files", "registry", "download", "audio", "data", "corpora", "synth", "metrics", "model", "weights"),
-    *("techniques", "report", "training", "tagging", "lab", "cli", "__main__"),
+    *("techniques", "report", "training", "tagging", "lab", "export", "serve", "cluster", "cli", "__main__"),
 ]
 SOURCE = Path(psla.__file__).parent
 MODULES = {
