@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ from psla.weights.readers.contract import WeightsError, import_weights, read_wei
 from psla.weights.readers.efficientat import _foreign_name
 
 REFERENCES = Path(__file__).parents[2] / "shared" / "data" / "efficientat"
+ESC10 = REFERENCES.parent / "esc10"
 CASES = {"mn04_as": "mn04_as_mAP_432.pt", "mn01_mlp_50class": None, "mn01_fc_16class": None}
 needs_references = pytest.mark.skipif(not REFERENCES.is_dir(), reason=f"{REFERENCES} is not here")
 
@@ -202,3 +207,44 @@ def test_a_model_file_says_backbone_options_and_head(tmp_path: Path) -> None:
         NetworkConfig("mobilenet", 3, 4, head="mlp")
     with pytest.raises(ModelFileError, match="the network has 5 classes, the vocabulary 1"):
         save_model(tmp_path / "n.safetensors", model.network, psla.Vocabulary(["a"]), model.card)
+
+
+# What each kind of recording may be called: AudioSet's names.
+RIGHT = {
+    "dog": {"Dog", "Bark", "Yip", "Howl", "Bow-wow", "Growling", "Whimper (dog)", "Domestic animals, pets"},
+    "rooster": {"Chicken, rooster", "Crowing, cock-a-doodle-doo", "Fowl"},
+    "rain": {"Rain", "Raindrop", "Rain on surface"},
+    "sea_waves": {"Waves, surf", "Ocean"},
+    "crackling_fire": {"Fire", "Crackle"},
+    "crying_baby": {"Baby cry, infant cry", "Crying, sobbing", "Whimper"},
+    "sneezing": {"Sneeze"},
+    "clock_tick": {"Tick", "Tick-tock", "Clock"},
+    "helicopter": {"Helicopter", "Aircraft", "Propeller, airscrew", "Aircraft engine"},
+    "chainsaw": {"Chainsaw", "Light engine (high frequency)", "Power tool", "Engine"},
+}
+
+
+@needs_references
+@pytest.mark.skipif(not ESC10.is_dir(), reason=f"{ESC10} is not here")
+def test_recordings_get_a_right_name(tmp_path: Path) -> None:
+    """Law: of 400 recordings of ten kinds, `psla tag --json` with mn04 names 0.85 rightly among the first five.
+
+    The original code names 0.860 by the same table or one like it.
+    """
+    with (ESC10 / "meta" / "esc50.csv").open(newline="", encoding="utf-8") as lines:
+        kinds = {Path(row["filename"]).stem: row["category"] for row in csv.DictReader(lines)}
+    model = tmp_path / "mn04.safetensors"
+    import_weights(REFERENCES / "mn04_as_mAP_432.pt", model)
+    done = subprocess.run(
+        [sys.executable, "-m", "psla", "tag", str(model), str(ESC10 / "audio"), "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    assert len(answers) == len(kinds) == 400
+    named = [
+        bool(RIGHT[kinds[Path(answer["path"]).stem]] & {each["name"] for each in answer["classes"][:5]})
+        for answer in answers
+    ]
+    assert sum(named) / len(named) >= 0.85
