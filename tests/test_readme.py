@@ -79,6 +79,28 @@ def clips() -> None:
     psla.Clips.from_rows(rows, Vocabulary(["dog", "rain"]), "own").write("clips.parquet")
 
 
+def teacher() -> None:
+    vocabulary = Vocabulary.audioset()
+    ids = ["/m/0bt9lr", "/m/06mb1"]
+    rows = [
+        {
+            "clip_id": str(number),
+            "source": str(number),
+            "path": f"{number}.wav",
+            "split": "train",
+            "labels": [ids[number % 2]],
+        }
+        for number in range(4)
+    ]
+    psla.Clips.from_rows(rows, vocabulary, "own").write("clips.parquet")
+    said = np.random.default_rng(0).uniform(0, 1, (4, len(vocabulary))).astype(np.float32)
+    psla.Predictions(said, [str(number) for number in range(4)], vocabulary).save("teacher.safetensors")
+
+
+def no_files() -> None:
+    pass
+
+
 # What stands in the folder that a block runs in, by the block's first line; and a word that it prints.
 BLOCKS: Mapping[str, tuple[Callable[[], None], str]] = {
     "# tag a file": (tag_by_name, "Rain"),
@@ -87,6 +109,8 @@ BLOCKS: Mapping[str, tuple[Callable[[], None], str]] = {
     "# leave speech and music out": (sound_file, ""),
     "# read a checkpoint": (checkpoint, "32000 4 not stated"),
     "# train": (clips, "'rain'"),
+    "# enhance labels": (teacher, "labels added"),
+    "# a first sound": (no_files, ""),
 }
 
 
