@@ -45,17 +45,20 @@ def picture(room: str) -> str:
     """The house as an inline SVG, this room marked: a room imports from those before it alone."""
     width, height, columns = 150, 58, 4
     boxes = []
-    for position, (name, gives) in enumerate(ROOMS.items()):
+    there = [each for each in ROOMS if (SOURCE / each).is_dir()]
+    for position, name in enumerate(there):
+        gives = ROOMS[name]
         x, y = position % columns * width, position // columns * height
         fill = "var(--md-accent-fg-color)" if name == room else "var(--md-code-bg-color)"
         ink = "var(--md-accent-bg-color, #fff)" if name == room else "var(--md-typeset-color)"
+        then = "›" if position + 1 < len(there) else ""
         boxes.append(
             f'<a href="../{name}/"><rect x="{x + 4}" y="{y + 4}" width="{width - 18}" height="{height - 14}" rx="4" '
             f'fill="{fill}"/><text x="{x + 14}" y="{y + 23}" fill="{ink}" font-weight="600">{name}/</text>'
             f'<text x="{x + 14}" y="{y + 39}" fill="{ink}" font-size="11">{gives}</text></a>'
-            f'<text x="{x + width - 12}" y="{y + 30}" fill="currentColor">›</text>'
+            f'<text x="{x + width - 12}" y="{y + 30}" fill="currentColor">{then}</text>'
         )
-    rows = -(-len(ROOMS) // columns)
+    rows = -(-len(there) // columns)
     title = f"The rooms of the house in order; this page is {room}/"
     return (
         f'<svg viewBox="0 0 {width * columns} {height * rows}" role="img" aria-label="{title}" font-size="13" '

@@ -45,7 +45,7 @@ class Page:
         requests: the addresses it asked for. complaints: errors of its scripts and messages of its console.
     """
 
-    def __init__(self, path: Path, width: int, height: int = 900) -> None:
+    def __init__(self, path: Path | str, width: int, height: int = 900) -> None:
         self.profile = tempfile.mkdtemp()
         to_browser, ours = os.pipe()
         theirs, from_browser = os.pipe()
@@ -67,7 +67,7 @@ class Page:
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
         )
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=path if isinstance(path, str) else path.resolve().as_uri())
         self.wait("Page.loadEventFired")
         self.evaluate("new Promise(done => setTimeout(done, 200))")
 
