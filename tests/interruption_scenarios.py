@@ -33,6 +33,7 @@ EXEMPT = {
     "psla.lab.folds.cross_validation.train_singles": "what `cross_validate` begins with, and no more",
     "psla.lab.folds.cross_validation.train_students": "what `cross_validate` goes on with, and no more",
     "psla.lab.folds.selection.train_candidates": "what `select` begins with, and no more",
+    "psla.lab.tables.power.run_in_looks": "`carry_out`, then looks.json at once; test_power.py stops it between looks",
     "psla.lab.tables.report.report_parts": "in memory; `write_report` writes what it gives",
     "psla.lab.tables.report_figures.figures": "in memory; `write_report` writes what it gives",
     "psla.lab.tables.results.row_result": "in memory but for `sweep`; `carry_out` writes what it gives",

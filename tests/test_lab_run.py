@@ -393,7 +393,28 @@ def test_planning_runs_and_writes_nothing(undisturbed: Path, tmp_path: Path, tra
     text = call(undisturbed, "--plan", rows="smoke,mixup_rate_1", seeds="0").output
     assert sorted(undisturbed.rglob("*")) == before
     assert "8 runs, 6 of them done" in text
+    assert "What it can resolve is not known yet" not in text
+    assert "finds, at 80 % power" in text
+    text = call(tmp_path / "lab", "--plan", "--pilot", str(undisturbed), seeds="0,1,2,3").output
+    assert "with 4 seeds" in text
     assert trainings == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--looks", "2,1"], "ascending"),
+        (["--looks", "1,2"], "from 2 on"),
+        (["--looks", "2,3"], "the last of them all seeds"),
+        (["--looks", "2", "--shard", "1/2"], "does not go with --shard"),
+        (["--pilot", "nowhere"], "give --plan"),
+    ],
+)
+def test_looks_that_cannot_be_are_refused(given: list[str], message: str, tmp_path: Path) -> None:
+    """One sentence, and nothing is written."""
+    text = call(tmp_path / "lab", *given, seeds="0,1", code=2).output
+    assert message in " ".join(text.split())
+    assert not (tmp_path / "lab").exists()
 
 
 def test_another_recipe_or_other_clips_are_refused(undisturbed: Path, tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from psla.cli.console import INTERRUPTED, CommandError, asked_to_stop, part_of, progress, seeds_of, table
+from psla.cli.lab_plan import counts_of, print_plan, print_prospects
 from psla.cli.options import Accelerator, CacheMb, CheckpointMinutes, Overrides, Readers
 
 if TYPE_CHECKING:
     from psla.lab.tables.folder import Lab
-    from psla.lab.tables.plan import Plan
     from psla.lab.tables.runner import Outcome
     from psla.training.devices import Runtime
     from psla.training.recipe import Recipe
@@ -50,7 +50,13 @@ def run(
     rows: Annotated[str, typer.Option(help="Groups (smoke, core, table_4, ..., all), rows, own ROW.yaml.")] = "core",
     seeds: Annotated[str, typer.Option(help="As in 0,1,2: each row is run with each of them.")] = "0,1,2",
     set_: Overrides = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say what would be run, and how long it may take.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what would be run, how long it may take, what it can resolve.")
+    ] = False,
+    pilot: Annotated[Path | None, typer.Option(help="With --plan: a lab that has run, whose luck is taken.")] = None,
+    looks: Annotated[
+        str | None, typer.Option(help="As in 3,5,8: seeds after which is judged; rows of decided claims stop.")
+    ] = None,
     shard: Annotated[str | None, typer.Option(help="i/n: every n-th training; a call without it ends the lab.")] = None,
     training_clips: Annotated[int, typer.Option(min=1, help="Of the soundscapes.")] = 400,
     evaluation_clips: Annotated[int, typer.Option(min=1, help="Of the soundscapes.")] = 200,
@@ -65,6 +71,9 @@ def run(
 ) -> None:
     """Run the rows of the paper's tables; a row that cannot be run is noted, and the exit code is then 1."""
     numbers, part = seeds_of(seeds), part_of(shard)
+    counts = [] if looks is None else counts_of(looks, numbers, part)
+    if pilot is not None and not plan:
+        raise CommandError("--pilot says whose luck --plan reckons with; give --plan, too")
     from psla.training.keys import parse_override
     from psla.training.recipe import Recipe
 
@@ -85,21 +94,47 @@ def run(
     lab = Lab(out, corpus, resolved, recipe, overrides, clips)
     names = _words([rows])
     own = [Path(name) for name in names if name.endswith(".yaml")]
-    prepared, asked = runner.prepare(lab, [Path(n).stem if Path(n) in own else n for n in names], numbers, own)
+    names = [Path(n).stem if Path(n) in own else n for n in names]
+    prepared, asked = runner.prepare(lab, names, numbers, own)
     runtime = Runtime(accelerator, cache_bytes=cache_mb * 2**20, workers=workers, checkpoint_minutes=checkpoint_minutes)
     if plan:
-        _print_plan(lab, prepared, asked, runtime)
+        print_plan(lab, prepared, asked, runtime)
+        print_prospects(lab, asked, numbers, pilot)
         return
-    lab.write(prepared.seeds, list(prepared.rows), _command(), own)
-    try:
-        with asked_to_stop(signal.SIGTERM, signal.SIGINT) as stop:
-            found = runner.carry_out(lab, prepared, asked, runtime, part, _Teller(), stop)
-    except runner.LabInterrupted as pause:
-        typer.echo(f"psla: {pause}", err=True)
-        raise typer.Exit(INTERRUPTED) from pause
+    found = _carried_out(lab, (names, asked, own), (numbers, counts), runtime, part)
     _print_outcome(lab, found, part)
     if found.not_run:
         raise typer.Exit(NOT_RUN)
+
+
+def _carried_out(
+    lab: Lab,
+    rows: tuple[Sequence[str], Sequence[str], Sequence[Path]],
+    seeds: tuple[Sequence[int], Sequence[int]],
+    runtime: Runtime,
+    part: tuple[int, int] | None,
+) -> Outcome:
+    """Do rows, all seeds at once or in looks; rows: as named, as chosen, the user's own; seeds: and the looks."""
+    from psla.lab.tables import runner
+    from psla.lab.tables.claims import load_claims
+    from psla.lab.tables.power import run_in_looks
+
+    (names, asked, own), (numbers, counts), teller = rows, seeds, _Teller()
+
+    def carry_out(rows: Sequence[str], seeds: Sequence[int]) -> Outcome:
+        prepared, asked = runner.prepare(lab, rows, seeds, own)
+        lab.write(prepared.seeds, list(prepared.rows), _command(), own)
+        with asked_to_stop(signal.SIGTERM, signal.SIGINT) as stop:
+            return runner.carry_out(lab, prepared, asked, runtime, part, teller, stop)
+
+    try:
+        if not counts:
+            return carry_out(names, numbers)
+        few = lambda rows, count: carry_out(rows, numbers[:count])  # noqa: E731
+        return run_in_looks(lab.folder, load_claims(), asked, counts, few, teller.say)[0]
+    except runner.LabInterrupted as pause:
+        typer.echo(f"psla: {pause}", err=True)
+        raise typer.Exit(INTERRUPTED) from pause
 
 
 class _Teller:
@@ -111,41 +146,6 @@ class _Teller:
     def training(self, clips: Mapping[str, int], epochs: int) -> AbstractContextManager[Callable[[str, int], None]]:
         rounds = {stage: epochs + (stage not in ("train", "teacher")) for stage in clips}
         return progress(clips, {**rounds, "teacher": 1})
-
-
-def _print_plan(lab: Lab, plan: Plan, asked: Sequence[str], runtime: Runtime) -> None:
-    from psla.lab.tables.plan import seconds_of
-    from psla.lab.tables.runner import jobs_of
-
-    jobs = jobs_of(plan, [name for name in asked if plan.reason(name) is None])
-    held_out = sum(count for split, count in lab.clips.counts().items() if split != "train")
-    classes = len(lab.clips.vocabulary if lab.recipe.classes is None else lab.recipe.classes)
-    to_do = [job for job in jobs if not lab.run(job).is_finished]
-    seconds = seconds_of(to_do, classes, held_out, runtime, lambda size: typer.echo(f"measuring {size}", err=True))
-    lines = []
-    for name in asked:
-        row = plan.rows[name]
-        if (reason := plan.reason(name)) is not None:
-            state = f"cannot be run: {reason}"
-        elif (result := lab.result(name)) is not None and result.status == "done":
-            state = "done"
-        else:
-            state = "to do" if row.is_trained else f"from the runs of {', '.join(plan.members(name))}"
-        lines.append([name, row.table, row.title, state])
-    typer.echo(table(["row", "table", "title", "state"], lines))
-    runs = []
-    for job in jobs:
-        run = lab.run(job)
-        state = "done" if run.is_finished else "begun" if run.exists else "to do"
-        shared = [name for name in job.rows if name in asked]
-        hours = f"{seconds[job.key] / 3600:.2f}" if job.key in seconds else "-"
-        runs.append([run.folder.name, ", ".join(shared), job.clips, job.recipe.optimizer.epochs, state, hours])
-    typer.echo("\n" + table(["run", "rows that take it", "clips", "epochs", "state", "hours"], runs))
-    done, total = len(jobs) - len(to_do), sum(seconds.values()) / 3600
-    typer.echo(
-        f"\n{len(asked)} rows, {len(jobs)} runs, {done} of them done; the others take about {total:.2f} hours here: an "
-        "estimate from a few measured steps on synthetic clips, without the time to read clips"
-    )
 
 
 def _print_outcome(lab: Lab, found: Outcome, shard: tuple[int, int] | None) -> None:

@@ -36,10 +36,10 @@ VERSION = 1  # of lab.json
 BEGUN = ("clips.parquet", "recipe.yaml", "rows")  # what a lab that was killed while it began has written
 METRICS = ("mean_average_precision", "mean_auc", "d_prime", "accuracy")
 
-F = TypeVar("F", bound="_File")
+F = TypeVar("F", bound="LabFile")
 
 
-class _File(BaseModel):
+class LabFile(BaseModel):
     """A file of JSON in a lab's folder; keys that it does not know are left alone."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
@@ -71,7 +71,7 @@ class ClipsInfo(BaseModel):
     classes: int | None = None
 
 
-class LabInfo(_File):
+class LabInfo(LabFile):
     """A lab's head.
 
     Attributes:
@@ -119,7 +119,7 @@ class SeedResult(BaseModel):
         return self.combine == "mean_of_probabilities" and len(self.predictions) > 1
 
 
-class RowResult(_File):
+class RowResult(LabFile):
     """A row's result.
 
     It is done, or not run for a reason. `take` says which predictions are scored, `recipe` what the row changes in the

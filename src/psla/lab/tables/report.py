@@ -14,6 +14,7 @@ import numpy as np
 from psla.files import write_json_atomic, write_text_atomic
 from psla.lab.tables.claims import CITATION, Claim, load_claims, read_quality
 from psla.lab.tables.folder import Measured, RowResult
+from psla.lab.tables.power import Looks, as_looked
 from psla.lab.tables.report_figures import figures
 from psla.lab.tables.report_tables import Tables, class_scores, class_table, correlations
 from psla.lab.tables.verdicts import (
@@ -60,6 +61,8 @@ def write_report(
     qualities = {} if quality is None else read_quality(quality, lab.labels.vocabulary)
     scores = Scoring(lab, resamples, progress=progress)
     verdicts = judge(load_claims() if claims is None else claims, scores)
+    if (looks := lab.folder / "looks.json").is_file():
+        verdicts = as_looked(verdicts, Looks.read(looks).claims)
     parts = report_parts(lab, scores, verdicts, qualities)
     title = title or f"PSLA on {lab.info.clips.name or 'clips'}"
     paths = [lab.folder / name for name in ("report.html", "report.md", "verdicts.json")]
