@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import warnings
@@ -21,6 +22,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+BROKEN_PIPE = 128 + 13  # as of any program that SIGPIPE ends, such as `cat a | head -1`
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: not a failure, try again later
 
 
@@ -51,8 +53,9 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except BrokenPipeError:
-            raise  # whoever reads our output has enough: Typer ends quietly
+        except BrokenPipeError as error:  # whoever reads our output has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes nowhere
+            raise typer.Exit(BROKEN_PIPE) from error
         except USER_ERRORS as error:
             typer.echo(f"psla: {sentence(error)}", err=True)
             raise typer.Exit(2) from error

@@ -11,8 +11,9 @@ Not here: decoding in processes of its own and files by the thousand (`psla.tagg
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
@@ -20,8 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from psla.audio.decode import AudioStream, Source, from_array
+from psla.audio.decode import AudioError, AudioStream, from_array
+from psla.audio.given import Given, sound_of
+from psla.audio.levels import LevelMeter, Levels
+from psla.audio.pipes import Spool, is_pipe
 from psla.audio.pool import decode_pool
+from psla.audio.sound_file import name_of
 from psla.audio.worker import checked_rate
 from psla.model.ensemble import EnsembleError
 from psla.model.file import Model
@@ -77,12 +82,13 @@ class Tagger:
         network.eval()
         self._network = network if precision == "float32" else network.for_inference(precision)
 
-    def tag(self, source: Source | np.ndarray, sample_rate: int | None = None) -> TagResult:
+    def tag(self, source: Given, sample_rate: float | None = None) -> TagResult:
         """Tag one recording.
 
         Args:
-            source: a path, the bytes of a file, a binary file object, or an array (samples,) or (samples, channels),
-                float in [-1, 1], int16 or int32.
+            source: a path (`-`: standard input), the bytes of a file, a binary file object, or an array (samples,) or
+                (samples, channels), float in [-1, 1], int16 or int32; also a tensor, a list, an (array, rate) pair, or
+                Hugging Face's dict, see `psla.audio.given`.
             sample_rate: of the array, in Hz, 1000 or more; a file says its own.
 
         Raises:
@@ -91,7 +97,7 @@ class Tagger:
         """
         return self._tag(source, sample_rate, embed=False)
 
-    def embed(self, source: Source | np.ndarray, sample_rate: int | None = None) -> Embedding:
+    def embed(self, source: Given, sample_rate: float | None = None) -> Embedding:
         """The backbone's features of one recording, for the clip and for each step; arguments and errors as `tag`.
 
         Example:
@@ -123,18 +129,34 @@ class Tagger:
         with decode_pool(min(workers, len(paths))) as pool:
             yield from tag_files(self, paths, pool)
 
-    def _tag(self, source: Source | np.ndarray, sample_rate: int | None, embed: bool) -> TagResult:
+    def _tag(self, given: Given, sample_rate: float | None, embed: bool) -> TagResult:
+        source, sample_rate = sound_of(given, sample_rate)
         if isinstance(source, np.ndarray):
             if sample_rate is None:
                 raise ValueError("an array does not say how fast it was sampled: give its sample_rate in Hz")
-            rate = checked_rate(sample_rate, "<array>")
-            return self.tag_blocks([from_array(source, rate, self.sample_rate)], rate, embed)
+            rate, meter = checked_rate(sample_rate, "<array>"), LevelMeter()
+            blocks = [from_array(source, rate, self.sample_rate, meter)]
+            return self._gathered(blocks, self.recording(rate), embed, lambda: meter.levels)
         if sample_rate is not None:
             raise ValueError("sample_rate is for arrays only: a file says its own")
-        with AudioStream(source, self.sample_rate) as stream:
-            rate = checked_rate(stream.source_rate, stream.name)
-            with closing(_ahead(stream)) as blocks:
-                return self.tag_blocks(blocks, rate, embed)
+        with Spool() as spool:
+            file = spool.file_of(source) if isinstance(source, str | os.PathLike) and is_pipe(source) else source
+            try:
+                with AudioStream(file, self.sample_rate, metered=True) as stream, closing(_ahead(stream)) as decoded:
+                    recording = self.recording(checked_rate(stream.source_rate, stream.name))
+                    recording.unfinished = stream.unfinished
+                    return self._gathered(decoded, recording, embed, lambda: stream.levels)
+            except AudioError as error:
+                raise (AudioError(name_of(source), error.reason) if file is not source else error) from error
+
+    def _gathered(
+        self, blocks: Iterable[np.ndarray], recording: Recording, embed: bool, levels: Callable[[], Levels] | None
+    ) -> TagResult:
+        windows = self.windows(blocks)
+        while batch := [(recording, window) for window in islice(windows, BATCH)]:
+            self.run(batch, embed)
+        recording.levels = None if levels is None else levels()
+        return recording.result()
 
     def tag_blocks(
         self, blocks: Iterable[np.ndarray], source_rate: float | None = None, embed: bool = False
@@ -145,11 +167,7 @@ class Tagger:
             source_rate: the sample rate before it was brought to this one, in Hz, where known.
             embed: fill in `TagResult.embedding`.
         """
-        recording = self.recording(source_rate)
-        windows = self.windows(blocks)
-        while batch := [(recording, window) for window in islice(windows, BATCH)]:
-            self.run(batch, embed)
-        return recording.result()
+        return self._gathered(blocks, self.recording(source_rate), embed, None)
 
     def recording(self, source_rate: float | None = None) -> Recording:
         """An empty recording, for `run`."""
