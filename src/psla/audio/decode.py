@@ -39,7 +39,7 @@ _MOST_VALUES = 1 << 23  # values decoded at a time, over all channels: a bound f
 
 
 MOST_FULL_SCALES = 8
-"""Floats above this are no sound between -1 and 1 that went too far, but samples at the scale of integers."""
+"""Where floats go above this, and most of them above 1, they are no sound that went too far, but at another scale."""
 _SCALE = "full scale is 1, and these look like integers; divide them by 32768 (if they are of int16)"
 
 
@@ -200,7 +200,7 @@ def from_array(array: np.ndarray, sample_rate: float, rate: int, meter: LevelMet
 
     Shape:
         array: (samples,) or (samples, channels), not more channels than samples; int16, int32, or float in [-1, 1],
-            clipped beyond; above 8, or all whole numbers above 1, they are at another scale, and refused.
+            clipped beyond, but refused where they are at the scale of integers.
         Result: (samples at `rate`,) int16. `sample_rate`, of the array, and `rate` are in Hz, >= 1.
 
     Args:
@@ -269,7 +269,7 @@ def _convert(
             mono = np.zeros(0, np.float32) if block is None else block.mean(axis=1, dtype=np.float32)
         if block is not None and meter is not None:
             meter.add(block, mono)
-        if (highest := np.abs(mono).max(initial=0)) > MOST_FULL_SCALES and np.isfinite(mono).all():
+        if (highest := np.abs(mono).max(initial=0)) > MOST_FULL_SCALES and _are_integers(mono):
             raise AudioError(name, f"float samples reach {highest:g}: {_SCALE}")
         if source_rate != rate and np.isfinite(mono).all():
             mono = resampler.resample_chunk(mono, last=block is None)
@@ -280,3 +280,9 @@ def _convert(
             yield np.minimum(np.rint(np.clip(mono, -1, 1) * np.float32(32768)), 32767).astype(np.int16)
     if not samples:
         raise AudioError(name, f"too short for one sample at {rate} Hz")
+
+
+def _are_integers(mono: np.ndarray) -> bool:
+    """Whether finite samples are at the scale of integers: a click beyond full scale is not, nor is what clips."""
+    sounding = np.abs(mono[mono != 0])
+    return bool(np.isfinite(sounding).all() and np.median(sounding) > 1)

@@ -51,10 +51,10 @@ def sound_of(given: Given, sample_rate: float | None = None) -> tuple[Source | n
         return _array(given), sample_rate
     if isinstance(given, np.ndarray):
         return given, sample_rate
-    if hasattr(given, "detach"):
-        return _samples_first(_of_tensor(given)), sample_rate
     if hasattr(given, "read"):
         return given, sample_rate
+    if hasattr(given, "detach"):
+        return _samples_first(_of_tensor(given)), sample_rate
     if hasattr(given, "__array__"):
         return np.asarray(given), sample_rate
     raise ValueError(f"a {type(given).__name__} is no recording: {_WANTED}")

@@ -126,8 +126,8 @@ def open_sndfile(opened: str | BinaryIO, name: str, sure: bool = True) -> SndFil
 
 
 _KINDS = {
-    **{stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"},
-    **{stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"},
+    **{stat.S_IFDIR: "folder (Is a directory)", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"},
+    **{stat.S_IFCHR: "device", stat.S_IFBLK: "device"},
 }
 
 
@@ -136,8 +136,8 @@ def check_path(name: str) -> None:
     try:
         kind = stat.S_IFMT(os.stat(name).st_mode)
         if kind != stat.S_IFREG:
-            what = "an empty folder" if kind == stat.S_IFDIR and not os.listdir(name) else _KINDS.get(kind, "no file")
-            raise AudioError(name, f"{what}, not a sound file")
+            empty = "an empty " if kind == stat.S_IFDIR and not os.listdir(name) else "a "
+            raise AudioError(name, f"{empty}{_KINDS.get(kind, 'special file')}, not a sound file")
         with open(name, "rb") as file:
             if not file.read(1):
                 raise AudioError(name, "an empty file")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -77,9 +77,17 @@ def tag_files(
 
 
 def tag_groups(
-    tagger: WindowTagger, paths: Iterable[str], pool: DecodePool, embed: bool = False
+    tagger: WindowTagger,
+    paths: Iterable[str],
+    pool: DecodePool,
+    embed: bool = False,
+    heard: Callable[[str, float], None] = lambda path, seconds: None,
 ) -> Iterator[list[FileResult]]:
-    """As `tag_files`, but those that are finished together come together: what a journal writes at once."""
+    """As `tag_files`, but those that are finished together come together: what a journal writes at once.
+
+    Args:
+        heard: told after each batch which file is being heard, and how many seconds of it have been.
+    """
     waiting: deque[_Open] = deque()
     batch: list[tuple[Recording, np.ndarray]] = []
     with closing(read_files(paths, pool, tagger.sample_rate)) as files:
@@ -96,6 +104,7 @@ def tag_groups(
                     if len(batch) == BATCH:
                         tagger.run(batch, embed)
                         batch = []
+                        heard(file.path, recording.samples / tagger.sample_rate)
                         if group := _finished(waiting):
                             yield group
                 recording.levels = file.levels

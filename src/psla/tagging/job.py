@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ class TagJob:
         embeddings: where the embeddings go of every file that is tagged, if anywhere.
         withheld: what is taken out of every result before anything is made of it.
         views: what gathers all that pictures need of every file that is tagged, if anything does.
+        heard: told how far each file is, as `psla.tagging.batch.tag_groups` tells it.
     """
 
     tagger: Tagger
@@ -97,6 +98,7 @@ class TagJob:
     embeddings: EmbeddingFile | None = None
     withheld: Withheld = NOTHING
     views: Views | None = None
+    heard: Callable[[str, float], None] = lambda path, seconds: None
 
     def key(self, path: str) -> str:
         """32 hex digits: the same for the same file, unchanged, under the same model and settings."""
@@ -132,8 +134,9 @@ class TagJob:
         self, files: Sequence[tuple[str, str]], pool: DecodePool, journal: Journal | None
     ) -> Iterator[dict[str, Any]]:
         keys = iter([key for _, key in files])
-        for heard in tag_groups(self.tagger, [path for path, _ in files], pool, embed=self.embeddings is not None):
-            group = [self.withheld.of(file) for file in heard]
+        asked, embed = [path for path, _ in files], self.embeddings is not None
+        for done in tag_groups(self.tagger, asked, pool, embed, self.heard):
+            group = [self.withheld.of(file) for file in done]
             rows = [row_of(file, self.settings, self.tagger.model.card.thresholds) for file in group]
             if journal is not None:
                 journal.append(*({KEY: next(keys), **row} for row in rows))

@@ -101,6 +101,9 @@ class SignalMeter:
         self._lowest, self._highest = min(self._lowest, int(window.min())), max(self._highest, int(window.max()))
         self._sum, self._count = self._sum + int(window.sum(dtype=np.int64)), self._count + len(window)
         frame = len(self._window)
+        if not window.any():  # the spectrum of silence is known
+            self._frames += len(window) // frame
+            return
         frames = window[: len(window) // frame * frame].reshape(-1, frame)
         # (frames, bins), but for what does not fill a band, such as half the sample rate
         spectrum = rfft(frames * self._window)[:, : len(self._power) * _BAND]  # scipy's: float32 as fast as it can be

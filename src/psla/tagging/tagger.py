@@ -40,6 +40,10 @@ from psla.weights.catalogue import load_any
 from psla.weights.choice import choose
 
 
+# Of a window: probabilities of the clip and of the steps, features of the steps, familiarity.
+_Said = tuple[np.ndarray, np.ndarray, np.ndarray | None, float | None]
+
+
 class Tagger:
     """Tags files, bytes, file objects and arrays of any length.
 
@@ -80,6 +84,7 @@ class Tagger:
         self.hop_samples = self.window_samples if hop_s is None else round(hop_s * rate)
         self.hop_s = self.hop_samples / rate
         network.eval()
+        self._silence: dict[int, _Said] = {}  # what is said of so many zero samples
         self._network = network if precision == "float32" else network.for_inference(precision)
 
     def tag(self, source: Given, sample_rate: float | None = None) -> TagResult:
@@ -187,18 +192,33 @@ class Tagger:
         return cut_windows(blocks, self.window_samples, self.hop_samples)
 
     def run(self, batch: Sequence[tuple[Recording, np.ndarray]], embed: bool = False) -> None:
-        """Tag a batch of windows, each given with its recording, which must get its windows in their order."""
+        """Tag a batch of windows, each given with its recording, which must get its windows in their order.
+
+        What is said of a silent window is the same each time: the network hears one of each length.
+        """
+        silent = [None if window.any() else len(window) for _, window in batch]
+        new = [row for row, length in enumerate(silent) if length is None or length not in self._silence]
+        said = dict(zip(new, self._said([batch[row][1] for row in new], embed), strict=True)) if new else {}
+        self._silence |= {length: said[row] for row, length in enumerate(silent) if length is not None and row in said}
+        for row, (recording, window) in enumerate(batch):
+            length = silent[row]
+            clip, frames, features, familiarity = said[row] if length is None else self._silence[length]
+            recording.add(window, clip, frames, features if embed else None, familiarity)
+
+    def _said(self, windows: Sequence[np.ndarray], embed: bool) -> list[_Said]:
         device = next(self._network.parameters()).device
-        tagging = tag_waveforms(self._network, [window for _, window in batch], self.sample_rate, device)
+        tagging = tag_waveforms(self._network, windows, self.sample_rate, device)
         if embed and tagging.frame_features is None:
             raise EnsembleError("an ensemble has no features of its own: ask one of its members")
         clips, frames = tagging.clip_probabilities.cpu().numpy(), tagging.frame_probabilities.cpu().numpy()
-        features = None if tagging.frame_features is None or not embed else tagging.frame_features.cpu().numpy()
-        familiarity = [None] * len(batch) if tagging.familiarity is None else tagging.familiarity.tolist()
-        for row, (recording, window) in enumerate(batch):
+        features = None if tagging.frame_features is None else tagging.frame_features.cpu().numpy()
+        familiarity = [None] * len(windows) if tagging.familiarity is None else tagging.familiarity.tolist()
+        said: list[_Said] = []
+        for row in range(len(windows)):
             own = ~np.isnan(frames[row]).all(axis=1)  # a shorter waveform has fewer steps than its batch
             embedded = None if features is None else features[row][own]
-            recording.add(window, clips[row], frames[row][own], embedded, familiarity[row])
+            said.append((clips[row], frames[row][own], embedded, familiarity[row]))
+        return said
 
 
 def _ahead(blocks: Iterator[np.ndarray]) -> Generator[np.ndarray, None, None]:
