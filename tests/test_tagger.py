@@ -291,7 +291,7 @@ def band_noise(rate: int, top_hz: float, seconds: float = 2.0, level: float = 0.
     ],
 )
 def test_flags(model: Model, rate: int, wave: np.ndarray, flags: tuple[str, ...]) -> None:
-    """silent below -60 dBFS about the mean; band-limited by rate or by spectrum; short below nine tenths of a window; nothing else."""
+    """silent below -60 dBFS, a constant too; band-limited by rate or spectrum; short below nine tenths of a window."""
     result = Tagger(model).tag(wave, rate)
     assert result.flags == flags
     assert result.to_dict(1)["flags"] == list(flags)

@@ -105,6 +105,7 @@ class ContainerFile:
             self._declares = kind not in _UNDECLARED
             self._unbroken = kind in ("asf", "flac")  # ffmpeg goes past its damaged packets without a word
             self._bare, self._stop = kind in _BARE, 0  # the byte behind the last packet
+            self._cut = False  # whether that is not whole
             self._begin_s, self._end_s, self._last_s = np.inf, -np.inf, -np.inf  # of the track; of all tracks
             self._sum_s = 0.0  # of the track's packets
             self._sizes: dict[bytes, int] = {}  # of MPEG frames, by the bits of their headers that tell it
@@ -188,6 +189,7 @@ class ContainerFile:
                     self._last_s = max(self._last_s, begin + lasts)
                     if ours and self._bare:
                         self._check_place(packet)
+                        self._cut = self.format == "AAC" and _adts_length(packet) > packet.size
                     if ours:
                         size, known = packet.size, self._sizes.setdefault(_head(packet), packet.size)
                         if self._unbroken and begin > self._end_s + _TOLERANCE_S > 0:
@@ -196,6 +198,8 @@ class ContainerFile:
                         self._sum_s += lasts
                 if ours:
                     yield packet
+        if self._cut:
+            self._refuse(f"truncated: its last packet is not whole, {self._place()}")
         if size < known - 1 and stream.codec_context.name.startswith(_MPEG):  # the last of these frames; one pads
             self._refuse(f"truncated: its last packet is not whole, {self._place()}")
         if not self._declares:
@@ -294,6 +298,14 @@ def _is_sound(packet: av.Packet) -> bool:
     """Whether it is a frame, if the codec is one of MPEG: tags and what follows the last frame come as packets, too."""
     head = bytes(memoryview(packet)[:2])
     return not packet.stream.codec_context.name.startswith(_MPEG) or (head[:1] == b"\xff" and head[1:] >= b"\xe0")
+
+
+def _adts_length(packet: av.Packet) -> int:
+    """Bytes of the frame of AAC that begins with this packet; 0 where it has no header."""
+    head = bytes(memoryview(packet)[:7])
+    if len(head) < 7 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
+        return 0
+    return (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
 
 
 def _head(packet: av.Packet) -> bytes:

@@ -26,7 +26,7 @@ def open_sound(source: Source, name: str, thorough: bool = True) -> SndFile | Co
     """An open file, by libsndfile; by ffmpeg what that cannot read or would hear a part of, and later tracks.
 
     Args:
-        thorough: also read all of a FLAC to find a second one behind it.
+        thorough: also read all of a FLAC to find a second one of the same length behind it.
 
     Returns: what reads it; `unfinished`: it may have been cut, and nothing in it tells.
 
@@ -86,10 +86,12 @@ def _declares_all(file: BinaryIO, name: str, thorough: bool) -> bool:
         return True
     if flac.held is None:
         raise AudioError(name, "holds no samples" if not flac.declared else "damaged: none of its frames is whole")
+    if (thorough or flac.declared != flac.held) and frames.is_several_flacs(file):
+        raise AudioError(name, "several recordings in one file: part them")
     if flac.declared > flac.held:
         declares = f"{flac.declared} samples, its last frame ends at {flac.held}"
         raise AudioError(name, f"truncated: its header declares {declares}")
-    return flac.declared == flac.held and not (thorough and frames.is_several_flacs(file))
+    return flac.declared == flac.held
 
 
 def _hears_all(file: BinaryIO, heard: SndFile, name: str) -> bool:
