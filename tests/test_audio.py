@@ -245,8 +245,7 @@ def test_headers_of_open_length_are_read_to_the_end() -> None:
     flac[21] &= 0xF0
     flac[22:26] = bytes(4)
     assert np.array_equal(read(bytes(flac), SAMPLE_RATE), expected)
-    with pytest.raises(AudioError, match="how long"):
-        probe(bytes(flac))
+    assert probe(bytes(flac)).frames == 8000
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

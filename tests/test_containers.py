@@ -11,12 +11,10 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import soundfile
@@ -27,6 +25,7 @@ from psla.audio.pool import DecodePool, Job, SourceInfo, decode_pool
 from psla.audio.probe import Headers
 from psla.corpora.folder import read_folders
 from psla.tagging.sources import expand_sources, split_model
+from sound_files import encoded, ogg, wave
 
 needs_ffmpeg = pytest.mark.skipif(
     not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="the programs ffmpeg and ffprobe are not installed"
@@ -91,15 +90,6 @@ MANY = [
 def ffmpeg(*arguments: object) -> bytes:
     command = ["ffmpeg", "-nostdin", "-v", "error", "-y", "-strict", "-2", *map(str, arguments)]
     return subprocess.run(command, check=True, capture_output=True).stdout
-
-
-def wave(rate: int, channels: int, seconds: float = 1.0, hertz: float = 300.0) -> np.ndarray:
-    """A rising tone in a little noise, of another pitch and level in each channel: (samples, channels) float32."""
-    times = np.arange(round(rate * seconds)) / rate
-    steps = np.arange(1, channels + 1)
-    tones = 0.4 / steps * np.sin(2 * np.pi * hertz * steps * times[:, None] * (1 + times[:, None]))
-    noise = np.random.default_rng(channels).uniform(-0.02, 0.02, (len(times), channels))
-    return (tones + noise).astype(np.float32)
 
 
 def heard_by_ffmpeg(path: Path, channels: int) -> np.ndarray:
@@ -179,44 +169,6 @@ def test_what_a_browser_streams_is_heard_to_its_end(tmp_path: Path) -> None:
 
 
 # From here on without the program: the files are made by PyAV.
-
-
-def encoded(
-    container: str,
-    codec: str,
-    waves: list[np.ndarray],
-    rate: int = 48000,
-    video: bool = False,
-    bit_rate: int | None = None,
-    **options: str,
-) -> bytes:
-    """A file with a track for each wave, (samples, channels), after a second of video if asked for."""
-    folder = tempfile.TemporaryDirectory()  # an index can be moved to the front in files alone
-    path = Path(folder.name, "encoded")
-    with folder, av.open(str(path), "w", format=container, options=options) as output:
-        picture = output.add_stream("mpeg4", rate=10) if video else None
-        tracks = []
-        for each in waves:
-            layout = {1: "mono", 2: "stereo"}[each.shape[1]]
-            track = output.add_stream(codec, rate=rate, layout=layout)
-            if bit_rate:
-                track.bit_rate = bit_rate
-            tracks.append(track)
-        if picture is not None:
-            picture.width = picture.height = 64
-            for index in range(10):
-                frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), index, np.uint8), format="rgb24")
-                output.mux(picture.encode(frame))
-            output.mux(picture.encode(None))
-        for track, each in zip(tracks, waves, strict=True):
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(each.T), "fltp", layout=track.layout.name)
-            frame.sample_rate = rate
-            resampler = av.AudioResampler(track.codec_context.format.name, track.layout.name, rate, track.frame_size)
-            for part in [*resampler.resample(frame), *resampler.resample(None)]:
-                output.mux(track.encode(part))
-            output.mux(track.encode(None))
-        output.close()
-        return path.read_bytes()
 
 
 @cache
@@ -439,13 +391,6 @@ def test_an_mp3_without_a_length_tag_is_heard_whole(rate: int, bit_rate: int, ta
     lasts = len(read(data, rate)) / rate
     assert 1 <= lasts <= 1 + 3 * 1152 / rate  # the encoder's delay and whole frames
     assert probe(data).duration_s == pytest.approx(lasts, abs=TOLERANCE_S)
-
-
-def ogg(rate: int, seconds: float) -> bytes:
-    """A Vorbis; PyAV's wheel does not encode it."""
-    file = io.BytesIO()
-    soundfile.write(file, wave(rate, 1, seconds), rate, format="OGG", subtype="VORBIS")
-    return file.getvalue()
 
 
 def test_files_that_were_joined_are_heard_whole() -> None:

@@ -278,7 +278,7 @@ def band_noise(rate: int, top_hz: float, seconds: float = 2.0, level: float = 0.
         (16000, band_noise(16000, 8000, level=0.0005), ()),  # quiet, not silent
         (16000, band_noise(16000, 8000, level=0.0001), ("silent",)),
         (16000, np.zeros(32000, np.float32), ("silent",)),
-        (48000, np.full(96000, 0.5, np.float32), ()),
+        (48000, np.full(96000, 0.5, np.float32), ("silent",)),
         (8000, band_noise(8000, 4000), ("band-limited",)),  # the rate says so
         (8000, np.zeros(16000, np.float32), ("silent", "band-limited")),
         (16000, band_noise(16000, 3400), ("band-limited",)),  # a telephone, resampled: the spectrum says so
@@ -291,7 +291,7 @@ def band_noise(rate: int, top_hz: float, seconds: float = 2.0, level: float = 0.
     ],
 )
 def test_flags(model: Model, rate: int, wave: np.ndarray, flags: tuple[str, ...]) -> None:
-    """silent below -60 dBFS; band-limited by rate or by spectrum; short below nine tenths of a window; nothing else."""
+    """silent below -60 dBFS, a constant too; band-limited by rate or spectrum; short below nine tenths of a window."""
     result = Tagger(model).tag(wave, rate)
     assert result.flags == flags
     assert result.to_dict(1)["flags"] == list(flags)

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from psla.audio.signatures import has_length_tag, is_cut, is_joined, kind_of
-from psla.audio.sound_file import UNKNOWN_LENGTH, AudioError, SndFile, WholeReads
+from psla.audio.signatures import is_cut, kind_of
+from psla.audio.sound_file import UNKNOWN_LENGTH, AudioError, WholeReads
 
 if TYPE_CHECKING:
     import av
@@ -48,12 +48,14 @@ _NAMES = {
 }
 # Of these ffmpeg guesses how long they are.
 _UNDECLARED = {
-    *("aac", "loas", "mpegts", "mpeg", "ogg", "amr", "ac3", "eac3", "dts", "dtshd", "truehd", "mp3", "dv"),
+    *("aac", "loas", "mpegts", "mpeg", "ogg", "amr", "ac3", "eac3", "dts", "dtshd", "truehd", "mp3", "dv", "flac"),
 }
+# Frame after frame, without a container.
+_BARE = {"aac", "ac3", "eac3", "dts", "mp3"}
+_BETWEEN = (b"TAG", b"ID3", b"APETAGEX", b"LYRICS")  # what stands between those that were joined
 _OPTIONS = {"format_whitelist": ",".join(_NAMES), "protocol_whitelist": "none"}
 _TOLERANCE_S = 0.05  # headers count milliseconds, or whole packets
 _MPEG = ("mp1", "mp2", "mp3")  # decoders whose packets are frames with a header
-_MOST_PADDING = 2 * 4095  # samples that the tag of an MP3 may take from its beginning and its end
 
 
 _TRACK = re.compile(r"(.+)#track=([1-9]\d{0,3})", re.DOTALL)
@@ -86,26 +88,31 @@ class ContainerFile:
     """
 
     frames = UNKNOWN_LENGTH  # how many there are is known at the end; see `seconds`
+    mended = unfinished = False  # as of SndFile
+    kept: ExitStack | None = None
 
     def __init__(self, opened: str | BinaryIO, name: str, track: int = 1, refused: str = "") -> None:
         self._name, self.closed = name, False
         self._files = ExitStack()
         try:
-            file = _bare(opened, self._files)
+            file = self._file = _bare(opened, self._files)
             if is_cut(file):
-                self._refuse("truncated: its header declares more bytes than the file holds")
+                self._refuse("truncated: what it declares ends behind the end of the file")
             self._container = _open(file, name, refused)
             self._stream = self._choose(track)
             kind = self._container.format.name.split(",")[0]
             self.format, self.subtype = _NAMES[kind], self._stream.codec_context.name
             self._declares = kind not in _UNDECLARED
-            self._unbroken = kind == "asf"  # ffmpeg goes past its damaged packets without a word
+            self._unbroken = kind in ("asf", "flac")  # ffmpeg goes past its damaged packets without a word
+            self._bare, self._stop = kind in _BARE, 0  # the byte behind the last packet
+            self._cut = False  # whether that is not whole
             self._begin_s, self._end_s, self._last_s = np.inf, -np.inf, -np.inf  # of the track; of all tracks
             self._sum_s = 0.0  # of the track's packets
             self._sizes: dict[bytes, int] = {}  # of MPEG frames, by the bits of their headers that tell it
             self.samplerate, self.channels = 0, self._stream.codec_context.channels
             self._packets, self._sound = self._demux(), self._decode()
-            self._held = next(self._sound, np.zeros(0, np.float32))  # ahead of time: the decoder knows the true rate
+            # Ahead of time: the decoder knows the true rate.
+            self._held = next(self._sound, np.zeros((0, 1), np.float32))
             if not len(self._held):
                 self._refuse("holds no samples")
         except BaseException:
@@ -133,14 +140,14 @@ class ContainerFile:
         raise NotImplementedError
 
     def block(self, frames: int) -> np.ndarray:
-        """The next so many frames, fewer at the end, the mean of their channels: (frames, 1) float32."""
+        """The next so many frames, fewer at the end: (frames, channels) float32."""
         parts, count = [self._held], len(self._held)
         while count < frames and (part := next(self._sound, None)) is not None:
             parts.append(part)
             count += len(part)
         whole = np.concatenate(parts)
         self._held = whole[frames:].copy()
-        return whole[:frames, None]
+        return whole[:frames]
 
     def close(self) -> None:
         """Closes the decoder, and the file where it was opened here."""
@@ -148,6 +155,8 @@ class ContainerFile:
         if container := getattr(self, "_container", None):
             container.close()
         self._files.close()
+        if self.kept is not None:
+            self.kept.close()
 
     def _choose(self, track: int) -> av.AudioStream:
         import av
@@ -174,10 +183,13 @@ class ContainerFile:
         stream, container, size, known = self._stream, self._container, 0, 0
         with self._refusing():
             for packet in container.demux():
-                ours = packet.stream_index == stream.index and not _is_tag(packet)
+                ours = packet.stream_index == stream.index and _is_sound(packet)
                 if packet.size and packet.pts is not None:
                     begin, lasts = _seconds(packet.pts, packet), _seconds(packet.duration or 0, packet)
                     self._last_s = max(self._last_s, begin + lasts)
+                    if ours and self._bare:
+                        self._check_place(packet)
+                        self._cut = self.format == "AAC" and _adts_length(packet) > packet.size
                     if ours:
                         size, known = packet.size, self._sizes.setdefault(_head(packet), packet.size)
                         if self._unbroken and begin > self._end_s + _TOLERANCE_S > 0:
@@ -186,6 +198,8 @@ class ContainerFile:
                         self._sum_s += lasts
                 if ours:
                     yield packet
+        if self._cut:
+            self._refuse(f"truncated: its last packet is not whole, {self._place()}")
         if size < known - 1 and stream.codec_context.name.startswith(_MPEG):  # the last of these frames; one pads
             self._refuse(f"truncated: its last packet is not whole, {self._place()}")
         if not self._declares:
@@ -199,8 +213,23 @@ class ContainerFile:
         if stops < ends - _TOLERANCE_S:
             self._refuse(f"truncated: it stops at {max(stops, 0):.2f} s of the {ends:.2f} s that its header declares")
 
+    def _check_place(self, packet: av.Packet) -> None:
+        """Frames without a container follow each other: between two of them stand tags alone."""
+        place, before = packet.pos, self._stop
+        if place is None or place < before:
+            return
+        self._stop = place + packet.size
+        if not 0 < before < place:
+            return
+        position = self._file.tell()  # ffmpeg reads on from there
+        self._file.seek(before)
+        between = self._file.read(min(place - before, 1 << 16))
+        self._file.seek(position)
+        if not between.startswith(_BETWEEN) and any(between):
+            self._refuse(f"damaged: {place - before} bytes between two packets are no sound, {self._place()}")
+
     def _decode(self) -> Iterator[np.ndarray]:
-        """(samples,) float32, frame by frame."""
+        """(samples, channels) float32, frame by frame."""
         for packet in self._packets:
             if packet.has_sidedata("encryption_info"):
                 self._refuse("encrypted: its sound cannot be read without a key")
@@ -215,7 +244,7 @@ class ContainerFile:
                     self._refuse(f"its sample rate changes {rates}, {self._place()}: cut it there")
                 if frame.is_corrupt:
                     self._refuse(f"damaged: a packet is not whole, {self._place()}")
-                yield _mono(frame)
+                yield _values(frame, self.channels)
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
@@ -235,26 +264,6 @@ class ContainerFile:
         raise AudioError(self._name, reason) from cause
 
 
-def hears_all(file: SndFile, opened: str | BinaryIO) -> bool:
-    """Whether libsndfile hears all of a file: of an Ogg it hears the first of several streams one after the other, of
-    an MP3 without a Xing tag what it guesses from the first frame, of several MP3s joined what the first tag says.
-    """
-    layered = file.subtype.startswith("MPEG_LAYER")
-    if not (layered or file.format == "OGG"):
-        return True
-    with ExitStack() as files:
-        bare = _bare(opened, files)
-        position = bare.tell()  # libsndfile goes on from there
-        if layered:
-            # What the tag takes from both ends is no loss. That there is less than it declares, reading will find.
-            missed = _mpeg_samples(bare) - file.frames
-            whole = missed == 0 or (missed <= _MOST_PADDING and has_length_tag(bare))
-        else:
-            whole = not (is_joined(bare) or is_cut(bare))
-        bare.seek(position)
-    return whole
-
-
 def _bare(opened: str | BinaryIO, files: ExitStack) -> BinaryIO:
     return files.enter_context(open(opened, "rb")) if isinstance(opened, str) else opened
 
@@ -272,21 +281,31 @@ def _open(file: BinaryIO, name: str, refused: str) -> av.container.InputContaine
         raise AudioError(name, reason) from error
 
 
-def _mono(frame: av.AudioFrame) -> np.ndarray:
-    """(samples,) float32, the mean of the channels."""
+def _values(frame: av.AudioFrame, channels: int) -> np.ndarray:
+    """(samples, channels) float32; of a frame with another number of channels, their mean in each."""
     values: np.ndarray = frame.to_ndarray()
-    if not frame.format.is_planar:
-        values = values.reshape(frame.samples, -1).T
+    values = values.T if frame.format.is_planar else values.reshape(frame.samples, -1)
     if values.dtype == np.uint8:
         values = (values.astype(np.float32) - 128) / 128
     elif values.dtype.kind == "i":
         values = values.astype(np.float32) / np.float32(-float(np.iinfo(values.dtype).min))
-    return values.mean(axis=0, dtype=np.float32)
+    if values.shape[1] != channels:
+        values = values.mean(axis=1, keepdims=True, dtype=np.float32)
+    return np.broadcast_to(values, (len(values), channels)).astype(np.float32)
 
 
-def _is_tag(packet: av.Packet) -> bool:
-    """Whether what comes as a packet of an MP3 is a tag, such as stands between files that were joined."""
-    return packet.stream.codec_context.name.startswith(_MPEG) and bytes(memoryview(packet)[:3]) in (b"ID3", b"TAG")
+def _is_sound(packet: av.Packet) -> bool:
+    """Whether it is a frame, if the codec is one of MPEG: tags and what follows the last frame come as packets, too."""
+    head = bytes(memoryview(packet)[:2])
+    return not packet.stream.codec_context.name.startswith(_MPEG) or (head[:1] == b"\xff" and head[1:] >= b"\xe0")
+
+
+def _adts_length(packet: av.Packet) -> int:
+    """Bytes of the frame of AAC that begins with this packet; 0 where it has no header."""
+    head = bytes(memoryview(packet)[:7])
+    if len(head) < 7 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
+        return 0
+    return (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
 
 
 def _head(packet: av.Packet) -> bytes:
@@ -295,13 +314,13 @@ def _head(packet: av.Packet) -> bytes:
     return head[:2] + bytes([head[2] & 0xFC]) if len(head) > 2 else head
 
 
-def _mpeg_samples(file: BinaryIO) -> int:
+def mpeg_samples(file: BinaryIO) -> int:
     """Samples a channel in the frames of an MP3; 0 where ffmpeg does not find them."""
     try:
         with _open(file, "", "") as container:
             tracks = container.streams.audio
             packets = container.demux(tracks[0]) if tracks else ()
-            return round(sum(_seconds(p.duration or 0, p) * tracks[0].rate for p in packets if not _is_tag(p)))
+            return round(sum(_seconds(p.duration or 0, p) * tracks[0].rate for p in packets if _is_sound(p)))
     except AudioError:
         return 0
 

@@ -15,11 +15,10 @@ not shortened.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import BinaryIO, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import soundfile
@@ -27,7 +26,9 @@ import soxr
 
 from psla.audio import containers, sound_file
 from psla.audio.containers import ContainerFile
-from psla.audio.sound_file import UNKNOWN_LENGTH, SndFile, UnknownSound, name_of
+from psla.audio.levels import LevelMeter, Levels
+from psla.audio.opening import open_sound
+from psla.audio.sound_file import UNKNOWN_LENGTH, name_of
 from psla.audio.sound_file import AudioError as AudioError
 from psla.audio.sound_file import Source as Source
 
@@ -35,6 +36,11 @@ AUDIO_SUFFIXES = sound_file.SUFFIXES | containers.SUFFIXES
 """What the names of files end in that can be decoded."""
 
 _MOST_VALUES = 1 << 23  # values decoded at a time, over all channels: a bound for files of absurd rate or channel count
+
+
+MOST_FULL_SCALES = 8
+"""Where floats go above this, and most of them above 1, they are no sound that went too far, but at another scale."""
+_SCALE = "full scale is 1, and these look like integers; divide them by 32768 (if they are of int16)"
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,12 @@ class AudioStream:
         block_s: seconds of the source decoded at a time, > 0. It sets the lengths of the blocks, never the samples.
         start_s: where to begin in the source, in seconds, >= 0; None is its beginning.
         end_s: where to end in the source, in seconds, > start_s; None, or past its end, is its end.
+        metered: measure `levels`.
 
     Attributes:
         name: what errors call the source.
+        unfinished: it may have been cut, and nothing in it tells: an Ogg without its last page.
+        levels: of what has been read so far, of at least one block.
         source_rate: sample rate of the source, in Hz.
         source_channels: channels of the source.
 
@@ -87,18 +96,21 @@ class AudioStream:
         *,
         start_s: float | None = None,
         end_s: float | None = None,
+        metered: bool = False,
     ) -> None:
         if not block_s > 0:
             raise ValueError(f"block_s must be greater than 0 seconds, not {block_s}")
         self.name = name_of(source)
-        self._file = _open_sound(source, self.name)
+        self._file = open_sound(source, self.name)
         self.source_rate = int(self._file.samplerate)
         self.source_channels = int(self._file.channels)
         most = max(1, _MOST_VALUES // self.source_channels)
         self._block_frames = max(1, int(min(block_s * self.source_rate, most)))
         self._start_s = start_s
         self._begin, self._end = self._part(start_s, end_s)
-        self._blocks = _convert(self._decode(), self.source_rate, rate, self.name)
+        self.unfinished = self._file.unfinished
+        self._meter = LevelMeter() if metered else None
+        self._blocks = _convert(self._decode(), self.source_rate, rate, self.name, self._meter)
 
     def __iter__(self) -> AudioStream:
         return self
@@ -117,6 +129,12 @@ class AudioStream:
     def close(self) -> None:
         """Closes the decoder, and the file where the stream opened it."""
         self._file.close()
+
+    @property
+    def levels(self) -> Levels:
+        """How loud the channels are, and their mean."""
+        assert self._meter is not None
+        return self._meter.levels
 
     def _part(self, start_s: float | None, end_s: float | None) -> tuple[int, int]:
         """First frame and the frame after the last, in the source."""
@@ -177,15 +195,19 @@ def read(source: Source, rate: int, start_s: float | None = None, end_s: float |
         return np.concatenate(list(stream))
 
 
-def from_array(array: np.ndarray, sample_rate: int, rate: int) -> np.ndarray:
+def from_array(array: np.ndarray, sample_rate: float, rate: int, meter: LevelMeter | None = None) -> np.ndarray:
     """Samples in memory, by the path that files take: an array and the lossless file written from it agree to the bit.
 
     Shape:
         array: (samples,) or (samples, channels), not more channels than samples; int16, int32, or float in [-1, 1],
-            clipped beyond. Result: (samples at `rate`,) int16. `sample_rate`, of the array, and `rate` are in Hz, >= 1.
+            clipped beyond, but refused where they are at the scale of integers.
+        Result: (samples at `rate`,) int16. `sample_rate`, of the array, and `rate` are in Hz, >= 1.
+
+    Args:
+        meter: measures it.
 
     Raises:
-        AudioError: another shape or type, no samples, NaN or infinity, or a rate below 1 Hz.
+        AudioError: another shape, type or scale, no samples, NaN or infinity, or a rate below 1 Hz.
 
     Example:
         >>> from_array(np.array([0.0, 0.25, -1.0, 1.0]), 8000, rate=8000).tolist()
@@ -204,9 +226,11 @@ def from_array(array: np.ndarray, sample_rate: int, rate: int) -> np.ndarray:
     elif np.issubdtype(array.dtype, np.floating):
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused below
             values = array.astype(np.float32)
+        if (highest := np.abs(values).max()) > 1 and np.isfinite(highest) and (values == np.rint(values)).all():
+            raise AudioError(name, f"float samples reach {highest:g}, all of them whole numbers: {_SCALE}")
     else:
         raise AudioError(name, f"the type must be float, int16 or int32, not {array.dtype}")
-    return np.concatenate(list(_convert([values.reshape(len(values), -1)], sample_rate, rate, name)))
+    return np.concatenate(list(_convert([values.reshape(len(values), -1)], sample_rate, rate, name, meter)))
 
 
 def probe(source: Source) -> AudioInfo:
@@ -223,7 +247,7 @@ def probe(source: Source) -> AudioInfo:
         AudioInfo(sample_rate=8000, channels=1, frames=4000, duration_s=0.5, format='WAV/PCM_16')
     """
     name = name_of(source)
-    with closing(_open_sound(source, name)) as file:
+    with closing(open_sound(source, name, thorough=False)) as file:
         if isinstance(file, ContainerFile):
             frames = round(file.seconds * file.samplerate)
             duration_s = frames / file.samplerate
@@ -234,13 +258,19 @@ def probe(source: Source) -> AudioInfo:
         return AudioInfo(file.samplerate, file.channels, file.frames, duration_s, f"{file.format}/{file.subtype}")
 
 
-def _convert(blocks: Iterable[np.ndarray], source_rate: float, rate: int, name: str) -> Iterator[np.ndarray]:
+def _convert(
+    blocks: Iterable[np.ndarray], source_rate: float, rate: int, name: str, meter: LevelMeter | None = None
+) -> Iterator[np.ndarray]:
     """Blocks (frames, channels) float32 at source_rate -> blocks (samples,) int16 at rate, none of them empty."""
     resampler = soxr.ResampleStream(source_rate, rate, 1, dtype="float32", quality="HQ")
     samples = 0
     for block in itertools.chain(blocks, [None]):  # None brings out what the resampler holds
         with np.errstate(over="ignore", invalid="ignore"):
             mono = np.zeros(0, np.float32) if block is None else block.mean(axis=1, dtype=np.float32)
+        if block is not None and meter is not None:
+            meter.add(block, mono)
+        if (highest := np.abs(mono).max(initial=0)) > MOST_FULL_SCALES and _are_integers(mono):
+            raise AudioError(name, f"float samples reach {highest:g}: {_SCALE}")
         if source_rate != rate and np.isfinite(mono).all():
             mono = resampler.resample_chunk(mono, last=block is None)
         if not np.isfinite(mono).all():  # also after the filter, where values near the end of float32 overflow
@@ -252,22 +282,7 @@ def _convert(blocks: Iterable[np.ndarray], source_rate: float, rate: int, name: 
         raise AudioError(name, f"too short for one sample at {rate} Hz")
 
 
-def _open_sound(source: Source, name: str) -> SndFile | ContainerFile:
-    """An open file, by libsndfile; by ffmpeg what that cannot read or would hear a part of, and later tracks."""
-    track, refused = 1, ""
-    if isinstance(source, str | os.PathLike):
-        path, track = containers.split_track(name)
-        sound_file.check_path(path)
-        opened: str | BinaryIO = path
-    else:
-        opened = sound_file.file_object(source, name)
-    if track == 1:
-        try:
-            file = sound_file.open_sndfile(opened, name)
-        except UnknownSound as error:
-            refused = error.reason
-        else:
-            if containers.hears_all(file, opened):
-                return file
-            file.close()
-    return ContainerFile(opened, name, track, refused)
+def _are_integers(mono: np.ndarray) -> bool:
+    """Whether finite samples are at the scale of integers: a click beyond full scale is not, nor is what clips."""
+    sounding = np.abs(mono[mono != 0])
+    return bool(np.isfinite(sounding).all() and np.median(sounding) > 1)

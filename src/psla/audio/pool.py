@@ -26,6 +26,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from psla.audio.decode import AudioError
+from psla.audio.levels import Levels
+from psla.audio.pipes import Spool
 from psla.audio.worker import Message
 from psla.audio.worker_handle import Job as Job
 from psla.audio.worker_handle import LostWorker, WorkerHandle, worker_command
@@ -43,6 +45,7 @@ class SourceInfo:
     """What is told of a recording before its blocks."""
 
     sample_rate: int  # of the source, in Hz
+    unfinished: bool = False  # it may have been cut, and nothing in it tells
 
 
 class DecodePool:
@@ -93,6 +96,7 @@ class DecodePool:
         self._longest_s = longest_s
         self._command = worker_command(decoder, memory_bytes)
         self._closed = threading.Event()
+        self._spool = Spool()
         self._living: set[WorkerHandle] = set()
         self._idle: queue.LifoQueue[WorkerHandle | None] = queue.LifoQueue()  # None: closed
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -140,11 +144,16 @@ class DecodePool:
         rate: int,
         start_s: float | None = None,
         end_s: float | None = None,
+        measured: Callable[[Levels], None] | None = None,
     ) -> Generator[np.ndarray | SourceInfo, None, None]:
         """Decode one recording of any length, block by block, in bounded memory.
 
         A worker is lent to it from the first block to the last, or until the iterator is closed; where all are lent,
-        it waits for one. A pool of `decode_pool` tells the SourceInfo first.
+        it waits for one. Of standard input (`-`) and named pipes a copy is decoded (`psla.audio.pipes`). A pool of
+        `decode_pool` tells the SourceInfo first.
+
+        Args:
+            measured: told the levels of the source, once all of it has been read, by a pool of `decode_pool`.
 
         Shape: each block: (samples,) int16, mono, at `rate` Hz, at most about 10 s, none empty.
 
@@ -152,9 +161,16 @@ class DecodePool:
             AudioError: it cannot be read, or the decoder crashed or stalled; perhaps after some blocks.
             ValueError: the pool is closed.
         """
+        if not isinstance(source, bytes):
+            source = self._spool.file_of(source)
         with self._lent() as worker:
             for message in worker.messages(Job(source, rate, start_s, end_s), self.timeout_s):
-                yield SourceInfo(message.get("sample_rate", 0)) if isinstance(message, dict) else message
+                if not isinstance(message, dict):
+                    yield message
+                elif "levels" not in message:
+                    yield SourceInfo(message.get("sample_rate", 0), message.get("unfinished", False))
+                elif measured is not None:
+                    measured(Levels(*message["levels"]))
 
     def close(self) -> None:
         """End the workers, at once, and wait until they are gone."""
@@ -166,6 +182,7 @@ class DecodePool:
         self._threads.shutdown(wait=True)
         for worker in list(self._living):
             self._bury(worker)
+        self._spool.close()
 
     def __enter__(self) -> DecodePool:
         return self

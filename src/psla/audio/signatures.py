@@ -6,76 +6,113 @@ import os
 import re
 from typing import BinaryIO
 
-from psla.audio.sound_file import STREAMED_BYTES
+from psla.audio.chunks import tag_length
+from psla.audio.sound_file import means_until_the_end
 
-_MOST_PAGE = 27 + 255 + 255 * 255  # bytes of an Ogg
 _ASF = bytes.fromhex("3026B2758E66CF11A6D900AA0062CE6C")
+_EBML, _SEGMENT, _CLUSTER = b"\x1aE\xdf\xa3", b"\x18S\x80g", b"\x1fC\xb6u"
+_BOXES = (b"ftyp", b"moov", b"mdat", b"styp", b"moof", b"free", b"skip", b"wide")
 _ASF_FILE = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")
-_MP3_TAG = re.compile(rb"Xing|Info|VBRI")
+_MOST_FRAME = 2881  # bytes of an MP3
+_DAMAGED = "truncated or damaged Matroska/WebM"
 _KINDS = (
-    (rb"\s*<(?i:!doctype html|html)", "not audio, but an HTML page"),
+    (rb"\s*(?:<!--.*?-->\s*)?<(?i:!doctype html|html|head|body)", "not audio, but an HTML page"),
     (rb"%PDF", "not audio, but a PDF"),
-    (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!", "not audio, but an archive: unpack it"),
+    (
+        rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!|\xfd7zXZ|\x28\xb5\x2f\xfd|BZh[1-9]",
+        "not audio, but an archive: unpack it",
+    ),
     (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP|BM....\0\0\0\0", "not audio, but a picture"),
     (rb"#EXTM3U|ffconcat|\[playlist\]", "not audio, but a playlist: give the files that it names"),
     (rb"MThd", "not audio, but MIDI: notes, without their sound"),
+    (rb"version https://git-lfs", "not audio, but a pointer of Git LFS: fetch the file that it stands for"),
+    (rb"Salted__|-----BEGIN PGP|age-encryption\.org", "encrypted: it cannot be read without its key"),
+    (rb"....ftypaax", "encrypted (Audible): it cannot be read without its key"),
+    (rb"\x00\x05\x16\x07", "not audio, but what macOS keeps beside a file (AppleDouble)"),
+    (rb"\x7fELF|MZ.{60}|\xcf\xfa\xed\xfe", "not audio, but a program"),
+    (rb"SQLite format 3", "not audio, but a database"),
+    (rb"DSD |FRM8", "DSD, which no decoder here reads"),
+    (rb"#!SILK|\x02#!SILK", "SILK, which no decoder here reads"),
+    (rb"\.ra\xfd", "RealAudio, which no decoder here reads"),
+    (rb"ajkg", "Shorten, which no decoder here reads"),
+    (rb"OFR ", "OptimFROG, which no decoder here reads"),
+    (rb"RIFF....QLCM", "QCP, which no decoder here reads"),
     (rb"\s*(?:<\?xml|[{\[]\s*[\"{\[\]}])", "not audio, but XML or JSON"),
     (rb"....(?:ftyp|moov|mdat)", "a truncated or damaged MP4: the index of what it holds is missing"),
-    (rb"\x1aE\xdf\xa3", "truncated or damaged Matroska/WebM"),
 )
 
 
 def kind_of(file: BinaryIO) -> str:
     """What a file is that no decoder takes, in words; empty where it is not known."""
-    file.seek(0)
-    head = file.read(512)
-    return next((kind for pattern, kind in _KINDS if re.match(pattern, head, re.DOTALL)), "")
-
-
-def has_length_tag(file: BinaryIO) -> bool:
-    """Whether the first frame of an MP3 says how many follow."""
-    file.seek(0)
-    head = file.read(10)
-    after = sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=False)) + 10
-    file.seek(after if head[:3] == b"ID3" else 0)
-    return _MP3_TAG.search(file.read(256)) is not None
-
-
-def is_joined(file: BinaryIO) -> bool:
-    """Whether in an Ogg a stream begins after another has begun to sound: streams side by side begin together."""
-    file.seek(0)
-    begun, kept = False, b""
-    while part := file.read(1 << 20):
-        data = kept + part
-        place = 0
-        while (place := data.find(b"OggS\0", place)) >= 0 and place + 5 < len(data):
-            first = bool(data[place + 5] & 2)
-            if first and begun:
-                return True
-            begun |= not first
-            place += 5
-        kept = data[-5:]
-    return False
+    size, place = file.seek(0, os.SEEK_END), tag_length(file)
+    if place > size:
+        return "truncated or damaged: its ID3 tag ends behind the end of the file"
+    if place == size:
+        return "holds no samples: there is an ID3 tag, and nothing behind it"
+    file.seek(place)
+    head = file.read(1 << 16)
+    if head[:4] == _EBML:
+        empty = place + len(head) == size and _CLUSTER not in head
+        return "holds no samples: the header of a Matroska/WebM, and nothing behind it" if empty else _DAMAGED
+    if head[0] == 0xFF and head[1:2] >= b"\xe0" and size - place < _MOST_FRAME:
+        return "holds no samples: the first frame of an MP3, and nothing behind it"
+    if not any(head) and size - place <= 1 << 30:
+        while part := file.read(1 << 20):
+            if any(part):
+                break
+        else:
+            return "not audio: all its bytes are zero"
+    return next((kind for pattern, kind in _KINDS if re.match(pattern, head[:512], re.DOTALL)), "")
 
 
 def is_cut(file: BinaryIO) -> bool:
-    """Whether a RIFF, ASF or Matroska says in its head, or an Ogg in its last page, that it is longer than it is."""
+    """Whether a RIFF, ASF, MP4 or Matroska says that it is longer than it is."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head, ends = file.read(4096) + bytes(100), 0
-    if head[:4] == b"RIFF" and (length := int.from_bytes(head[4:8], "little")) < STREAMED_BYTES:
+    if head[:4] == b"RIFF" and not means_until_the_end(length := int.from_bytes(head[4:8], "little")):
         ends = 8 + length
     elif head[:4] == _ASF[:4] and (place := head.find(_ASF_FILE)) >= 0 and not head[place + 88] & 1:
         ends = int.from_bytes(head[place + 40 : place + 48], "little")
-    elif head[:4] == b"\x1aE\xdf\xa3" and (place := head.find(b"\x18S\x80g") + 4) >= 4:
-        count = 9 - head[place].bit_length()
-        length = int.from_bytes(head[place : place + count], "big") & ((1 << 7 * count) - 1)
-        ends = 0 if length == (1 << 7 * count) - 1 else place + count + length  # all ones: it was not known
-    elif head[:4] == b"OggS":
-        begin = max(0, size - _MOST_PAGE)
-        file.seek(begin)
-        tail = file.read(_MOST_PAGE)
-        place = tail.rfind(b"OggS\0")
-        count = tail[place + 26] if len(tail) > place + 26 else 255
-        ends = begin + place + 27 + count + sum(tail[place + 27 : place + 27 + count])
+    elif head[:4] == _EBML and (place := head.find(_SEGMENT) + 4) >= 4:
+        whole, begin = _ebml_length(head, place)
+        ends = _streamed_end(file, begin, size) if whole is None else begin + whole
+    elif head[4:8] in _BOXES:
+        ends = _boxes_end(file, size)
     return ends > size + 1  # what RIFF fills up to an even length need not be there
+
+
+def _ebml_length(data: bytes, place: int) -> tuple[int | None, int]:
+    """The length that stands here, None where it was not known (all ones), and the place behind it."""
+    count = 9 - data[place].bit_length()
+    length = int.from_bytes(data[place : place + count], "big") & ((1 << 7 * count) - 1)
+    return None if length == (1 << 7 * count) - 1 else length, place + count
+
+
+def _streamed_end(file: BinaryIO, place: int, size: int) -> int:
+    """Where the last element ends of a Matroska whose length was not known, such as a browser records."""
+    while place + 12 <= size:
+        file.seek(place)
+        head = file.read(12)
+        count = 9 - head[0].bit_length()
+        if not 1 <= count <= 4 or not head[count]:
+            return 0  # ffmpeg says what is wrong
+        length, begin = _ebml_length(head, count)
+        # Of clusters and the like with an open end the elements follow one after the other.
+        place += begin if length is None or head[:4] == _CLUSTER else begin + length
+    return place
+
+
+def _boxes_end(file: BinaryIO, size: int) -> int:
+    """Where the last box of an MP4 ends."""
+    place = 0
+    while place + 8 <= size:
+        file.seek(place)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:], "big")
+        if not length or length < 8 or not re.match(rb"[ -~\xa9]{4}", head[4:8]):
+            return 0  # to the end; or no box, and ffmpeg says what is wrong
+        place += length
+    return place

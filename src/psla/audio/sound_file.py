@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import os
 import re
+import stat
+from contextlib import ExitStack
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -18,7 +20,6 @@ import soundfile
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
 UNKNOWN_LENGTH = 1 << 62  # libsndfile gives the greatest int64 where a header leaves the length open
-STREAMED_BYTES = 0x7FFFF000  # a WAV written to a pipe declares this many bytes or more, and means "until the end"
 _UNKNOWN = (1, 4, 64)  # libsndfile's codes: no format that it knows, an encoding that it does not, a WAV's likewise
 
 # What libsndfile notes when a header declares more bytes than the file holds. It then shortens the audio in silence.
@@ -27,6 +28,16 @@ _SHORTENED = re.compile(
     r"|File seems to be truncated|Seems to be a truncated file",
     re.MULTILINE,
 )
+
+
+def means_until_the_end(length: int) -> bool:
+    """Whether this is one of the numbers that programs write that do not know yet how long the sound will be.
+
+    Example:
+        >>> [means_until_the_end(n) for n in (0xFFFFFFFF, 0x7FFFF000, 0x80000000, 0xB2D05E00)]
+        [True, True, True, False]
+    """
+    return length >= 0xFFFFF000 or 0x7FFFF000 <= length <= 0x80001000
 
 
 class AudioError(ValueError):
@@ -48,7 +59,20 @@ class AudioError(ValueError):
 
 
 class SndFile(soundfile.SoundFile):
-    """Reads straight on. soundfile seeks after every read of a seekable file: that fails for FLAC of open length."""
+    """Reads straight on. soundfile seeks after every read of a seekable file: that fails for FLAC of open length.
+
+    Attributes:
+        mended: it is read with another header than its own; `kept`: what is closed with it.
+        unfinished: it may have been cut, and nothing in it tells.
+    """
+
+    mended = unfinished = False
+    kept: ExitStack | None = None
+
+    def close(self) -> None:
+        super().close()
+        if self.kept is not None:
+            self.kept.close()
 
     def block(self, frames: int) -> np.ndarray:
         """The next so many frames, fewer at the end: (frames, channels) float32."""
@@ -75,8 +99,11 @@ class UnknownSound(AudioError):
     """Sound of a kind that libsndfile does not read; another decoder may."""
 
 
-def open_sndfile(opened: str | BinaryIO, name: str) -> SndFile:
+def open_sndfile(opened: str | BinaryIO, name: str, sure: bool = True) -> SndFile:
     """An open file with at least one frame, whose header agrees with the size of the file.
+
+    Args:
+        sure: what libsndfile calls damaged is damaged; otherwise another decoder may be asked.
 
     Raises:
         UnknownSound: of a container or a codec that libsndfile does not read.
@@ -86,11 +113,11 @@ def open_sndfile(opened: str | BinaryIO, name: str) -> SndFile:
         file = SndFile(os.fsencode(opened) if isinstance(opened, str) else opened)
     except soundfile.LibsndfileError as error:
         reason = "not audio" if error.code == 1 else "damaged or truncated audio"
-        kind = UnknownSound if error.code in _UNKNOWN else AudioError
+        kind = AudioError if sure and error.code not in _UNKNOWN else UnknownSound
         raise kind(name, f"{reason}, libsndfile says: {error.error_string}") from error
     note = _SHORTENED.search(file.extra_info)
     reason = "holds no samples" if file.frames <= 0 else ""
-    if note and (note[1] is None or int(note[2]) < int(note[1]) < STREAMED_BYTES):
+    if note and (note[1] is None or (int(note[2]) < int(note[1]) and not means_until_the_end(int(note[1])))):
         reason = f"truncated: its header declares more than the file holds ({note[0].strip()})"
     if reason:
         file.close()
@@ -98,9 +125,19 @@ def open_sndfile(opened: str | BinaryIO, name: str) -> SndFile:
     return file
 
 
+_KINDS = {
+    **{stat.S_IFDIR: "folder (Is a directory)", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"},
+    **{stat.S_IFCHR: "device", stat.S_IFBLK: "device"},
+}
+
+
 def check_path(name: str) -> None:
-    """Refuse what is not there, empty, or says nothing of its samples."""
+    """Refuse what is not there, is no file (one would wait for a named pipe), empty, or says nothing of its samples."""
     try:
+        kind = stat.S_IFMT(os.stat(name).st_mode)
+        if kind != stat.S_IFREG:
+            empty = "an empty " if kind == stat.S_IFDIR and not os.listdir(name) else "a "
+            raise AudioError(name, f"{empty}{_KINDS.get(kind, 'special file')}, not a sound file")
         with open(name, "rb") as file:
             if not file.read(1):
                 raise AudioError(name, "an empty file")

@@ -18,6 +18,7 @@ import struct
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import astuple
 from importlib import import_module
 from queue import SimpleQueue
 from typing import Any, BinaryIO
@@ -50,13 +51,18 @@ def decode(source: Source, rate: int, start_s: float | None, end_s: float | None
 
 
 def decode_to_tag(source: Source, rate: int, start_s: float | None, end_s: float | None) -> Iterator[Message]:
-    """The sample rate of a sound file as `{"sample_rate": Hz}`, then its int16 blocks at `rate` Hz."""
-    with AudioStream(source, rate, start_s=start_s, end_s=end_s) as stream:
-        yield {"sample_rate": checked_rate(stream.source_rate, stream.name)}
+    """The sample rate of a sound file as `{"sample_rate": Hz}`, its int16 blocks at `rate` Hz, then its levels.
+
+    Where it may have been cut, `"unfinished": true` stands beside the sample rate.
+    """
+    with AudioStream(source, rate, start_s=start_s, end_s=end_s, metered=True) as stream:
+        told = {"sample_rate": checked_rate(stream.source_rate, stream.name)}
+        yield {**told, "unfinished": True} if stream.unfinished else told
         yield from stream
+        yield {"levels": astuple(stream.levels)}
 
 
-def checked_rate(rate: int, name: str) -> int:
+def checked_rate(rate: float, name: str) -> float:
     """The rate, if it is one of audio: a damaged header that says 1 Hz makes days of a few seconds.
 
     Raises:

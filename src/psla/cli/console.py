@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import warnings
@@ -21,6 +22,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+BROKEN_PIPE = 128 + 13  # as of any program that SIGPIPE ends, such as `cat a | head -1`
+LONG_S = 600.0  # of sound; of a file that lasts longer it is said how far it is
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: not a failure, try again later
 
 
@@ -51,8 +54,9 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except BrokenPipeError:
-            raise  # whoever reads our output has enough: Typer ends quietly
+        except BrokenPipeError as error:  # whoever reads our output has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes nowhere
+            raise typer.Exit(BROKEN_PIPE) from error
         except USER_ERRORS as error:
             typer.echo(f"psla: {sentence(error)}", err=True)
             raise typer.Exit(2) from error
@@ -190,6 +194,29 @@ def progress(
         else:
             tasks = {stage: shown.add_task(stage, total=total * times[stage]) for stage, total in totals.items()}
             yield lambda stage, clips: shown.advance(tasks[stage], clips)
+
+
+@contextmanager
+def hearing(shown: bool) -> Iterator[Callable[[str, float], None]]:
+    """Hands out `report(path, seconds)`: on a terminal a line says how much has been heard of a file that is long."""
+    if not (shown and sys.stderr.isatty()):
+        yield lambda path, seconds: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from psla.files import visible
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as line:
+        task = line.add_task("", total=None, visible=False)
+
+        def report(path: str, seconds: float) -> None:
+            if seconds >= LONG_S:
+                heard = f"{visible(path)}: {seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min heard"
+                line.update(task, description=heard, visible=True)
+
+        yield report
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, fetching, progress, table
+from psla.cli.console import CommandError, fetching, hearing, progress, table
 from psla.cli.options import Json, Precision, WithPrecision
 from psla.cli.tag_view import picture_files, screens, views_of, write_pictures
 
@@ -130,11 +130,12 @@ def tag(
         kept = None if embeddings is None else EmbeddingFile(embeddings)
         views = views_of(tagger, settings, threshold, release, max_gap, min_length) if plot or html else None
         model_hash = f"{sha256_of(model_path)} {precision.value}" if journal else ""
-        job = TagJob(tagger, model_hash, settings, kept, withheld, views)
         _introduce(choice, tagger.model, settings, quiet)
         written = stack.enter_context(Journal(journal)) if journal else None
-        # No bar for a single file, nor where the rows themselves appear on the terminal.
+        # No bar for a single file, nor where the rows themselves appear on the terminal: how far each is, is said.
         silent = len(paths) < 2 or (out is None and sys.stdout.isatty())
+        heard = stack.enter_context(hearing(silent))
+        job = TagJob(tagger, model_hash, settings, kept, withheld, views, heard)
         failed: list[Row] = []
         rows = _watched(job.rows(paths, pool, written), failed, len(paths), silent)
         if audacity:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,7 +22,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from psla.audio.decode import AudioError
-from psla.audio.pool import DecodePool
+from psla.audio.levels import Levels
+from psla.audio.pool import DecodePool, SourceInfo
 from psla.tagging.recording import Recording
 from psla.tagging.result import TagResult
 
@@ -76,9 +77,17 @@ def tag_files(
 
 
 def tag_groups(
-    tagger: WindowTagger, paths: Iterable[str], pool: DecodePool, embed: bool = False
+    tagger: WindowTagger,
+    paths: Iterable[str],
+    pool: DecodePool,
+    embed: bool = False,
+    heard: Callable[[str, float], None] = lambda path, seconds: None,
 ) -> Iterator[list[FileResult]]:
-    """As `tag_files`, but those that are finished together come together: what a journal writes at once."""
+    """As `tag_files`, but those that are finished together come together: what a journal writes at once.
+
+    Args:
+        heard: told after each batch which file is being heard, and how many seconds of it have been.
+    """
     waiting: deque[_Open] = deque()
     batch: list[tuple[Recording, np.ndarray]] = []
     with closing(read_files(paths, pool, tagger.sample_rate)) as files:
@@ -86,15 +95,19 @@ def tag_groups(
             opened = _Open(file.path)
             waiting.append(opened)
             try:
-                recording = opened.recording = tagger.recording(file.source_rate())
+                info = file.info()
+                recording = opened.recording = tagger.recording(info.sample_rate)
+                recording.unfinished = info.unfinished
                 for window in tagger.windows(file.blocks()):
                     batch.append((recording, window))
                     opened.cut += 1
                     if len(batch) == BATCH:
                         tagger.run(batch, embed)
                         batch = []
+                        heard(file.path, recording.samples / tagger.sample_rate)
                         if group := _finished(waiting):
                             yield group
+                recording.levels = file.levels
                 opened.ended = True
             except AudioError as error:
                 batch = [(other, window) for other, window in batch if other is not opened.recording]
@@ -135,14 +148,15 @@ class FileStream:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.levels: Levels | None = None  # known behind the last block
         self._queue: queue.Queue[Any] = queue.Queue(_BLOCKS)  # SourceInfo, blocks, None; or an exception in their place
 
-    def source_rate(self) -> int:
-        """Sample rate of the source in Hz; raises AudioError."""
-        return self._take().sample_rate
+    def info(self) -> SourceInfo:
+        """What is told of the source; raises AudioError."""
+        return self._take()
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """The blocks, once the sample rate is known; raises AudioError."""
+        """The blocks, once `info` has been asked; raises AudioError."""
         while (item := self._take()) is not None:
             yield item
 
@@ -157,13 +171,16 @@ class FileStream:
         if stop.is_set():
             return
         try:
-            with closing(pool.stream(self.path, rate)) as blocks:
+            with closing(pool.stream(self.path, rate, measured=self._measured)) as blocks:
                 for block in blocks:
                     if not self._put(block, stop):
                         return
             self._put(None, stop)
         except Exception as error:  # it is raised where the blocks are read
             self._put(error, stop)
+
+    def _measured(self, levels: Levels) -> None:
+        self.levels = levels
 
     def _put(self, item: Any, stop: threading.Event) -> bool:
         while not stop.is_set():

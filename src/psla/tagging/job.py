@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from psla.audio.containers import split_track
+from psla.audio.pipes import is_pipe
 from psla.audio.pool import DecodePool
 from psla.files import Journal, atomic_write
 from psla.tagging.batch import tag_groups
@@ -36,7 +37,8 @@ class EmbeddingFile:
     """Embeddings of each recording, for the clip and for its steps, with the paths: .safetensors or .npz.
 
     `clips` (recordings, channels) float32, `steps` (all steps, channels) float32, `offsets` (recordings + 1,) int64:
-    the steps of recording i are steps[offsets[i] : offsets[i + 1]]; `paths`: the paths as UTF-8 bytes, one a line.
+    the steps of recording i are steps[offsets[i] : offsets[i + 1]]; `paths`: the paths as UTF-8 bytes, one a line, and
+    `path_spans` (recordings, 2) int64: where each begins and ends in them, for a path may hold line ends, too.
 
     Gathers embeddings in memory (channels x 4 bytes a step) and writes them at the end, atomically.
 
@@ -60,11 +62,14 @@ class EmbeddingFile:
         """Write what has been added; nothing, where that is nothing."""
         if not self._embeddings:
             return
+        paths = [path.encode("utf-8", "surrogateescape") for path in self._paths]
+        ends = np.cumsum([len(path) + 1 for path in paths], dtype=np.int64) - 1
         arrays = {
             "clips": np.stack([e.clip for e in self._embeddings]),
             "steps": np.concatenate([e.steps for e in self._embeddings]),
             "offsets": np.cumsum([0, *(len(e.steps) for e in self._embeddings)], dtype=np.int64),
-            "paths": np.frombuffer("\n".join(self._paths).encode("utf-8", "surrogateescape"), dtype=np.uint8),
+            "paths": np.frombuffer(b"\n".join(paths), dtype=np.uint8),
+            "path_spans": np.stack([ends - list(map(len, paths)), ends], axis=1),
         }
         with atomic_write(self.path) as temporary:
             if self.path.suffix == ".npz":
@@ -84,6 +89,7 @@ class TagJob:
         embeddings: where the embeddings go of every file that is tagged, if anywhere.
         withheld: what is taken out of every result before anything is made of it.
         views: what gathers all that pictures need of every file that is tagged, if anything does.
+        heard: told how far each file is, as `psla.tagging.batch.tag_groups` tells it.
     """
 
     tagger: Tagger
@@ -92,9 +98,12 @@ class TagJob:
     embeddings: EmbeddingFile | None = None
     withheld: Withheld = NOTHING
     views: Views | None = None
+    heard: Callable[[str, float], None] = lambda path, seconds: None
 
     def key(self, path: str) -> str:
         """32 hex digits: the same for the same file, unchanged, under the same model and settings."""
+        if is_pipe(path):  # which brings something else each time
+            return os.urandom(16).hex()
         try:
             stat = os.stat(split_track(path)[0])
             state = [stat.st_size, stat.st_mtime_ns]
@@ -125,8 +134,9 @@ class TagJob:
         self, files: Sequence[tuple[str, str]], pool: DecodePool, journal: Journal | None
     ) -> Iterator[dict[str, Any]]:
         keys = iter([key for _, key in files])
-        for heard in tag_groups(self.tagger, [path for path, _ in files], pool, embed=self.embeddings is not None):
-            group = [self.withheld.of(file) for file in heard]
+        asked, embed = [path for path, _ in files], self.embeddings is not None
+        for done in tag_groups(self.tagger, asked, pool, embed, self.heard):
+            group = [self.withheld.of(file) for file in done]
             rows = [row_of(file, self.settings, self.tagger.model.card.thresholds) for file in group]
             if journal is not None:
                 journal.append(*({KEY: next(keys), **row} for row in rows))

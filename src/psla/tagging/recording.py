@@ -16,7 +16,12 @@ once: what memory a timeline takes is that of its result.
 
 What is noticed of the audio itself, before any class (`SignalMeter`):
 
-`silent`: no sample reaches 0.001 of full scale (-60 dBFS).
+`silent`: no sample of any channel is 0.001 of full scale (-60 dBFS) from the mean of all: a constant is silent, too.
+
+`cancelled`: the channels are not silent, but in their mean, which is what the model hears, less is left than a quarter
+of what one of them alone would leave there, such as of a stereo recording whose channels are in anti-phase.
+
+`unfinished`: the file may have been cut, and nothing in it tells: an Ogg without its last page.
 
 `band-limited`: the source does not reach as high as the model hears. Either its sample rate is below the model's, or
 the spectrum says so: a recording that was made at a lower rate, or sent through a telephone, and then resampled, has
@@ -45,6 +50,7 @@ from typing import Literal
 import numpy as np
 from scipy.fft import rfft
 
+from psla.audio.levels import Levels
 from psla.data.vocabulary import Vocabulary
 from psla.tagging.result import Embedding, TagResult
 
@@ -54,8 +60,10 @@ SILENT_PEAK = 0.001  # of full scale
 SHORT_SHARE = 0.9  # of what is heard at least
 FLAG_WORDS = {
     "silent": "silent: nothing louder than -60 dBFS",
+    "cancelled": "cancelled: the channels cancel each other, the model hears next to nothing of them",
     "band-limited": "band-limited: lacks high frequencies that the model listens to",
     "short": "short: less than what the model hears at least",
+    "unfinished": "unfinished: the file may have been cut, its last page is missing",
     "unfamiliar": "unfamiliar: like none of the model's classes",
 }
 *FLAGS, UNFAMILIAR = FLAG_WORDS
@@ -77,7 +85,7 @@ class SignalMeter:
 
     def __init__(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate
-        self.peak = 0  # 0 .. 32768
+        self._lowest, self._highest, self._sum, self._count = 32767, -32768, 0, 0
         frame = round(_FRAME_S * sample_rate)
         # Hann's window squared: its side lobes fall by 30 dB an octave, so that a loud tone does not fill empty bands.
         self._window = (np.hanning(frame) ** 2).astype(np.float32)
@@ -90,8 +98,12 @@ class SignalMeter:
 
     def add(self, window: np.ndarray) -> None:
         """A window (samples,) int16; where windows overlap, what they share counts twice in the spectrum."""
-        self.peak = max(self.peak, int(window.max()), -int(window.min()))
+        self._lowest, self._highest = min(self._lowest, int(window.min())), max(self._highest, int(window.max()))
+        self._sum, self._count = self._sum + int(window.sum(dtype=np.int64)), self._count + len(window)
         frame = len(self._window)
+        if not window.any():  # the spectrum of silence is known
+            self._frames += len(window) // frame
+            return
         frames = window[: len(window) // frame * frame].reshape(-1, frame)
         # (frames, bins), but for what does not fill a band, such as half the sample rate
         spectrum = rfft(frames * self._window)[:, : len(self._power) * _BAND]  # scipy's: float32 as fast as it can be
@@ -111,18 +123,34 @@ class SignalMeter:
             return None
         return edge * _BAND_HZ if power[edge - round(1000 / _BAND_HZ) : edge].mean() > self._standing else None
 
-    def flags(self, samples: int, shortest: int, source_rate: float | None = None) -> tuple[str, ...]:
+    @property
+    def peak(self) -> float:
+        """The highest distance of a sample from the mean of all, 0 to 65535."""
+        mean = self._sum / max(1, self._count)
+        return max(self._highest - mean, mean - self._lowest, 0)
+
+    def flags(
+        self,
+        samples: int,
+        shortest: int,
+        source_rate: float | None = None,
+        levels: Levels | None = None,
+        unfinished: bool = False,
+    ) -> tuple[str, ...]:
         """Those of `FLAGS` that hold for a recording of so many samples, of which so many are heard at least.
 
         Args:
             source_rate: sample rate of the source in Hz, where it is known.
+            levels: of the source, before it was mixed and resampled, where they are known.
+            unfinished: whether the source may have been cut.
         """
-        silent = self.peak < SILENT_PEAK * 32768
+        silent = (self.peak / 32768 if levels is None else levels.loudest) < SILENT_PEAK
+        cancelled = not silent and levels is not None and levels.cancelled
         low_rate = source_rate is not None and source_rate < self.sample_rate
-        narrow = low_rate or (not silent and self.band_edge_hz() is not None)
-        return tuple(
-            flag for flag, holds in zip(FLAGS, (silent, narrow, samples < SHORT_SHARE * shortest), strict=True) if holds
-        )
+        narrow = low_rate or (not silent and not cancelled and self.band_edge_hz() is not None)
+        short = samples < SHORT_SHARE * shortest
+        holding = (silent, cancelled, narrow, short, unfinished)
+        return tuple(flag for flag, holds in zip(FLAGS, holding, strict=True) if holds)
 
 
 class Timeline:
@@ -202,6 +230,9 @@ class Recording:
         sample_rate: samples in a second.
         combine: `mean` or `max`; see the module's head.
         source_rate: sample rate of the source in Hz, where it is known.
+
+    Attributes:
+        levels, unfinished: as `SignalMeter.flags` takes them; to be set before `result`.
     """
 
     def __init__(
@@ -220,6 +251,8 @@ class Recording:
         self.step, self.window, self.hop, self.sample_rate = step, window, hop, sample_rate
         self.shortest = shortest
         self.windows = self.samples = 0
+        self.levels: Levels | None = None
+        self.unfinished = False
         self._meter = SignalMeter(sample_rate)
         self._frames = Timeline(step, len(vocabulary), sample_rate)
         self._features: Timeline | None = None
@@ -266,7 +299,7 @@ class Recording:
         if self._features is not None:
             clip = np.asarray(self._feature_sum / self._weight, dtype=np.float32)
             embedding = Embedding(clip, self._features.read(self.samples)[0])
-        flags = self._meter.flags(self.samples, self.shortest, self.source_rate)
+        flags = self._meter.flags(self.samples, self.shortest, self.source_rate, self.levels, self.unfinished)
         return TagResult(
             vocabulary=self.vocabulary,
             clip_probabilities=np.clip(combined, 0, 1).astype(np.float32),

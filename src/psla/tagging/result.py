@@ -46,8 +46,8 @@ class TagResult:
         times: (steps, 2) float64, beginning and end of each step in seconds; none ends after the audio does.
         duration_s: length of the audio in seconds.
         windows: how many windows it was cut into.
-        flags: what makes the result doubtful, of `silent`, `band-limited`, `short` and `unfamiliar`; see
-            `psla.tagging.recording`.
+        flags: what makes the result doubtful, of `silent`, `cancelled`, `band-limited`, `short`, `unfinished`
+            and `unfamiliar`; see `psla.tagging.recording`.
         embedding: only where it was asked for.
         dropped_s: seconds of the steps that `psla.tagging.privacy.drop_speech` took out; None where it was not asked.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from psla.audio.containers import split_track
 from psla.audio.decode import AUDIO_SUFFIXES
+from psla.audio.pipes import is_pipe
 from psla.weights.catalogue import SUFFIXES, known_names, names_near
 
 _WILD = frozenset("*?[")
@@ -43,7 +44,7 @@ def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
             other = f", or ./{first} for the folder" if os.path.lexists(first) and not Path(first).suffix else ""
             raise SourcesError(f"{first} is a model: name the sound files, folders or patterns after it{other}")
         return first, rest
-    if not (os.path.lexists(first) or _WILD & set(first) or _is_sound(first)):
+    if not (is_pipe(first) or os.path.lexists(first) or _WILD & set(first) or _is_sound(first)):
         raise SourcesError(
             f"{first!r} is neither a model by name ({names_near(first)}) nor a sound file, a folder or a pattern"
         )
@@ -62,20 +63,28 @@ def expand_sources(sources: Iterable[str]) -> list[str]:
 
     A folder stands for the sound files in it at any depth, hidden ones left out; a pattern (`*`, `?`, `[...]`, `**` for
     any depth) for what matches, folders among it as folders. Both are sorted; what is given first comes first. A file
-    that is meant twice is listed where it is meant first. `movie.mp4#track=2`: its second audio track. A path that does
-    not exist is kept: tagging says why it cannot be read.
+    that is meant twice is listed where it is meant first. `movie.mp4#track=2`: its second audio track. `-`: standard
+    input. A path that does not exist is kept: tagging says why it cannot be read; so is, beside files that are found,
+    a folder without sound files and a pattern that nothing matches.
 
     Raises:
-        SourcesError: a folder without sound files, or a pattern that nothing matches.
+        SourcesError: nothing but folders without sound files and patterns that nothing matches.
 
     Example:
         >>> expand_sources(["b.wav", "a.wav", "./b.wav"])
         ['b.wav', 'a.wav']
     """
     found: dict[str, str] = {}
+    empty: list[SourcesError] = []
     for source in sources:
-        for file in _files_of(source):
+        try:
+            files = _files_of(source)
+        except SourcesError as error:
+            files, empty = [source], [*empty, error]
+        for file in files:
             found.setdefault(os.path.abspath(file), file)
+    if empty and len(empty) == len(found):
+        raise empty[0]
     return list(found.values())
 
 
@@ -85,11 +94,22 @@ def _files_of(source: str) -> list[str]:
             return files
         raise SourcesError(f"{source}: a folder without sound files ({', '.join(sorted(AUDIO_SUFFIXES))})")
     if not os.path.lexists(source) and _WILD & set(source):
-        matches = sorted(glob.glob(source, recursive=True))
+        matches = sorted(glob.glob(_literal_first(source), recursive=True))
         if files := [f for match in matches for f in (_files_below(match) if os.path.isdir(match) else [match])]:
             return files
         raise SourcesError(f"{source}: no file matches this pattern")
     return [source]
+
+
+def _literal_first(pattern: str) -> str:
+    """The pattern with what is there under its own name, as the folder `rec [2023]`, taken by that name."""
+    done = "/" if os.path.isabs(pattern) else ""
+    parts = [part for part in pattern.split("/") if part]
+    for count, part in enumerate(parts):
+        if not os.path.lexists(os.path.join(done, part)):
+            return os.path.join(glob.escape(done), *parts[count:])
+        done = os.path.join(done, part)
+    return glob.escape(done)
 
 
 def _files_below(folder: str) -> list[str]:

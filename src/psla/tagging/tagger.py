@@ -11,8 +11,9 @@ Not here: decoding in processes of its own and files by the thousand (`psla.tagg
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
@@ -20,8 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from psla.audio.decode import AudioStream, Source, from_array
+from psla.audio.decode import AudioError, AudioStream, from_array
+from psla.audio.given import Given, sound_of
+from psla.audio.levels import LevelMeter, Levels
+from psla.audio.pipes import Spool, is_pipe
 from psla.audio.pool import decode_pool
+from psla.audio.sound_file import name_of
 from psla.audio.worker import checked_rate
 from psla.model.ensemble import EnsembleError
 from psla.model.file import Model
@@ -33,6 +38,10 @@ from psla.tagging.result import Embedding, TagResult
 from psla.tagging.sources import expand_sources
 from psla.weights.catalogue import load_any
 from psla.weights.choice import choose
+
+
+# Of a window: probabilities of the clip and of the steps, features of the steps, familiarity.
+_Said = tuple[np.ndarray, np.ndarray, np.ndarray | None, float | None]
 
 
 class Tagger:
@@ -75,14 +84,16 @@ class Tagger:
         self.hop_samples = self.window_samples if hop_s is None else round(hop_s * rate)
         self.hop_s = self.hop_samples / rate
         network.eval()
+        self._silence: dict[int, _Said] = {}  # what is said of so many zero samples
         self._network = network if precision == "float32" else network.for_inference(precision)
 
-    def tag(self, source: Source | np.ndarray, sample_rate: int | None = None) -> TagResult:
+    def tag(self, source: Given, sample_rate: float | None = None) -> TagResult:
         """Tag one recording.
 
         Args:
-            source: a path, the bytes of a file, a binary file object, or an array (samples,) or (samples, channels),
-                float in [-1, 1], int16 or int32.
+            source: a path (`-`: standard input), the bytes of a file, a binary file object, or an array (samples,) or
+                (samples, channels), float in [-1, 1], int16 or int32; also a tensor, a list, an (array, rate) pair, or
+                Hugging Face's dict, see `psla.audio.given`.
             sample_rate: of the array, in Hz, 1000 or more; a file says its own.
 
         Raises:
@@ -91,7 +102,7 @@ class Tagger:
         """
         return self._tag(source, sample_rate, embed=False)
 
-    def embed(self, source: Source | np.ndarray, sample_rate: int | None = None) -> Embedding:
+    def embed(self, source: Given, sample_rate: float | None = None) -> Embedding:
         """The backbone's features of one recording, for the clip and for each step; arguments and errors as `tag`.
 
         Example:
@@ -123,18 +134,34 @@ class Tagger:
         with decode_pool(min(workers, len(paths))) as pool:
             yield from tag_files(self, paths, pool)
 
-    def _tag(self, source: Source | np.ndarray, sample_rate: int | None, embed: bool) -> TagResult:
+    def _tag(self, given: Given, sample_rate: float | None, embed: bool) -> TagResult:
+        source, sample_rate = sound_of(given, sample_rate)
         if isinstance(source, np.ndarray):
             if sample_rate is None:
                 raise ValueError("an array does not say how fast it was sampled: give its sample_rate in Hz")
-            rate = checked_rate(sample_rate, "<array>")
-            return self.tag_blocks([from_array(source, rate, self.sample_rate)], rate, embed)
+            rate, meter = checked_rate(sample_rate, "<array>"), LevelMeter()
+            blocks = [from_array(source, rate, self.sample_rate, meter)]
+            return self._gathered(blocks, self.recording(rate), embed, lambda: meter.levels)
         if sample_rate is not None:
             raise ValueError("sample_rate is for arrays only: a file says its own")
-        with AudioStream(source, self.sample_rate) as stream:
-            rate = checked_rate(stream.source_rate, stream.name)
-            with closing(_ahead(stream)) as blocks:
-                return self.tag_blocks(blocks, rate, embed)
+        with Spool() as spool:
+            file = spool.file_of(source) if isinstance(source, str | os.PathLike) and is_pipe(source) else source
+            try:
+                with AudioStream(file, self.sample_rate, metered=True) as stream, closing(_ahead(stream)) as decoded:
+                    recording = self.recording(checked_rate(stream.source_rate, stream.name))
+                    recording.unfinished = stream.unfinished
+                    return self._gathered(decoded, recording, embed, lambda: stream.levels)
+            except AudioError as error:
+                raise (AudioError(name_of(source), error.reason) if file is not source else error) from error
+
+    def _gathered(
+        self, blocks: Iterable[np.ndarray], recording: Recording, embed: bool, levels: Callable[[], Levels] | None
+    ) -> TagResult:
+        windows = self.windows(blocks)
+        while batch := [(recording, window) for window in islice(windows, BATCH)]:
+            self.run(batch, embed)
+        recording.levels = None if levels is None else levels()
+        return recording.result()
 
     def tag_blocks(
         self, blocks: Iterable[np.ndarray], source_rate: float | None = None, embed: bool = False
@@ -145,11 +172,7 @@ class Tagger:
             source_rate: the sample rate before it was brought to this one, in Hz, where known.
             embed: fill in `TagResult.embedding`.
         """
-        recording = self.recording(source_rate)
-        windows = self.windows(blocks)
-        while batch := [(recording, window) for window in islice(windows, BATCH)]:
-            self.run(batch, embed)
-        return recording.result()
+        return self._gathered(blocks, self.recording(source_rate), embed, None)
 
     def recording(self, source_rate: float | None = None) -> Recording:
         """An empty recording, for `run`."""
@@ -169,18 +192,33 @@ class Tagger:
         return cut_windows(blocks, self.window_samples, self.hop_samples)
 
     def run(self, batch: Sequence[tuple[Recording, np.ndarray]], embed: bool = False) -> None:
-        """Tag a batch of windows, each given with its recording, which must get its windows in their order."""
+        """Tag a batch of windows, each given with its recording, which must get its windows in their order.
+
+        What is said of a silent window is the same each time: the network hears one of each length.
+        """
+        silent = [None if window.any() else len(window) for _, window in batch]
+        new = [row for row, length in enumerate(silent) if length is None or length not in self._silence]
+        said = dict(zip(new, self._said([batch[row][1] for row in new], embed), strict=True)) if new else {}
+        self._silence |= {length: said[row] for row, length in enumerate(silent) if length is not None and row in said}
+        for row, (recording, window) in enumerate(batch):
+            length = silent[row]
+            clip, frames, features, familiarity = said[row] if length is None else self._silence[length]
+            recording.add(window, clip, frames, features if embed else None, familiarity)
+
+    def _said(self, windows: Sequence[np.ndarray], embed: bool) -> list[_Said]:
         device = next(self._network.parameters()).device
-        tagging = tag_waveforms(self._network, [window for _, window in batch], self.sample_rate, device)
+        tagging = tag_waveforms(self._network, windows, self.sample_rate, device)
         if embed and tagging.frame_features is None:
             raise EnsembleError("an ensemble has no features of its own: ask one of its members")
         clips, frames = tagging.clip_probabilities.cpu().numpy(), tagging.frame_probabilities.cpu().numpy()
-        features = None if tagging.frame_features is None or not embed else tagging.frame_features.cpu().numpy()
-        familiarity = [None] * len(batch) if tagging.familiarity is None else tagging.familiarity.tolist()
-        for row, (recording, window) in enumerate(batch):
+        features = None if tagging.frame_features is None else tagging.frame_features.cpu().numpy()
+        familiarity = [None] * len(windows) if tagging.familiarity is None else tagging.familiarity.tolist()
+        said: list[_Said] = []
+        for row in range(len(windows)):
             own = ~np.isnan(frames[row]).all(axis=1)  # a shorter waveform has fewer steps than its batch
             embedded = None if features is None else features[row][own]
-            recording.add(window, clips[row], frames[row][own], embedded, familiarity[row])
+            said.append((clips[row], frames[row][own], embedded, familiarity[row]))
+        return said
 
 
 def _ahead(blocks: Iterator[np.ndarray]) -> Generator[np.ndarray, None, None]:
