@@ -26,7 +26,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from psla.data.vocabulary import Vocabulary, VocabularyError
-from psla.lab.experiment import parse_yaml
+from psla.yaml_files import parse_yaml, read_text
 
 SETS = ("balanced", "full")
 CITATION = (
@@ -114,7 +114,7 @@ def load_claims(path: str | Path | None = None) -> list[Claim]:
     """
     source = _HERE / "claims.yaml" if path is None else Path(path)
     where = source.name
-    data = parse_yaml(source.read_text(encoding="utf-8"), where, ClaimError, list)
+    data = parse_yaml(read_text(source, where, ClaimError), where, ClaimError, list)
     claims = []
     for number, each in enumerate(data, start=1):
         try:
