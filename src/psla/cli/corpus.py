@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from psla.cli.console import CommandError, answer, scanning, warnings_told
+from psla.files import shortened
 
 if TYPE_CHECKING:
     from psla.data.clips import Clips
@@ -26,6 +27,7 @@ Decode = Annotated[bool, typer.Option("--decode", help="Decode every file, and n
 Json = Annotated[bool, typer.Option("--json", help="Print the inventory as JSON.")]
 
 _WORST = 10  # classes that the inventory names on the terminal
+_CLASSES = 12  # classes whose clips are counted on the terminal
 
 
 def audioset(
@@ -124,6 +126,9 @@ def folder(
     root: Annotated[Path, typer.Argument(help="Holds a folder for each class, or one for each split.")],
     vocabulary: VocabularyName = None,
     evaluation: Evaluation = 0.2,
+    as_classes: Annotated[
+        bool, typer.Option("--as-classes", help="Take folders for classes though they look like splits or folds.")
+    ] = False,
     out: Out = Path("clips.parquet"),
     validation: Validation = 0.0,
     seed: Seed = 0,
@@ -135,7 +140,7 @@ def folder(
     from psla.corpora.folder import read_folders
 
     with warnings_told():
-        clips = read_folders(root, vocabulary, evaluation, seed)
+        clips = read_folders(root, vocabulary, evaluation, seed, as_classes)
     _take(clips, out, validation, seed, inventory, decode, json)
 
 
@@ -154,7 +159,8 @@ def csv(
     """Your own sounds, a line of a CSV for each clip."""
     from psla.corpora.folder import read_csv
 
-    clips = read_csv(file, audio_root, vocabulary, evaluation, seed)
+    with warnings_told():
+        clips = read_csv(file, audio_root, vocabulary, evaluation, seed)
     _take(clips, out, validation, seed, inventory, decode, json)
 
 
@@ -281,6 +287,12 @@ def _write(clips: Clips, out: Path, validation: float, seed: int, quiet: bool) -
     clips.write(out)
     counts = ", ".join(f"{split} {count}" for split, count in clips.counts().items())
     typer.echo(f"{out}: {len(clips)} clips ({counts}), {len(clips.vocabulary)} classes", err=quiet)
+    labels = clips.labels().counts()
+    ranked = sorted(clips.vocabulary, key=lambda each: -labels[each.index])
+    shown = [f"{shortened(each.name, 40)} {labels[each.index]}" for each in ranked[:_CLASSES]]
+    if len(ranked) > _CLASSES:
+        shown.append(f"… and {len(ranked) - _CLASSES} more, down to {labels[ranked[-1].index]}")
+    typer.echo(f"classes: {', '.join(shown) or 'none'}", err=quiet)
 
 
 def _check_writable(out: Path, folder: Path | None) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, fetching, progress, table
+from psla.cli.console import CommandError, fetching, progress, table, warnings_told
 from psla.cli.options import Json, Precision, WithPrecision
 from psla.cli.tag_view import picture_files, screens, views_of, write_pictures
 
@@ -168,7 +168,8 @@ def _choice(model: str | None, words: Sequence[str]) -> tuple[Choice, list[str]]
     named, sources = split_model(words)
     if model is not None and named is not None:
         raise CommandError(f"two models are named, {model} and {named}: choose one")
-    return choose(model or named), expand_sources(sources)
+    with warnings_told():
+        return choose(model or named), expand_sources(sources)
 
 
 def _tagger(choice: Choice, hop: float | None, combine: Combine, precision: Precision) -> tuple[Path, Tagger]:

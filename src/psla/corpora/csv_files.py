@@ -29,7 +29,7 @@ _NAMED = 3  # lines that cannot be used and are named
 class CsvFile(NamedTuple):
     """What a CSV file holds: the columns of its head line, and each line as its number (from 1) and its fields.
 
-    Fields are without white space at their ends.
+    Names of columns are without white space at their ends; fields, without any at their beginning.
     """
 
     columns: list[str]
@@ -72,7 +72,7 @@ def read_csv_file(
     lines = lines[1:] if said else lines
     separator = said[1] if said else _separator(lines[0][1] if lines else "", columns)
     try:
-        have = [] if not lines else _fields(lines[0][1], separator)
+        have = [] if not lines else [field.strip() for field in _fields(lines[0][1], separator)]
     except csv.Error as error:
         raise refusal(f"{name}: its head line, line {lines[0][0]}, has {_fault(error)}; {mend}") from error
     _check_head(name, have, columns, mend, refusal)
@@ -83,7 +83,7 @@ def read_csv_file(
         except csv.Error as error:
             faults.append(f"line {number} has {_fault(error)}")
             continue
-        if not any(fields):
+        if not any(field.strip() for field in fields):
             continue  # separators alone: a blank line of a spreadsheet
         if (fault := _misfit(have, fields)) is not None:
             faults.append(f"line {number} {fault}")
@@ -129,7 +129,7 @@ def _undecoded(error: UnicodeDecodeError) -> str:
 
 def _fields(line: str, separator: str) -> list[str]:
     (fields,) = csv.reader([line], delimiter=separator, skipinitialspace=True, strict=True)
-    return [field.strip() for field in fields]
+    return fields
 
 
 def _separator(head: str, columns: Sequence[str]) -> str:
@@ -140,7 +140,7 @@ def _separator(head: str, columns: Sequence[str]) -> str:
             fields = _fields(head, separator)
         except csv.Error:
             return False, 0
-        return set(columns) <= set(fields), len(fields)
+        return set(columns) <= {field.strip() for field in fields}, len(fields)
 
     return max(_SEPARATORS, key=shows)
 
@@ -156,11 +156,11 @@ def _check_head(name: str, have: Sequence[str], columns: Sequence[str], mend: st
 
 def _misfit(have: Sequence[str], fields: Sequence[str]) -> str | None:
     """Why the fields do not stand below the names; empty ones behind the last name are none."""
-    if len(fields) < len(have):
+    named = [*have, *[""] * (len(fields) - len(have))]
+    beyond = [place for place, field in enumerate(fields) if field.strip() and not named[place]]
+    if len(fields) < len(have) or any(place >= len(have) for place in beyond):
         return f"has {len(fields)} fields, the head line {len(have)}"
-    if beyond := [place for place, field in enumerate(fields) if field and (place >= len(have) or not have[place])]:
-        if any(place >= len(have) for place in beyond):
-            return f"has {len(fields)} fields, the head line {len(have)}"
+    if beyond:
         return f"has {shortened(fields[beyond[0]], 60)!r} in column {beyond[0] + 1}, which has no name"
     return None
 

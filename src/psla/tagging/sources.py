@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import glob
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from psla.audio.containers import split_track
 from psla.audio.decode import AUDIO_SUFFIXES
+from psla.audio.folders import HIDDEN, sound_files
 from psla.weights.catalogue import SUFFIXES, known_names, names_near
 
 _WILD = frozenset("*?[")
@@ -65,36 +67,47 @@ def expand_sources(sources: Iterable[str]) -> list[str]:
     that is meant twice is listed where it is meant first. `movie.mp4#track=2`: its second audio track. A path that does
     not exist is kept: tagging says why it cannot be read.
 
+    A folder without sound files and a pattern that nothing matches are told in a warning, as is what is left out of a
+    folder with its reason.
+
     Raises:
-        SourcesError: a folder without sound files, or a pattern that nothing matches.
+        SourcesError: there is no file at all.
 
     Example:
         >>> expand_sources(["b.wav", "a.wav", "./b.wav"])
         ['b.wav', 'a.wav']
     """
     found: dict[str, str] = {}
+    empty = []
     for source in sources:
-        for file in _files_of(source):
+        files, reason = _files_of(source)
+        empty += [reason] if reason else []
+        for file in files:
             found.setdefault(os.path.abspath(file), file)
+    if not found and empty:
+        raise SourcesError(empty[0])
+    for reason in empty:
+        warnings.warn(reason, stacklevel=2)
     return list(found.values())
 
 
-def _files_of(source: str) -> list[str]:
+def _files_of(source: str) -> tuple[list[str], str]:
+    """The files, or why there is none."""
     if os.path.isdir(source):
-        if files := _files_below(source):
-            return files
-        raise SourcesError(f"{source}: a folder without sound files ({', '.join(sorted(AUDIO_SUFFIXES))})")
+        files, rest = _files_below(source)
+        suffixes = ", ".join(sorted(AUDIO_SUFFIXES))
+        return files, "" if files else f"{source}: a folder without sound files ({suffixes}){rest}"
     if not os.path.lexists(source) and _WILD & set(source):
         matches = sorted(glob.glob(source, recursive=True))
-        if files := [f for match in matches for f in (_files_below(match) if os.path.isdir(match) else [match])]:
-            return files
-        raise SourcesError(f"{source}: no file matches this pattern")
-    return [source]
+        files = [f for match in matches for f in (_files_below(match)[0] if os.path.isdir(match) else [match])]
+        return files, "" if files else f"{source}: no file matches this pattern"
+    return [source], ""
 
 
-def _files_below(folder: str) -> list[str]:
-    files = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [os.path.join(root, name) for name in names if not name.startswith(".") and _is_sound(name)]
-    return sorted(files)
+def _files_below(folder: str) -> tuple[list[str], str]:
+    """The sound files, and what is said of those that are left out."""
+    found = sound_files(folder)
+    odd = [reason for reason in found.remarks()[: len(found.left_out)] if HIDDEN not in reason]
+    for reason in odd:
+        warnings.warn(f"{folder}: {reason}", stacklevel=4)
+    return found.files, "".join(f"; {remark}" for remark in found.remarks())

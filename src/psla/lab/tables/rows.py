@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from psla.training.recipe import is_key
-from psla.yaml_files import parse_yaml
+from psla.yaml_files import parse_yaml, read_text
 
 AS_RECIPE = "recipe"  # as a value in `set`: what the lab's recipe has
 TABLES = (
