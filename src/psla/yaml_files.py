@@ -6,6 +6,7 @@ Aliases (`*name`) are allowed and counted as what they stand for, so that a shor
 from __future__ import annotations
 
 import os
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,20 @@ MOST_VALUES = 20_000  # keys and values, each alias as all that it stands for
 MOST_DEPTH = 40  # lists and mappings within each other
 
 
-def read_text(path: str | os.PathLike[str], what: str, refusal: type[ValueError]) -> str:
+def read_text(path: str | os.PathLike[str] | Traversable, what: str, refusal: type[ValueError]) -> str:
     """The text of a file that is to be parsed.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: of the class `refusal`: no file that ends, one that is too long, or no UTF-8 text.
     """
+    path = Path(str(path))
     if (kind := not_a_file(path)) is not None:
         raise refusal(f"{what} is {kind}")
-    if Path(path).stat().st_size > 4 * MOST_CHARACTERS:
+    if path.stat().st_size > 4 * MOST_CHARACTERS:
         raise refusal(f"{what} is too long for settings: {MOST_CHARACTERS:,} characters at most")
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")  # as it is, its line ends too
     except UnicodeDecodeError as error:
         raise refusal(f"{what} is not YAML: no UTF-8 text ({error.reason} at byte {error.start})") from error
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from psla.cli.places import READ
+
 
 class Precision(StrEnum):
     """`--precision` of commands that run a model."""
@@ -19,16 +21,16 @@ class Precision(StrEnum):
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-LabelledClips = Annotated[Path, typer.Option(help="The table of clips, which has the labels.")]
-OntologyFile = Annotated[Path | None, typer.Option(help="A JSON file like AudioSet's; by default AudioSet's.")]
+LabelledClips = Annotated[Path, typer.Option(help="The table of clips, which has the labels."), READ]
+OntologyFile = Annotated[Path | None, typer.Option(help="A JSON file like AudioSet's; by default AudioSet's."), READ]
 
-ModelName = Annotated[str, typer.Argument(help="A model file, an ensemble, or a name that `psla models` lists.")]
+ModelName = Annotated[str, typer.Argument(help="A model file, an ensemble, or a name that `psla models` lists."), READ]
 WithPrecision = Annotated[
     Precision,
     typer.Option(help="folded: faster, probabilities within 1e-5; bf16: faster still, within a few hundredths."),
 ]
 
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30."), READ]
 Types = Annotated[str, typer.Option(help="I (children), II (ancestors) or I,II.")]
 Threshold = Annotated[str, typer.Option(help="mean, median, or a percentile such as 25.")]
 
