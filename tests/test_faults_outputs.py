@@ -80,7 +80,7 @@ MORE: dict[tuple[str, ...], list[str]] = {
 
 def marks(function: object) -> dict[str, list[object]]:
     hints = get_type_hints(function, include_extras=True)
-    return {name: [m for m in getattr(hint, "__metadata__", ())] for name, hint in hints.items()}
+    return {name: list(getattr(hint, "__metadata__", ())) for name, hint in hints.items()}
 
 
 def of(function: object, kind: type) -> list[str]:
@@ -122,7 +122,8 @@ def typed(function: object, given: dict[str, str]) -> list[str]:
         if isinstance(info, typer.models.ArgumentInfo):
             arguments.append(given[name])
         else:
-            declared = [text for text in info.param_decls or () if text.startswith("--")]
+            texts = (info.default, *(info.param_decls or ()))  # Typer moves the first when it is asked
+            declared = [text for text in texts if isinstance(text, str) and text.startswith("--")]
             options += [declared[0] if declared else "--" + name.strip("_").replace("_", "-"), given[name]]
     return [*options, *arguments]
 
@@ -213,7 +214,7 @@ def test_what_psla_did_not_write_is_never_truncated(words: tuple[str, ...], outp
     ("words", "output"), OUTPUTS, ids=lambda each: each if isinstance(each, str) else " ".join(each)
 )
 def test_places_that_cannot_be_written_are_told_first(words: tuple[str, ...], output: str, tmp_path: Path) -> None:
-    """Law: below a file, under a name that is too long, at a device or at a pipe, nothing is begun, and nothing made."""
+    """Law: below a file, under a name that is too long, at a device, at a pipe: nothing is begun or made."""
     (tmp_path / "file").write_text("")
     os.mkfifo(tmp_path / "pipe")
     for target in (tmp_path / "file" / "below", tmp_path / ("n" * 250), Path(os.devnull), tmp_path / "pipe"):
@@ -221,7 +222,7 @@ def test_places_that_cannot_be_written_are_told_first(words: tuple[str, ...], ou
         assert result.exit_code == 2, result.output
         assert str(target) in result.stderr
         assert result.stderr.count("\n") == 1
-        assert not [path for path in tmp_path.rglob(".*")]
+        assert not list(tmp_path.rglob(".*"))
 
 
 @pytest.mark.parametrize(
@@ -311,7 +312,7 @@ def test_what_is_held_out_and_cannot_be_scored_is_told_before_the_first_epoch(tm
     recipe = Recipe.load("esc50", {"optimizer.batch_size": 1})
     with pytest.raises(RecipeError, match="none of the 1 clips of the split 'evaluation' has a label"):
         check_fit(recipe, table(tmp_path, (("dog",), ("rain",), ())))
-    with pytest.raises(RecipeError, match="none of the 2 clips of the split 'train' has a label .* trained on"):
+    with pytest.raises(RecipeError, match=r"none of the 2 clips of the split 'train' has a label .* trained on"):
         check_fit(recipe, table(tmp_path, ((), (), ("dog",))))
     check_fit(recipe, table(tmp_path))
 

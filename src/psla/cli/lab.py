@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from psla.cli.console import INTERRUPTED, CommandError, asked_to_stop, keeps, part_of, progress, seeds_of, table
-from psla.cli.options import Accelerator, CacheMb, CheckpointMinutes, Overrides, Readers
+from psla.cli.options import (
+    Accelerator,
+    BaseRecipe,
+    CacheMb,
+    Candidates,
+    CheckpointMinutes,
+    Chosen,
+    FoldShard,
+    Overrides,
+    Readers,
+    Root,
+    Settings,
+)
 from psla.cli.places import READ, Updates, Writes
 from psla.cli.training import finished_runs
 
@@ -27,25 +39,6 @@ if TYPE_CHECKING:
 
 NOT_RUN = 1
 SOUNDSCAPE = "soundscape"
-
-Root = Annotated[Path, typer.Argument(help="ESC-50 or ESC-10: the folder that holds meta/ and audio/."), READ]
-FoldShard = Annotated[
-    str | None, typer.Option(help="i/n: every n-th training; a call without it, after them, ends the job.")
-]
-BaseRecipe = Annotated[
-    str | None, typer.Option(help="What all candidates differ from, in place of what they extend."), READ
-]
-Candidates = Annotated[
-    list[str], typer.Option(help="Names, YAML files or folders of them, or all; commas between, or repeated."), READ
-]
-Chosen = Annotated[
-    Path | None, typer.Option(help="A selection.json: each fold with the recipe that was chosen for it."), READ
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(help="Further settings, as --candidates of psla lab select: a run of each, ensembles with them."),
-    READ,
-]
 
 
 @keeps(finished_runs)

@@ -38,3 +38,23 @@ Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
 Readers = Annotated[int, typer.Option(min=1, help="Threads that read clips.")]
 CacheMb = Annotated[int, typer.Option(min=0, help="Megabytes of decoded clips to keep in memory.")]
 CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Between two states to go on from.")]
+
+# Of `psla lab`.
+Root = Annotated[Path, typer.Argument(help="ESC-50 or ESC-10: the folder that holds meta/ and audio/."), READ]
+FoldShard = Annotated[
+    str | None, typer.Option(help="i/n: every n-th training; a call without it, after them, ends the job.")
+]
+BaseRecipe = Annotated[
+    str | None, typer.Option(help="What all candidates differ from, in place of what they extend."), READ
+]
+Candidates = Annotated[
+    list[str], typer.Option(help="Names, YAML files or folders of them, or all; commas between, or repeated."), READ
+]
+Chosen = Annotated[
+    Path | None, typer.Option(help="A selection.json: each fold with the recipe that was chosen for it."), READ
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(help="Further settings, as --candidates of psla lab select: a run of each, ensembles with them."),
+    READ,
+]

@@ -218,7 +218,9 @@ def _typed(command: Callable[..., Any], name: str, hint: Any) -> str:
     for each in getattr(hint, "__metadata__", ()):
         if type(each).__name__ == "ArgumentInfo":
             return (each.metavar or name).upper()
-        if declared := [text for text in getattr(each, "param_decls", None) or () if text.startswith("--")]:
+        # Where it is an annotation, Typer takes the first of them for the default until it is asked.
+        texts = (getattr(each, "default", None), *(getattr(each, "param_decls", None) or ()))
+        if declared := [text for text in texts if isinstance(text, str) and text.startswith("--")]:
             return declared[0].partition("/")[0]
     return "--" + name.strip("_").replace("_", "-")
 

@@ -25,6 +25,7 @@ from psla.data.clips import SPLITS, Clips, ClipsError
 from psla.data.vocabulary import Vocabulary, VocabularyError
 from psla.files import few, is_text, printable, shortened
 
+MOST_BYTES = 1 << 26  # of a list of classes
 _CSV_COLUMNS = ("path", "labels", "clip_id", "source", "split", "start_s", "end_s")
 _SPLIT_WORDS = {
     *("train", "training", "trn", "test", "testing", "tst", "valid", "validation", "val", "dev", "development"),
@@ -157,6 +158,8 @@ def open_vocabulary(name: str) -> Vocabulary:
     path = Path(name)
     if not path.is_file():
         raise ClipsError(f"vocabulary {name!r} is neither 'audioset' nor a text file with a class a line")
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise ClipsError(f"vocabulary {name!r} has {size:,} bytes, and a list of classes at most {MOST_BYTES:,}")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
