@@ -135,9 +135,13 @@ def digest(root: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("form", ["the same", "a link", "a hard link", "by another way"])
+FORMS = ("a link", "a hard link", "by another way")
+CASES = [(*pair, "the same") for pair in PAIRS]
+CASES += [(*pair, form) for pair in PAIRS if pair[0] in {("evaluate",), ("corpus", "csv")} for form in FORMS]
+
+
 @pytest.mark.parametrize(
-    ("words", "output", "source"), PAIRS, ids=lambda each: each if isinstance(each, str) else " ".join(each)
+    ("words", "output", "source", "form"), CASES, ids=lambda each: each if isinstance(each, str) else " ".join(each)
 )
 def test_no_input_is_ever_written_over(
     words: tuple[str, ...], output: str, source: str, form: str, tmp_path: Path

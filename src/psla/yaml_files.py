@@ -14,8 +14,8 @@ import yaml
 
 from psla.files import not_a_file, shortened
 
-MOST_CHARACTERS = 1_000_000
-MOST_VALUES = 20_000  # keys and values, each alias as all that it stands for
+MOST_CHARACTERS = 250_000
+MOST_VALUES = 10_000  # keys and values, each alias as all that it stands for
 MOST_DEPTH = 40  # lists and mappings within each other
 
 
@@ -77,11 +77,15 @@ def parse_value(text: str, what: str, refusal: type[ValueError]) -> Any:
     if len(text) > MOST_CHARACTERS:
         raise refusal(f"{what} is too long for settings: {len(text):,} characters, {MOST_CHARACTERS:,} at most")
     try:
-        _check_depth(text, what, refusal)
-        if (node := yaml.compose(text, Loader=yaml.SafeLoader)) is None:
-            return None
-        _check(node, what, refusal)
-        return yaml.safe_load(text)
+        _check_events(text, what, refusal)
+        loader = yaml.SafeLoader(text)
+        try:
+            if (node := loader.get_single_node()) is None:
+                return None
+            _check(node, what, refusal)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
     except yaml.YAMLError as error:
         raise refusal(f"{what} is not YAML: {shortened(' '.join(str(error).split()))}") from error
     except (ValueError, OverflowError) as error:
@@ -91,13 +95,16 @@ def parse_value(text: str, what: str, refusal: type[ValueError]) -> Any:
         raise refusal(f"{what} holds a value that cannot be read: {shortened(str(error))}") from error
 
 
-def _check_depth(text: str, what: str, refusal: type[ValueError]) -> None:
-    """Before the composer, which calls itself."""
-    depth = 0
+def _check_events(text: str, what: str, refusal: type[ValueError]) -> None:
+    """Depth and number, before the composer, which calls itself, and as soon as they are too large."""
+    depth = count = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        count += isinstance(event, yaml.CollectionStartEvent | yaml.ScalarEvent)
         if depth > MOST_DEPTH:
             raise refusal(f"{what} is nested too deeply: {MOST_DEPTH} lists or mappings within each other at most")
+        if count > MOST_VALUES:
+            raise refusal(f"{what} holds too much: {MOST_VALUES:,} keys and values at most")
 
 
 def _check(root: yaml.Node, what: str, refusal: type[ValueError]) -> None:
