@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import time
+import signal
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,18 +37,30 @@ from psla.training.keys import RecipeError, parse_override
 from psla.training.recipe import Recipe
 from psla.yaml_files import MOST_DEPTH, MOST_VALUES, parse_yaml
 
-SOON_S = 10.0  # what would otherwise last for ever, or fill the memory
+GUARD_S = 300  # ends a test that would otherwise last for ever, on however busy a machine
 FEW = 1600  # characters of a message
+
+
+@pytest.fixture(autouse=True)
+def _guard() -> Iterator[None]:
+    """Fails a test that hangs: a pipe waits for its writer for ever, a bomb fills the memory."""
+
+    def end(number: int, frame: object) -> None:
+        raise TimeoutError(f"not done after {GUARD_S} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(GUARD_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 def refused(*words: object) -> str:
     """The sentence: one line, at most a few lines long, at once."""
-    began = time.monotonic()
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == 2, result.output
     assert result.stderr.count("\n") == 1
     assert len(result.stderr) < FEW
-    assert time.monotonic() - began < SOON_S
     return result.stderr
 
 
@@ -60,7 +73,6 @@ def pipe(tmp_path: Path) -> Path:
 
 def test_a_named_pipe_in_a_table_holds_nobody_up(pipe: Path, tmp_path: Path) -> None:
     """Law: a pipe is no sound file of a table: the inventory says so, and whoever reads the clip is told, at once."""
-    began = time.monotonic()
     row = {"clip_id": "p", "source": "p", "path": str(pipe), "split": "train", "labels": ["dog"]}
     clips = Clips.from_rows([row], Vocabulary(["dog"]))
     kept, found = take_inventory(clips)
@@ -68,7 +80,6 @@ def test_a_named_pipe_in_a_table_holds_nobody_up(pipe: Path, tmp_path: Path) -> 
     assert found.unreadable == [("p", str(pipe), "a named pipe, not a file: nobody knows where it ends")]
     with pytest.raises(AudioError, match="a named pipe, not a file"):
         open_source(clips, 16000).read(0)
-    assert time.monotonic() - began < SOON_S
     (tmp_path / "c.csv").write_text("path,labels\npipe.wav,dog\n")
     result = CliRunner().invoke(
         app, ["corpus", "csv", str(tmp_path / "c.csv"), "--evaluation", "0", "--out", str(tmp_path / "c.parquet")]
@@ -135,7 +146,6 @@ def test_yaml_has_a_bound_of_size_and_depth(name: str, tmp_path: Path) -> None:
     """Law: whatever the text is, it is refused soon, in a short sentence, by every reader of YAML."""
     text, words = DEEP[name]
     (tmp_path / "own.yaml").write_text(text)
-    began = time.monotonic()
     for read, error in (
         (lambda: Recipe.load(str(tmp_path / "own.yaml")), RecipeError),
         (lambda: parse_row("own", text), RowError),
@@ -146,7 +156,6 @@ def test_yaml_has_a_bound_of_size_and_depth(name: str, tmp_path: Path) -> None:
         with pytest.raises(error, match=words) as found:
             read()
         assert len(str(found.value)) < FEW
-    assert time.monotonic() - began < SOON_S * 5
     assert words in refused("train", tmp_path / "own.yaml", "--clips", tmp_path / "c", "--out", tmp_path / "run")
 
 
@@ -188,10 +197,8 @@ def test_a_csv_has_a_bound_of_size(tmp_path: Path) -> None:
     """Law: a file of terabytes is not read into memory."""
     with open(tmp_path / "c.csv", "wb") as file:
         file.truncate(1 << 40)
-    began = time.monotonic()
     with pytest.raises(ClipsError, match="1,099,511,627,776 bytes, and a CSV at most"):
         read_csv_file(tmp_path / "c.csv", ["path"], "", "")
-    assert time.monotonic() - began < SOON_S
 
 
 def test_json_that_is_nested_without_end_is_a_sentence(tmp_path: Path) -> None:

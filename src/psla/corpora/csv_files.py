@@ -70,9 +70,12 @@ def read_csv_file(
     lines = _lines(Path(path), name, instead, mend, refusal)
     said = re.fullmatch(r"sep=(.)", lines[0][1].strip("\"'")) if lines else None  # so a spreadsheet may begin
     lines = lines[1:] if said else lines
-    separator = said[1] if said else _separator(lines[0][1] if lines else "", columns)
+    head = lines[0][1] if lines else ""
+    if (count := 1 + max(map(head.count, _SEPARATORS))) > MOST_COLUMNS:
+        raise refusal(f"{name} has {count:,} columns, and a CSV at most {MOST_COLUMNS:,}; {mend}")
+    separator = said[1] if said else _separator(head, columns)
     try:
-        have = [] if not lines else [field.strip() for field in _fields(lines[0][1], separator)]
+        have = [] if not lines else [field.strip() for field in _fields(head, separator)]
     except csv.Error as error:
         raise refusal(f"{name}: its head line, line {lines[0][0]}, has {_fault(error)}; {mend}") from error
     _check_head(name, have, columns, mend, refusal)
@@ -146,8 +149,6 @@ def _separator(head: str, columns: Sequence[str]) -> str:
 
 
 def _check_head(name: str, have: Sequence[str], columns: Sequence[str], mend: str, refusal: type[ValueError]) -> None:
-    if len(have) > MOST_COLUMNS:
-        raise refusal(f"{name} has {len(have):,} columns, and a CSV at most {MOST_COLUMNS:,}; {mend}")
     if missing := [column for column in columns if column not in have]:
         raise refusal(f"{name} has no column {' and '.join(missing)}; it has {few(have) or 'no head line'}; {mend}")
     if twice := [column for column in dict.fromkeys(have) if column and have.count(column) > 1]:
