@@ -101,7 +101,7 @@ def test_esc50_refusals(tmp_path):
     with pytest.raises(ClipsError, match="has no column src_file; it has filename, fold, target"):
         esc50.read(tmp_path)
     meta.write_text(meta.read_text().replace("origin", "src_file"))
-    with pytest.raises(ClipsError, match=r"clip 1 \(1-7.wav\): fold 'one' must be 1 to 5"):
+    with pytest.raises(ClipsError, match=r"line 2: fold must be 1 to 5, .* it has filename '1-7.wav', fold 'one'"):
         esc50.read(tmp_path)
 
 

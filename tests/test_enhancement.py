@@ -110,7 +110,7 @@ def test_decisions_are_applied(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("clip_id,decision\na,accept\n", "no column 'class_id'"),
+        ("clip_id,decision\na,accept\n", "no column class_id"),
         ("clip_id,class_id,decision\na,b,yes\n", "line 2: decision 'yes'"),
         ("clip_id,class_id,decision\na,b,accept\na,b,reject\n", "line 3: .* both accepted and rejected"),
     ],

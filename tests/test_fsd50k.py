@@ -98,7 +98,7 @@ def test_missing_files(tmp_path):
     [
         ({"dev": "fname,labels,mids\n"}, r"dev\.csv has no column split; it has fname, labels, mids"),
         ({"dev": DEV.replace("val", "test")}, r"dev\.csv, line 3 has the split 'test'; it must be train or val"),
-        ({"dev": DEV + "5,Dog\n"}, r"dev\.csv, line 4 has too few fields"),
+        ({"dev": DEV + "5,Dog\n"}, r"dev\.csv: 1 line of 3 cannot be used: line 4 has 2 fields"),
         ({"dev": DEV.replace("/m/05tny_", "/m/0")}, r"dev\.csv, line 2 has the class id '/m/0', which is none"),
         (
             {"evaluation": EVAL + "64760,Dog,/m/0bt9lr\n"},

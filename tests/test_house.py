@@ -9,7 +9,19 @@ import pytest
 import psla
 
 ROOMS = [
-    *("files", "registry", "download", "audio", "data", "corpora", "synth", "metrics", "model", "weights"),
+    *(
+        "files",
+        "yaml_files",
+        "registry",
+        "download",
+        "audio",
+        "data",
+        "corpora",
+        "synth",
+        "metrics",
+        "model",
+        "weights",
+    ),
     *("techniques", "report", "training", "tagging", "lab", "export", "serve", "cluster", "cli", "__main__"),
 ]
 SOURCE = Path(psla.__file__).parent

@@ -11,7 +11,9 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,42 @@ def visible(text: str) -> str:
         café\\x1b[2J\\n.wav
     """
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in printable(text))
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """Text of at most so many characters and a word on what is left out, for messages.
+
+    Example:
+        >>> shortened("a" * 1000, 3)
+        'aaa… (997 more characters)'
+    """
+    return text if len(text) <= most else f"{text[:most]}… ({len(text) - most:,} more characters)"
+
+
+def few(names: Collection[str], most: int = 8) -> str:
+    """Some of the names, each shortened, and how many more there are, for messages.
+
+    Example:
+        >>> few(["a", "b", "c"], 2)
+        'a, b and 1 more'
+    """
+    shown = ", ".join(shortened(name, 60) for name in islice(names, most))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
+
+
+def not_a_file(path: str | os.PathLike[str]) -> str | None:
+    """What stands at a path in place of a file that can be read to its end, in words; None: a file, or nothing at all.
+
+    Example:
+        >>> not_a_file(os.devnull), not_a_file(os.curdir)
+        ('a device, not a file', 'a folder, not a file')
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return None
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+    return None if stat.S_ISREG(mode) else f"{kinds.get(stat.S_IFMT(mode), 'a device')}, not a file"
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from psla.cli import corpus, fit, lab, labels, models, pack, predictions, tag, training
-from psla.cli.console import guarded
+from psla.cli.console import end_as_interrupted, escape_what_cannot_be_said, guarded
 
 Command = Callable[..., None]
 
@@ -73,4 +73,6 @@ def _psla(
 
 def main() -> None:
     """The console script `psla`."""
+    escape_what_cannot_be_said()
+    end_as_interrupted()
     app(prog_name="psla")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
 import signal
@@ -15,6 +17,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import typer
 
+from psla.cli.places import arguments, check_places, written
+from psla.files import printable, shortened
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -24,6 +29,7 @@ R = TypeVar("R")
 
 BROKEN_PIPE = 128 + 13  # as of any program that SIGPIPE ends, such as `cat a | head -1`
 LONG_S = 600.0  # of sound; of a file that lasts longer it is said how far it is
+_MOST = 1500  # characters of a sentence: a few lines
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: not a failure, try again later
 
 
@@ -43,16 +49,55 @@ def sentence(error: BaseException) -> str:
         ('a.wav: No such file or directory', 'no line')
     """
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+        return shortened(printable(f"{error.filename}: {error.strerror}"), _MOST)
+    return shortened(" ".join(str(error).split()) or type(error).__name__, _MOST)
+
+
+class Ended(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: what Ctrl-C ends, ends as it does with Ctrl-C, and leaves no more behind."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.number = number
+
+
+def end_as_interrupted() -> None:
+    """From now on SIGTERM and SIGHUP are as Ctrl-C, but where they are ignored (`nohup`); the second ends at once."""
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Ended(signal.Signals(number))
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, end)
+
+
+Kept = Callable[[Mapping[str, Any]], str]
+"""What of an interrupted call is kept, in words, from its arguments by name; empty: nothing."""
+
+
+def keeps(kept: Kept) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Says of a command what it keeps when it is interrupted."""
+
+    def mark(command: Callable[P, R]) -> Callable[P, R]:
+        command.kept = kept  # type: ignore[attr-defined]
+        return command
+
+    return mark
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """A command whose user errors are one sentence on stderr and exit code 2; interrupted, it exits with 130."""
+    """A command whose places are checked before it begins (`psla.cli.places`), and whose user errors are one sentence
+    on stderr and exit code 2; interrupted, it exits with 130, or as the signal says."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = arguments(command, args, kwargs)
+        before = written(command, given)
         try:
+            check_places(command, given)
             return command(*args, **kwargs)
         except BrokenPipeError as error:  # whoever reads our output has enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes nowhere
@@ -61,8 +106,14 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             typer.echo(f"psla: {sentence(error)}", err=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
-            typer.echo("psla: interrupted; what was finished before is kept", err=True)
-            raise typer.Exit(130) from error
+            kept: Kept = getattr(command, "kept", lambda given: "")
+            new = [f"{path} is written" for path, state in written(command, given).items() if before.get(path) != state]
+            told = "; ".join(filter(None, [kept(given), *new])) or "no result was written"
+            ended, code = ("interrupted", 130)
+            if isinstance(error, Ended):
+                ended, code = f"ended by {error.number.name}", 128 + error.number
+            typer.echo(f"psla: {ended}; {told}", err=True)
+            raise typer.Exit(code) from error
 
     return run
 
@@ -110,7 +161,22 @@ def part_of(shard: str | None) -> tuple[int, int] | None:
 
 def answer(as_json: bool, data: Any, *texts: str, **options: Any) -> None:
     """Print what a command has found: data as JSON (with options of `json.dumps`), or texts, a line each."""
-    typer.echo(json.dumps(data, **{"ensure_ascii": False, **options}) if as_json else "\n".join(texts))
+    if as_json:
+        typer.echo(json.dumps(data, **{"ensure_ascii": not says_all(), **options}))
+    else:
+        typer.echo("\n".join(texts))
+
+
+def says_all() -> bool:
+    """Whether stdout has every character; what it has not is written there as an escape, which JSON has of its own."""
+    return codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name.startswith("utf")
+
+
+def escape_what_cannot_be_said() -> None:
+    """A file name that the terminal's encoding does not have is printed with escapes, and ends no job."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -144,7 +210,7 @@ def warnings_told() -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         yield
     for each in caught:
-        typer.echo(f"psla: {each.message}", err=True)
+        typer.echo(f"psla: {shortened(' '.join(str(each.message).split()), _MOST)}", err=True)
 
 
 @contextmanager

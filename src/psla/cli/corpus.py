@@ -2,49 +2,66 @@
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, answer, scanning, warnings_told
+from psla.cli.console import CommandError, answer, keeps, scanning, warnings_told
+from psla.cli.places import READ, Updates, Writes
+from psla.files import shortened
 
 if TYPE_CHECKING:
     from psla.data.clips import Clips
     from psla.data.inventory import Inventory
 
-Out = Annotated[Path, typer.Option(help="The Parquet file to write.")]
+INVENTORY = ("inventory.txt", "inventory.json", "inventory.html", "missing.txt")
+Out = Annotated[Path, typer.Option(help="The Parquet file to write."), Writes("clips")]
 Validation = Annotated[float, typer.Option(min=0.0, max=0.99, help="Share of train held out as validation.")]
 Evaluation = Annotated[float, typer.Option(min=0.0, max=0.99, help="Share held out where no split is given.")]
-VocabularyName = Annotated[str | None, typer.Option(help="'audioset', or a text file with a class a line.")]
+SCANNED = Writes("clips", beside=((".headers.parquet", "headers"),))
+VocabularyName = Annotated[str | None, typer.Option(help="'audioset', or a text file with a class a line."), READ]
 Seed = Annotated[int, typer.Option(min=0, help="Chooses what is held out.")]
 InventoryFolder = Annotated[
-    Path | None, typer.Option("--inventory", help="A folder for the inventory: text, JSON and a page with a picture.")
+    Path | None,
+    typer.Option("--inventory", help="A folder for the inventory: text, JSON and a page with a picture."),
+    Writes(folder=True, names=INVENTORY, marker=("inventory.html", "page")),
 ]
 Decode = Annotated[bool, typer.Option("--decode", help="Decode every file, and not only its header (slow).")]
 Json = Annotated[bool, typer.Option("--json", help="Print the inventory as JSON.")]
 
 _WORST = 10  # classes that the inventory names on the terminal
+_CLASSES = 12  # classes whose clips are counted on the terminal
 
 
+def _scanned(given: Mapping[str, Any]) -> str:
+    headers = given["out"].with_suffix(".headers.parquet")
+    return (
+        f"what was learnt of sound files is kept in {headers}: run the same command again" if headers.is_file() else ""
+    )
+
+
+@keeps(_scanned)
 def audioset(
-    lists: Annotated[Path, typer.Argument(metavar="LISTS", help="The folder with the segment lists, plain or .gz.")],
+    lists: Annotated[
+        Path, typer.Argument(metavar="LISTS", help="The folder with the segment lists, plain or .gz."), Updates()
+    ],
     audio: Annotated[
-        list[Path] | None, typer.Option(help="A folder with sound files, at any depth; may be given again.")
+        list[Path] | None, typer.Option(help="A folder with sound files, at any depth; may be given again."), READ
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option("--list", help="balanced, unbalanced or evaluation; all three by default.")
     ] = None,
-    class_list: Annotated[Path | None, typer.Option(help="Else the one in LISTS, else psla's own.")] = None,
-    ontology: Annotated[Path | None, typer.Option(help="Else ontology.json in LISTS, else psla's own.")] = None,
+    class_list: Annotated[Path | None, typer.Option(help="Else the one in LISTS, else psla's own."), READ] = None,
+    ontology: Annotated[Path | None, typer.Option(help="Else ontology.json in LISTS, else psla's own."), READ] = None,
     keep_wrong_length: Annotated[
         bool, typer.Option("--keep-wrong-length", help="Keep clips whose file is too short or too long.")
     ] = False,
     download_lists: Annotated[
         bool, typer.Option("--download-lists", help="First fetch into LISTS what is not there.")
     ] = False,
-    out: Out = Path("clips.parquet"),
+    out: Annotated[Path, typer.Option(help="The Parquet file to write."), SCANNED] = Path("clips.parquet"),
     validation: Validation = 0.0,
     seed: Seed = 0,
     inventory: InventoryFolder = None,
@@ -64,7 +81,6 @@ def audioset(
             typer.echo(f"{path}: fetched", err=True)
     names = tuple(only or corpus.LISTS)
     vocabulary, _ = corpus.open_classes(lists, class_list, ontology)
-    _check_writable(out, inventory)
     with warnings_told():
         if not audio:
             clips = corpus.read_lists(lists, names, vocabulary)
@@ -85,7 +101,7 @@ def audioset(
 
 
 def fsd50k(
-    root: Annotated[Path, typer.Argument(help="Holds FSD50K.ground_truth, FSD50K.dev_audio, FSD50K.eval_audio.")],
+    root: Annotated[Path, typer.Argument(help="Holds FSD50K.ground_truth, FSD50K.dev_audio, FSD50K.eval_audio."), READ],
     out: Out = Path("clips.parquet"),
     inventory: InventoryFolder = None,
     decode: Decode = False,
@@ -98,7 +114,7 @@ def fsd50k(
 
 
 def esc50(
-    root: Annotated[Path, typer.Argument(help="The folder that holds meta/ and audio/.")],
+    root: Annotated[Path, typer.Argument(help="The folder that holds meta/ and audio/."), READ],
     evaluation_fold: Annotated[int | None, typer.Option(help="1 to 5; by default 1.")] = None,
     all_folds: Annotated[
         bool, typer.Option("--all-folds", help="Hold no fold out: all clips are to train on, for a model to give away.")
@@ -121,9 +137,12 @@ def esc50(
 
 
 def folder(
-    root: Annotated[Path, typer.Argument(help="Holds a folder for each class, or one for each split.")],
+    root: Annotated[Path, typer.Argument(help="Holds a folder for each class, or one for each split."), READ],
     vocabulary: VocabularyName = None,
     evaluation: Evaluation = 0.2,
+    as_classes: Annotated[
+        bool, typer.Option("--as-classes", help="Take folders for classes though they look like splits or folds.")
+    ] = False,
     out: Out = Path("clips.parquet"),
     validation: Validation = 0.0,
     seed: Seed = 0,
@@ -135,13 +154,15 @@ def folder(
     from psla.corpora.folder import read_folders
 
     with warnings_told():
-        clips = read_folders(root, vocabulary, evaluation, seed)
+        clips = read_folders(root, vocabulary, evaluation, seed, as_classes)
     _take(clips, out, validation, seed, inventory, decode, json)
 
 
 def csv(
-    file: Annotated[Path, typer.Argument(help="With the columns path and labels, and any others of a clip.")],
-    audio_root: Annotated[Path | None, typer.Option(help="What paths are relative to; else FILE's folder.")] = None,
+    file: Annotated[Path, typer.Argument(help="With the columns path and labels, and any others of a clip."), READ],
+    audio_root: Annotated[
+        Path | None, typer.Option(help="What paths are relative to; else FILE's folder."), READ
+    ] = None,
     vocabulary: VocabularyName = None,
     evaluation: Evaluation = 0.2,
     out: Out = Path("clips.parquet"),
@@ -154,7 +175,8 @@ def csv(
     """Your own sounds, a line of a CSV for each clip."""
     from psla.corpora.folder import read_csv
 
-    clips = read_csv(file, audio_root, vocabulary, evaluation, seed)
+    with warnings_told():
+        clips = read_csv(file, audio_root, vocabulary, evaluation, seed)
     _take(clips, out, validation, seed, inventory, decode, json)
 
 
@@ -170,6 +192,7 @@ def soundscape(
     events: Annotated[
         Path | None,
         typer.Option(metavar="CLIPS", help="A table of recordings: they sound in place of synthesised events."),
+        READ,
     ] = None,
     out: Out = Path("clips.parquet"),
     validation: Validation = 0.0,
@@ -195,7 +218,6 @@ def soundscape(
     if events is None:
         made = soundscape_corpus.make(config, evaluation_clips, validation)
     else:
-        _check_writable(out, None)
         with warnings_told(), scanning() as report:
             recordings = Clips.read(events)
             made = soundscape_corpus.make_recorded(config, evaluation_clips, recordings, out, validation, report)
@@ -218,7 +240,7 @@ def signals(
 
 
 def merge(
-    tables: Annotated[list[Path], typer.Argument(metavar="CLIPS...", help="Tables of clips, or packs.")],
+    tables: Annotated[list[Path], typer.Argument(metavar="CLIPS...", help="Tables of clips, or packs."), READ],
     vocabulary: VocabularyName = None,
     map: Annotated[
         list[str] | None, typer.Option(metavar="OLD=NEW", help="Class id of a table=of the result; may be given again.")
@@ -234,7 +256,6 @@ def merge(
     from psla.data.clips import Clips
     from psla.data.merge import merge as merged
 
-    _check_writable(out, None)
     target = None if vocabulary is None else open_vocabulary(vocabulary)
     pairs = [text.partition("=")[::2] for text in map or []]
     if not all(old and new for old, new in pairs) or len(dict(pairs)) < len(pairs):
@@ -248,7 +269,6 @@ def _take(
     """Look for the files of a table of clips, then as `_finish`."""
     from psla.data.inventory import take_inventory
 
-    _check_writable(out, folder)
     with scanning() as report:
         clips, found = take_inventory(listed, decode, report=report)
     _finish(clips, found, out, validation, seed, folder, as_json)
@@ -281,19 +301,9 @@ def _write(clips: Clips, out: Path, validation: float, seed: int, quiet: bool) -
     clips.write(out)
     counts = ", ".join(f"{split} {count}" for split, count in clips.counts().items())
     typer.echo(f"{out}: {len(clips)} clips ({counts}), {len(clips.vocabulary)} classes", err=quiet)
-
-
-def _check_writable(out: Path, folder: Path | None) -> None:
-    """Refuse a place that cannot be written before hours are spent on what is to be written there."""
-    for place, option in ((out.parent, "--out"), (folder, "--inventory")):
-        if place is None:
-            continue
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=place):
-                pass
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise CommandError(f"cannot write into {place} ({reason}); give another {option}") from error
-    if out.is_dir():
-        raise CommandError(f"{out} is a folder; give --out the name of a file, such as {out / 'clips.parquet'}")
+    labels = clips.labels().counts()
+    ranked = sorted(clips.vocabulary, key=lambda each: -labels[each.index])
+    shown = [f"{shortened(each.name, 40)} {labels[each.index]}" for each in ranked[:_CLASSES]]
+    if len(ranked) > _CLASSES:
+        shown.append(f"… and {len(ranked) - _CLASSES} more, down to {labels[ranked[-1].index]}")
+    typer.echo(f"classes: {', '.join(shown) or 'none'}", err=quiet)

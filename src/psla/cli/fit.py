@@ -10,22 +10,33 @@ import typer
 
 from psla.cli.console import answer, bars, table, warnings_told
 from psla.cli.options import Json
+from psla.cli.places import READ, Writes
 
 _SHOWN = 30  # classes whose scores are printed
 
 
 def fit(
     data: Annotated[
-        Path, typer.Argument(help="A folder of a folder for each class, a CSV of path and labels, a table or a pack.")
+        Path,
+        typer.Argument(help="A folder of a folder for each class, a CSV of path and labels, a table or a pack."),
+        READ,
     ],
-    out: Annotated[Path, typer.Option(help="The model file to write; its report stands beside it.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="The model file to write; its report stands beside it."),
+        Writes("model", beside=((".fit.json", "fit"),)),
+    ],
     model: Annotated[
-        str | None, typer.Option("--from", help="The model whose features are used; by default that of `psla tag`.")
+        str | None,
+        typer.Option("--from", help="The model whose features are used; by default that of `psla tag`."),
+        READ,
     ] = None,
     background: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Sounds that are of none of the classes.")
+        Path | None, typer.Option(metavar="FOLDER", help="Sounds that are of none of the classes."), READ
     ] = None,
-    cache: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where what was heard is kept.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where what was heard is kept."), Writes(folder=True)
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -13,9 +13,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from psla.cli.console import INTERRUPTED, CommandError, asked_to_stop, part_of, progress, seeds_of, table
+from psla.cli.console import INTERRUPTED, CommandError, asked_to_stop, keeps, part_of, progress, seeds_of, table
 from psla.cli.lab_plan import counts_of, print_plan, print_prospects
-from psla.cli.options import Accelerator, CacheMb, CheckpointMinutes, Overrides, Readers
+from psla.cli.options import (
+    Accelerator,
+    BaseRecipe,
+    CacheMb,
+    Candidates,
+    CheckpointMinutes,
+    Chosen,
+    FoldShard,
+    Overrides,
+    Readers,
+    Root,
+    Settings,
+)
+from psla.cli.places import READ, Updates, Writes
+from psla.cli.training import finished_runs
 
 if TYPE_CHECKING:
     from psla.lab.tables.folder import Lab
@@ -26,28 +40,19 @@ if TYPE_CHECKING:
 NOT_RUN = 1
 SOUNDSCAPE = "soundscape"
 
-Root = Annotated[Path, typer.Argument(help="ESC-50 or ESC-10: the folder that holds meta/ and audio/.")]
-FoldShard = Annotated[
-    str | None, typer.Option(help="i/n: every n-th training; a call without it, after them, ends the job.")
-]
-BaseRecipe = Annotated[str | None, typer.Option(help="What all candidates differ from, in place of what they extend.")]
-Candidates = Annotated[
-    list[str], typer.Option(help="Names, YAML files or folders of them, or all; commas between, or repeated.")
-]
-Chosen = Annotated[
-    Path | None, typer.Option(help="A selection.json: each fold with the recipe that was chosen for it.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(help="Further settings, as --candidates of psla lab select: a run of each, ensembles with them."),
-]
 
-
+@keeps(finished_runs)
 def run(
-    clips: Annotated[str, typer.Argument(help="The table of clips, a pack, or the word soundscape.")],
-    out: Annotated[Path, typer.Option(help="The lab's folder; what is finished in it is not done again.")],
-    recipe: Annotated[str, typer.Option(help="A preset by name, or a YAML file.")] = "demo",
-    rows: Annotated[str, typer.Option(help="Groups (smoke, core, table_4, ..., all), rows, own ROW.yaml.")] = "core",
+    clips: Annotated[str, typer.Argument(help="The table of clips, a pack, or the word soundscape."), READ],
+    out: Annotated[
+        Path,
+        typer.Option(help="The lab's folder; what is finished in it is not done again."),
+        Writes(folder=True, names=("lab.json",), marker=("lab.json", "json")),
+    ],
+    recipe: Annotated[str, typer.Option(help="A preset by name, or a YAML file."), READ] = "demo",
+    rows: Annotated[
+        str, typer.Option(help="Groups (smoke, core, table_4, ..., all), rows, own ROW.yaml."), READ
+    ] = "core",
     seeds: Annotated[str, typer.Option(help="As in 0,1,2: each row is run with each of them.")] = "0,1,2",
     set_: Overrides = None,
     plan: Annotated[
@@ -166,9 +171,14 @@ def _print_outcome(lab: Lab, found: Outcome, shard: tuple[int, int] | None) -> N
         typer.echo(f"results: {lab.folder / 'results'}; the tables: psla lab report {lab.folder}")
 
 
+@keeps(finished_runs)
 def select(
     root: Root,
-    out: Annotated[Path, typer.Option(help="Runs, choices and scores go here; finished runs are not run again.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Runs, choices and scores go here; finished runs are not run again."),
+        Writes(folder=True),
+    ],
     candidates: Candidates,
     recipe: BaseRecipe = None,
     fold: Annotated[list[int] | None, typer.Option(min=1, max=5, help="Choose only for these folds.")] = None,
@@ -196,10 +206,15 @@ def select(
     typer.echo(f"details in {out / 'selection.json'}; next: psla lab cross-validate --selection {out}/selection.json")
 
 
+@keeps(finished_runs)
 def cross_validate(
     root: Root,
-    out: Annotated[Path, typer.Option(help="A run for each fold goes here; finished folds are not run again.")],
-    recipe: Annotated[str | None, typer.Option(help="A preset by name, or a YAML file; esc50 if not given.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="A run for each fold goes here; finished folds are not run again."), Writes(folder=True)
+    ],
+    recipe: Annotated[
+        str | None, typer.Option(help="A preset by name, or a YAML file; esc50 if not given."), READ
+    ] = None,
     set_: Overrides = None,
     selection: Chosen = None,
     fold: Annotated[list[int] | None, typer.Option(min=1, max=5, help="Only these folds.")] = None,
@@ -293,11 +308,15 @@ def _command() -> str:
 
 
 def report(
-    lab: Annotated[Path, typer.Argument(help="The folder of `psla lab run`.")],
+    lab: Annotated[Path, typer.Argument(help="The folder of `psla lab run`."), Updates()],
     quality: Annotated[
-        Path | None, typer.Option(help="A CSV of the classes' annotation quality (class, quality), for Table VII.")
+        Path | None,
+        typer.Option(help="A CSV of the classes' annotation quality (class, quality), for Table VII."),
+        READ,
     ] = None,
-    claims: Annotated[Path | None, typer.Option(help="A YAML file of claims to judge; the paper's by default.")] = None,
+    claims: Annotated[
+        Path | None, typer.Option(help="A YAML file of claims to judge; the paper's by default."), READ
+    ] = None,
     resamples: Annotated[int, typer.Option(min=2, help="Draws of clips for the intervals.")] = 400,
     title: Annotated[str | None, typer.Option(help="Of the page; by default it names the corpus.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,

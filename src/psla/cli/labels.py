@@ -10,6 +10,7 @@ import typer
 
 from psla.cli.console import CommandError, answer, progress, table
 from psla.cli.options import Json, OntologyFile, Threshold, Types
+from psla.cli.places import READ, Writes
 
 if TYPE_CHECKING:
     from psla.data.labels import Labels
@@ -22,21 +23,29 @@ Parents = Annotated[
 ]
 Children = Annotated[list[str] | None, typer.Option(help="Of the audited class look at these classes below it only.")]
 
+ENHANCEMENT = ("index.html", "difference.json", "classes.csv", "additions.csv")
+STATISTICS = ("stats.json", "class_counts.png", "coverage.png")
 _NAMED = 8  # classes at either end that are named
 _EPOCHS = (1, 2, 3, 5, 10, 20, 30, 60, 100)  # of the curve that are printed
 _SPLITS = ("train", "validation", "evaluation", "all")
 
 
 def enhance(
-    clips: Annotated[Path, typer.Argument(help="The table of clips.")],
-    predictions: Annotated[Path, typer.Argument(help="A teacher's predictions of these clips.")],
-    out: Annotated[Path, typer.Option(help="The table of clips to write.")],
+    clips: Annotated[Path, typer.Argument(help="The table of clips."), READ],
+    predictions: Annotated[Path, typer.Argument(help="A teacher's predictions of these clips."), READ],
+    out: Annotated[Path, typer.Option(help="The table of clips to write."), Writes("clips")],
     types: Types = "I,II",
     threshold: Threshold = "mean",
     relation: Annotated[str, typer.Option(help="For type II: all ancestors, or direct parents.")] = "all",
     ontology: OntologyFile = None,
-    report: Annotated[Path | None, typer.Option(help="Write what changed into this folder.")] = None,
-    review: Annotated[Path | None, typer.Option(help="CSV: clip_id, class_id, decision (accept or reject).")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write what changed into this folder."),
+        Writes(folder=True, names=ENHANCEMENT, marker=("index.html", "page")),
+    ] = None,
+    review: Annotated[
+        Path | None, typer.Option(help="CSV: clip_id, class_id, decision (accept or reject)."), READ
+    ] = None,
     truth: Annotated[bool, typer.Option("--truth", help="Score the additions against the clips' true labels.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Enhance evaluation clips, too.")] = False,
     as_json: Json = False,
@@ -136,7 +145,7 @@ def _summary(data: dict[str, Any], out: Path, report: Path | None) -> str:
 
 
 def stats(
-    clips: Annotated[Path, typer.Argument(help="A table of clips, or a pack.")],
+    clips: Annotated[Path, typer.Argument(help="A table of clips, or a pack."), READ],
     split: Annotated[str, typer.Option(help="train, validation, evaluation, or all.")] = "train",
     parent: Parents = None,
     child: Children = None,
@@ -148,8 +157,12 @@ def stats(
     seed: Annotated[int, typer.Option(min=0, help="Of the plans, and of the clips that are measured.")] = 0,
     log_mel: Annotated[bool, typer.Option("--log-mel", help="Measure the log-mel; reads the sound.")] = False,
     sample: Annotated[int, typer.Option(min=0, help="Clips that are measured, drawn at random; 0: all.")] = 1000,
-    recipe: Annotated[str | None, typer.Option(help="Measure with this recipe's front end.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A folder for stats.json and the pictures.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Measure with this recipe's front end."), READ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A folder for stats.json and the pictures."),
+        Writes(folder=True, names=STATISTICS, marker=("coverage.png", "picture")),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Class counts, label errors, which clips a training hears, mean and deviation of the log-mel."""

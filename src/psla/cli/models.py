@@ -13,6 +13,7 @@ import typer
 
 from psla.cli.console import CommandError, answer, fetching, progress, table
 from psla.cli.options import Json, ModelName
+from psla.cli.places import READ, Writes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,12 +112,14 @@ def _fetch(names: Sequence[str], as_json: bool) -> None:
 
 
 def import_(
-    checkpoint: Annotated[Path, typer.Argument(help="A published .pth file, or a folder of them.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A published .pth file, or a folder of them."), READ],
     out: Annotated[
-        Path, typer.Option(help="The model file to write (.safetensors); for a folder an ensemble (.json).")
+        Path,
+        typer.Option(help="The model file to write (.safetensors); for a folder an ensemble (.json)."),
+        Writes("model or ensemble"),
     ],
     vocabulary: Annotated[
-        str | None, typer.Option(help="audioset, fsd50k, or a class list (index,mid,display_name).")
+        str | None, typer.Option(help="audioset, fsd50k, or a class list (index,mid,display_name)."), READ
     ] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="As --set frames=N: frames of a clip in training.")] = None,
     said: Annotated[
@@ -174,22 +177,27 @@ def _vocabulary(given: str | None, count: int, file: Path) -> Vocabulary:
 
 
 def average(
-    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, model files, or a run's folder.")],
-    out: Annotated[Path, typer.Option(help="The model file to write.")],
+    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, model files, or a run's folder."), READ],
+    out: Annotated[Path, typer.Option(help="The model file to write."), Writes("model")],
     from_epoch: Annotated[int | None, typer.Option(min=1, help="Leave out earlier epochs.")] = None,
-    like: Annotated[Path | None, typer.Option(help="A model file of the same architecture; else the run's.")] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="A model file of the same architecture; else the run's."), READ
+    ] = None,
     share: Annotated[
         list[str] | None, typer.Option(help="Of each file, in order; of two files the last's will do: 0.3.")
     ] = None,
     sweep: Annotated[
         Path | None,
         typer.Option(help="Clips: score averages from each checkpoint on; with --share 0,0.5,1 with each share."),
+        READ,
     ] = None,
     split: Annotated[str, typer.Option(help="Of the clips of --sweep.")] = "validation",
     batchnorm: Annotated[
         str, typer.Option(help="BatchNorm's statistics: average them, or reestimate them on the clips of --clips.")
     ] = "average",
-    clips: Annotated[Path | None, typer.Option(help="Clips whose split train --batchnorm reestimate hears.")] = None,
+    clips: Annotated[
+        Path | None, typer.Option(help="Clips whose split train --batchnorm reestimate hears."), READ
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Average the weights of checkpoints into one model, all alike or by their shares."""

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from psla.cli.places import READ
+
 
 class Precision(StrEnum):
     """`--precision` of commands that run a model."""
@@ -19,16 +21,16 @@ class Precision(StrEnum):
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-LabelledClips = Annotated[Path, typer.Option(help="The table of clips, which has the labels.")]
-OntologyFile = Annotated[Path | None, typer.Option(help="A JSON file like AudioSet's; by default AudioSet's.")]
+LabelledClips = Annotated[Path, typer.Option(help="The table of clips, which has the labels."), READ]
+OntologyFile = Annotated[Path | None, typer.Option(help="A JSON file like AudioSet's; by default AudioSet's."), READ]
 
-ModelName = Annotated[str, typer.Argument(help="A model file, an ensemble, or a name that `psla models` lists.")]
+ModelName = Annotated[str, typer.Argument(help="A model file, an ensemble, or a name that `psla models` lists."), READ]
 WithPrecision = Annotated[
     Precision,
     typer.Option(help="folded: faster, probabilities within 1e-5; bf16: faster still, within a few hundredths."),
 ]
 
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30."), READ]
 Types = Annotated[str, typer.Option(help="I (children), II (ancestors) or I,II.")]
 Threshold = Annotated[str, typer.Option(help="mean, median, or a percentile such as 25.")]
 
@@ -36,3 +38,23 @@ Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
 Readers = Annotated[int, typer.Option(min=1, help="Threads that read clips.")]
 CacheMb = Annotated[int, typer.Option(min=0, help="Megabytes of decoded clips to keep in memory.")]
 CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Between two states to go on from.")]
+
+# Of `psla lab`.
+Root = Annotated[Path, typer.Argument(help="ESC-50 or ESC-10: the folder that holds meta/ and audio/."), READ]
+FoldShard = Annotated[
+    str | None, typer.Option(help="i/n: every n-th training; a call without it, after them, ends the job.")
+]
+BaseRecipe = Annotated[
+    str | None, typer.Option(help="What all candidates differ from, in place of what they extend."), READ
+]
+Candidates = Annotated[
+    list[str], typer.Option(help="Names, YAML files or folders of them, or all; commas between, or repeated."), READ
+]
+Chosen = Annotated[
+    Path | None, typer.Option(help="A selection.json: each fold with the recipe that was chosen for it."), READ
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(help="Further settings, as --candidates of psla lab select: a run of each, ensembles with them."),
+    READ,
+]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, answer, bars, part_of, progress
+from psla.cli.console import CommandError, answer, bars, keeps, part_of, progress
+from psla.cli.places import READ, Writes
 
 if TYPE_CHECKING:
     from psla.data.pack.reading import Pack
@@ -21,9 +22,20 @@ _LINE_S = 30.0  # seconds between two lines of progress where there is no termin
 _LISTED = 20  # damaged clips that are printed
 
 
+def _shards(given: Mapping[str, Any]) -> str:
+    out = given["out"]
+    shards = 0 if out is None else len(list(out.glob("unfinished/*.parquet")))
+    return f"{shards} finished shards are kept in {out}: run the same command again" if shards else ""
+
+
+@keeps(_shards)
 def pack(
-    clips: Annotated[Path, typer.Argument(help="The table of clips; with --verify or --merge, the pack's folder.")],
-    out: Annotated[Path | None, typer.Argument(help="The pack's folder: new, or one that was begun.")] = None,
+    clips: Annotated[
+        Path, typer.Argument(help="The table of clips; with --verify or --merge, the pack's folder."), READ
+    ],
+    out: Annotated[
+        Path | None, typer.Argument(help="The pack's folder: new, or one that was begun."), Writes(folder=True)
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; as many as processors.")] = None,
     shard: Annotated[str | None, typer.Option(help="i/n, as in 3/8: only this part of the work; then --merge.")] = None,
     shard_clips: Annotated[int | None, typer.Option(min=1, help="Clips in a shard; 10,000 where not given.")] = None,

@@ -10,6 +10,7 @@ import typer
 
 from psla.cli.console import CommandError, answer, part_of, progress, table
 from psla.cli.options import Json, LabelledClips, ModelName, Precision, WithPrecision
+from psla.cli.places import READ, Writes
 
 if TYPE_CHECKING:
     from psla.metrics.compare import Comparison
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 def predict(
     model: ModelName,
-    clips: Annotated[Path, typer.Argument(help="The table of clips, or a pack.")],
-    out: Annotated[Path, typer.Option(help="The file of predictions to write.")],
+    clips: Annotated[Path, typer.Argument(help="The table of clips, or a pack."), READ],
+    out: Annotated[Path, typer.Option(help="The file of predictions to write."), Writes("predictions")],
     split: Annotated[str | None, typer.Option(help="train, validation or evaluation; by default all.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Keep float16, for a whole training set.")] = False,
     shard: Annotated[str | None, typer.Option(help="i/n: only this part of the clips, beside OUT.")] = None,
@@ -72,10 +73,10 @@ def predict(
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="A file of predictions.")],
+    predictions: Annotated[Path, typer.Argument(help="A file of predictions."), READ],
     clips: LabelledClips,
     as_json: Json = False,
-    out: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file."), Writes("scores")] = None,
 ) -> None:
     """Score predictions against the labels of the same clips."""
     from psla.data.clips import Clips
@@ -99,9 +100,13 @@ def evaluate(
 
 
 def ensemble(
-    members: Annotated[list[Path], typer.Argument(help="Files of predictions, or model files.")],
-    out: Annotated[Path, typer.Option(help="Averaged predictions; of models an ensemble, ENSEMBLE.json.")],
-    clips: Annotated[Path | None, typer.Option(help="The table of clips, to score members and ensemble.")] = None,
+    members: Annotated[list[Path], typer.Argument(help="Files of predictions, or model files."), READ],
+    out: Annotated[
+        Path,
+        typer.Option(help="Averaged predictions; of models an ensemble, ENSEMBLE.json."),
+        Writes("predictions or ensemble"),
+    ],
+    clips: Annotated[Path | None, typer.Option(help="The table of clips, to score members and ensemble."), READ] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Choose members, on validation clips only.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -147,11 +152,11 @@ def ensemble(
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="Predictions of side A.")],
-    second: Annotated[Path, typer.Argument(help="Predictions of side B.")],
+    first: Annotated[Path, typer.Argument(help="Predictions of side A."), READ],
+    second: Annotated[Path, typer.Argument(help="Predictions of side B."), READ],
     clips: LabelledClips,
-    also_a: Annotated[list[Path] | None, typer.Option(help="Side A with another seed; repeat it.")] = None,
-    also_b: Annotated[list[Path] | None, typer.Option(help="Side B with another seed; as many as of A.")] = None,
+    also_a: Annotated[list[Path] | None, typer.Option(help="Side A with another seed; repeat it."), READ] = None,
+    also_b: Annotated[list[Path] | None, typer.Option(help="Side B with another seed; as many as of A."), READ] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Draws of clips.")] = 1000,
     unit: Annotated[str, typer.Option(help="What is drawn: clip, or source (all clips of a recording).")] = "clip",
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, fetching, hearing, progress, table
+from psla.cli.console import CommandError, fetching, hearing, keeps, progress, says_all, table, warnings_told
 from psla.cli.options import Json, Precision, WithPrecision
+from psla.cli.places import READ, Reads, Writes, check_output
 from psla.cli.tag_view import picture_files, screens, views_of, write_pictures
 
 if TYPE_CHECKING:
@@ -41,10 +42,12 @@ Words = Annotated[
         help="A model file, an ensemble's file, or a name that `psla models` lists; without one, as --model says. "
         "Then sound files of any length, folders, or patterns in quotes.",
     ),
+    Reads(endless=True),
 ]
 ModelOption = Annotated[
     str | None,
     typer.Option(help="The model, by default $PSLA_MODEL, else that of the user's config.yaml, else audioset-small."),
+    READ,
 ]
 Top = Annotated[int | None, typer.Option(min=1, help="How many classes to show: 5, or all that reach --threshold.")]
 Classes = Annotated[
@@ -66,17 +69,33 @@ MaxGap = Annotated[
     typer.Option(help="Events of a class with fewer seconds between them are one; by default: one step."),
 ]
 Out = Annotated[
-    Path | None, typer.Option(help="Write to this file; with --audacity and several files, into this folder.")
+    Path | None,
+    typer.Option(help="Write to this file; with --audacity and several files, into this folder."),
+    Writes("rows", folder=True),
 ]
 JournalFile = Annotated[
-    Path | None, typer.Option(help="Keep the rows of finished files here; run again, they are not done again.")
+    Path | None,
+    typer.Option(help="Keep the rows of finished files here; run again, they are not done again."),
+    Writes("journal"),
 ]
 Plot = Annotated[
-    Path | None, typer.Option(help="Also draw log-mel, classes and events: a .png, .svg or .pdf; a folder for several.")
+    Path | None,
+    typer.Option(help="Also draw log-mel, classes and events: a .png, .svg or .pdf; a folder for several."),
+    Writes("picture", folder=True),
 ]
-Html = Annotated[Path | None, typer.Option(help="Also write a page that shows and plays the files, 20 at most.")]
+Html = Annotated[
+    Path | None, typer.Option(help="Also write a page that shows and plays the files, 20 at most."), Writes("page")
+]
 
 
+def _finished_files(given: Mapping[str, Any]) -> str:
+    journal = given["journal"]
+    if journal is None or not journal.is_file() or not (rows := journal.read_bytes().count(b"\n")):
+        return "" if journal else "no result was written: with --journal FILE, what is finished is kept"
+    return f"{rows} finished files are kept in {journal}: run the same command again"
+
+
+@keeps(_finished_files)
 def tag(
     words: Words,
     model: ModelOption = None,
@@ -101,18 +120,25 @@ def tag(
     journal: JournalFile = None,
     plot: Plot = None,
     html: Html = None,
-    embeddings: Annotated[Path | None, typer.Option(help="Also write embeddings, to .safetensors or .npz.")] = None,
+    embeddings: Annotated[
+        Path | None, typer.Option(help="Also write embeddings, to .safetensors or .npz."), Writes("embeddings")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
     precision: WithPrecision = Precision.float32,
     quiet: Quiet = False,
 ) -> None:
     """Say what sounds in files; exits with 1 if one of them could not be read."""
     _check(as_json + as_csv + audacity, embeddings, journal)
+    if out is not None and out.is_dir() and not audacity:
+        raise CommandError(f"--out {out} is a folder: give the name of a file, such as {out / 'tags.json'}")
     from psla.audio.pool import decode_pool
 
     choice, paths = _choice(model, words)
     _check_tracks(audacity and out is None, len(paths))
     plots = picture_files(plot, html, paths, journal is not None)
+    read = [("FILES", path) for path in paths] + [("MODEL", choice.model)] * os.path.exists(choice.model)
+    for option, path, mark in _targets(paths, out if audacity else None, plots):
+        check_output(option, path, mark, read)
     with ExitStack() as stack:
         # The workers start while torch is imported and the model is loaded.
         pool = stack.enter_context(decode_pool(workers or min(len(paths), os.cpu_count() or 1)))
@@ -141,7 +167,7 @@ def tag(
         if audacity:
             _write_label_tracks(rows, paths, out)
         else:
-            _write(_pieces(rows, as_json, as_csv, rule is not None, out is None and sys.stdout.isatty()), out)
+            _write(_pieces(rows, as_json, as_csv, rule is not None, out), out)
         if kept is not None:
             kept.save()
         drawn_all = views is None or write_pictures(views, pool, plots, html)
@@ -154,6 +180,17 @@ def _check(formats: int, embeddings: Path | None, journal: Path | None) -> None:
         raise CommandError("--json, --csv and --audacity exclude each other: choose one")
     if embeddings is not None and journal is not None:
         raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
+
+
+def _targets(
+    paths: Sequence[str], tracks: Path | None, plots: Mapping[str, Path]
+) -> Iterator[tuple[str, Path, Writes]]:
+    """The files that are written into folders."""
+    from psla.tagging.output import label_file_names
+
+    yield from (("--plot", path, Writes("picture")) for path in plots.values())
+    if tracks is not None and (len(paths) > 1 or tracks.is_dir()):
+        yield from (("--out", tracks / name, Writes("rows")) for name in label_file_names(paths))
 
 
 def _check_tracks(printed: bool, files: int) -> None:
@@ -169,7 +206,8 @@ def _choice(model: str | None, words: Sequence[str]) -> tuple[Choice, list[str]]
     named, sources = split_model(words)
     if model is not None and named is not None:
         raise CommandError(f"two models are named, {model} and {named}: choose one")
-    return choose(model or named), expand_sources(sources)
+    with warnings_told():
+        return choose(model or named), expand_sources(sources)
 
 
 def _tagger(choice: Choice, hop: float | None, combine: Combine, precision: Precision) -> tuple[Path, Tagger]:
@@ -232,14 +270,14 @@ def _watched(rows: Iterable[Row], failed: list[Row], count: int, silent: bool) -
             report("tag", 1)
 
 
-def _pieces(rows: Iterable[Row], as_json: bool, as_csv: bool, events: bool, screen: bool) -> Iterator[str]:
+def _pieces(rows: Iterable[Row], as_json: bool, as_csv: bool, events: bool, out: Path | None) -> Iterator[str]:
     from psla.tagging.output import csv_lines, json_array
 
     if as_json:
-        return json_array(rows)
+        return json_array(rows, ascii_only=out is None and not says_all())
     if as_csv:
         return csv_lines(rows, events)
-    return screens(rows, events) if screen else _tables(rows, events)
+    return screens(rows, events) if out is None and sys.stdout.isatty() else _tables(rows, events)
 
 
 def _tables(rows: Iterable[Row], events: bool) -> Iterator[str]:

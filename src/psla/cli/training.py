@@ -3,32 +3,58 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import INTERRUPTED, CommandError, answer, asked_to_stop, progress, table
+from psla.cli.console import INTERRUPTED, CommandError, answer, asked_to_stop, keeps, progress, table
 from psla.cli.labels import threshold_of, types_of
 from psla.cli.options import Accelerator, CacheMb, CheckpointMinutes, Json, Overrides, Readers, Threshold, Types
+from psla.cli.places import READ, Updates, Writes
 
 if TYPE_CHECKING:
     from psla.data.clips import Clips
     from psla.training.recipe import Recipe
     from psla.training.run import Run
 
+RUN = (
+    *("clips.parquet", "environment.json", "recipe.yaml", "scores.json", "log.csv", "timing.csv", "rejected.csv"),
+    *("pretraining.json", "model.safetensors", "model_final.safetensors", "checkpoints", "predictions", "figures"),
+)
 _SCORES = {"mean_average_precision": "mAP", "mean_auc": "AUC", "d_prime": "d-prime", "accuracy": "accuracy"}
 
 
+def _resumable(given: Mapping[str, Any]) -> str:
+    folder = given["resume"] or given["out"]
+    if folder is None or not (folder / "recipe.yaml").is_file():
+        return ""
+    epochs = len(list((folder / "checkpoints").glob("epoch_*.safetensors")))
+    kept = f"{epochs} finished epochs are kept" if epochs else "no epoch was finished"
+    return f"{kept}; go on with: psla train --resume {folder}"
+
+
+def finished_runs(given: Mapping[str, Any]) -> str:
+    """What jobs of several runs keep: the finished ones, each with its scores."""
+    runs = len(list(given["out"].rglob("scores.json")))
+    return f"{runs} finished runs are kept in {given['out']}: run the same command again" if runs else ""
+
+
+@keeps(_resumable)
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="A preset by name, or a YAML file.")] = None,
-    clips: Annotated[Path | None, typer.Option(help="The table of clips, or a pack.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
+    recipe: Annotated[str | None, typer.Argument(help="A preset by name, or a YAML file."), READ] = None,
+    clips: Annotated[Path | None, typer.Option(help="The table of clips, or a pack."), READ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder."), Writes(folder=True, names=RUN, marker=("recipe.yaml", ""))
+    ] = None,
     set_: Overrides = None,
-    init: Annotated[Path | None, typer.Option(help="Fine-tune: start from the weights of this model file.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Fine-tune: start from the weights of this model file."), READ
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder."), Updates()] = None,
     accelerator: Accelerator = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes on each node.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
@@ -103,18 +129,25 @@ def _print_run(run: Run, profile: bool) -> None:
     typer.echo(f"model: {run.model_file}")
 
 
-def demo(out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/demo")) -> None:
+def demo(out: Annotated[Path, typer.Option(help="The run's folder."), Writes(folder=True)] = Path("runs/demo")) -> None:
     """The whole recipe on the embedded corpus, then a tagged clip."""
     import_module("psla.lab.demo").run(out)
 
 
+@keeps(finished_runs)
 def teach(
-    recipe: Annotated[str, typer.Argument(help="A preset by name, or a YAML file.")],
-    clips: Annotated[Path, typer.Option(help="The table of clips; it must hold clips out to score on.")],
-    out: Annotated[Path, typer.Option(help="Runs, labels and the table go here; what is finished is not done again.")],
+    recipe: Annotated[str, typer.Argument(help="A preset by name, or a YAML file."), READ],
+    clips: Annotated[Path, typer.Option(help="The table of clips; it must hold clips out to score on."), READ],
+    out: Annotated[
+        Path,
+        typer.Option(help="Runs, labels and the table go here; what is finished is not done again."),
+        Writes(folder=True, names=("teaching.json",), marker=("teaching.json", "json")),
+    ],
     set_: Overrides = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Seeds; repeat the option. By default 0, 1, 2.")] = None,
-    teacher: Annotated[Path | None, typer.Option(help="A model, ensemble or predictions to teach instead.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="A model, ensemble or predictions to teach instead."), READ
+    ] = None,
     types: Types = "I,II",
     threshold: Threshold = "mean",
     accelerator: Accelerator = "auto",
@@ -140,7 +173,7 @@ def teach(
     answer(as_json, found, told, f"table: {out / 'teaching.json'}")
 
 
-def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
+def report(run: Annotated[Path, typer.Argument(help="The folder of a run."), Updates()]) -> None:
     """One page of a single run: recipe, corpus, curves, scores, classes, times: RUN/report.html."""
     from psla.lab.run_page import write_run_report
 

@@ -19,6 +19,7 @@ from psla.corpora.csv_files import read_csv_file
 from psla.data.clips import Clips, ClipsError
 from psla.data.inventory import only_present
 from psla.data.vocabulary import Vocabulary
+from psla.files import shortened
 
 FACTS = {
     "name": "ESC-50",
@@ -29,6 +30,7 @@ FACTS = {
 }
 FOLDS = (1, 2, 3, 4, 5)
 _COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file")
+_FLAG = {"true": True, "1": True, "false": False, "0": False}  # a spreadsheet writes TRUE and FALSE
 
 AUDIOSET_CLASS: dict[str, str] = {
     "dog": "/m/0bt9lr",  # Dog
@@ -122,16 +124,25 @@ def listed(root: str | os.PathLike[str], evaluation_fold: int | None = 1, esc10_
     file = read_csv_file(
         meta, _COLUMNS, "give the folder that holds meta/ and audio/", f"take the list from {FACTS['source']}", "ESC-50"
     )
-    lines = [line for _, line in file.rows if not esc10_only or line["esc10"] == "True"]
     rows = []
     target: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not (line["fold"].isdigit() and int(line["fold"]) in FOLDS and line["target"].isdigit()):
+    for number, fields in file.rows:
+        line = {name: field.strip() for name, field in fields.items()}
+        in_esc10 = _FLAG.get(line["esc10"].casefold())
+        numbered = all(line[name].isdecimal() for name in ("fold", "target")) and int(line["fold"]) in FOLDS
+        if not numbered or in_esc10 is None or not all(line[name] for name in _COLUMNS):
+            told = ", ".join(f"{name} {shortened(line[name], 60)!r}" for name in _COLUMNS)
             raise ClipsError(
-                f"ESC-50: {meta}, clip {number} ({line['filename']}): fold {line['fold']!r} must be 1 to 5 and target "
-                f"{line['target']!r} a number; take the list from {FACTS['source']}"
+                f"ESC-50: {meta}, line {number}: fold must be 1 to 5, target a number, esc10 True or False and nothing "
+                f"empty; it has {told}; take the list from {FACTS['source']}"
             )
-        target[line["category"]] = int(line["target"])
+        if esc10_only and not in_esc10:
+            continue
+        if target.setdefault(line["category"], int(line["target"])) != int(line["target"]):
+            raise ClipsError(
+                f"ESC-50: {meta}, line {number}: {line['category']} has the target {line['target']}, and "
+                f"{target[line['category']]} before; take the list from {FACTS['source']}"
+            )
         rows.append(
             {
                 "clip_id": Path(line["filename"]).stem,

@@ -120,7 +120,7 @@ def _uploaders(root: Path, part: str) -> dict[str, str]:
         return {}
     try:
         return {id: str(info["uploader"]) for id, info in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ClipsError(
             f"FSD50K: {path} does not say who uploaded each clip ({type(error).__name__}: {error}); unpack "
             "FSD50K.metadata.zip again, or move the folder away to take each clip for its own source"

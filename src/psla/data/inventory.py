@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import warnings
@@ -15,8 +16,11 @@ from psla.audio.addresses import SYNTHESISED
 from psla.audio.containers import split_track
 from psla.audio.probe import Headers, Report, short
 from psla.data.clips import SPLITS, Clips, ClipsError
+from psla.files import not_a_file, sha256_of, shortened
 
 _LISTED = 10  # clips of each kind that a summary names
+_COMPARED = 20_000  # files of equal length that are compared
+_END = 1 << 16  # bytes
 _FIELDS = {
     "missing": ("clip_id", "path"),
     "unreadable": ("clip_id", "path", "reason"),
@@ -150,10 +154,12 @@ def take_inventory(
         .alias("fault")
     )
     kept = clips.filter(table["fault"].is_null())
+    used = table.filter(pl.col("fault").is_null()).select("clip_id", "size")
+    notes = _remarks(kept, used.join(kept.frame, on="clip_id", how="left", maintain_order="left"))
     missing = table.filter(pl.col("fault") == "").select("clip_id", "path").rows()
     unreadable = table.filter(pl.col("fault") != "").select("clip_id", "path", "fault").rows()
     classes, splits = shares(clips, table["fault"].is_null())
-    return kept, Inventory(len(kept), missing, unreadable, classes=classes, splits=splits, name=clips.name)
+    return kept, Inventory(len(kept), missing, unreadable, classes=classes, splits=splits, notes=notes, name=clips.name)
 
 
 def only_present(clips: Clips, where: str) -> Clips:
@@ -201,7 +207,76 @@ def _look(path: str) -> tuple[str, int, int, str | None]:
     except OSError as error:
         return path, 0, 0, f"cannot be looked at: {error.strerror}"
     fault = "a folder, not a sound file" if stat.S_ISDIR(status.st_mode) else None
+    if fault is None and not stat.S_ISREG(status.st_mode):
+        fault = f"{not_a_file(path) or 'no file'}: nobody knows where it ends"
     return path, status.st_size, status.st_mtime_ns, fault
+
+
+def _remarks(clips: Clips, table: pl.DataFrame) -> list[str]:
+    """What is held out and trained on at once, and whether nothing has a label.
+
+    Args:
+        clips: those that can be used.
+        table: their columns, and `size` in bytes: null where there is no file.
+    """
+    notes = []
+    apart = pl.col("split") == "train"  # what is not to be on both sides
+    for column, what in (("path", "files"), ("source", "sources")):
+        both = table.group_by(column, maintain_order=True).agg(apart.any().alias("in"), (~apart).any().alias("out"))
+        both = both.filter(pl.col("in") & pl.col("out"))
+        if len(both):
+            notes.append(
+                f"{len(both)} {what} are trained on and held out, the first: {shortened(both[column][0])}; what is "
+                "held out is then no test of what was learnt: give such clips one split"
+            )
+    notes += _same_sound(table)
+    if len(clips) and not clips.frame["labels"].list.len().sum():
+        notes.append("no clip has a label: such a table can be packed and predicted, not trained on or scored")
+    return notes
+
+
+def _same_sound(table: pl.DataFrame) -> list[str]:
+    """Whether files of different names that are trained on and held out are the same, byte for byte."""
+    apart = pl.col("split") == "train"
+    files = table.filter(pl.col("size") > 0).select("path", "size", apart.alias("in")).unique(maintain_order=True)
+    sizes = files.group_by("size").agg(pl.col("in").any(), (~pl.col("in")).any().alias("out"))
+    sizes = sizes.filter(pl.col("in") & pl.col("out")).select("size")
+    files = files.join(sizes, on="size", how="semi", maintain_order="left")
+    if len(files) > _COMPARED:
+        return [f"not compared: {len(files):,} files, trained on and held out, of which others have the same length"]
+    for digest in (_ends, _whole):  # the whole of a file only where its ends are those of another
+        with ThreadPoolExecutor() as threads:
+            files = files.with_columns(pl.Series("digest", list(threads.map(digest, files["path"])), pl.String()))
+        groups = files.filter(pl.col("digest").is_not_null()).group_by("digest", maintain_order=True)
+        both = groups.agg(pl.col("in").any(), (~pl.col("in")).any().alias("out"))
+        files = files.join(both.filter(pl.col("in") & pl.col("out")).select("digest"), on="digest", how="semi")
+    if not len(files):
+        return []
+    held = files.filter(~pl.col("in")).sort("path")
+    first = files.filter(pl.col("in") & (pl.col("digest") == held["digest"][0]))["path"][0]
+    return [
+        f"{len(held)} held-out files are also trained on, under another name and to the byte, the first: "
+        f"{shortened(held['path'][0])} is {shortened(first)}; what is held out is then no test of what was learnt"
+    ]
+
+
+def _ends(path: str) -> str | None:
+    """A hash of how a file begins and ends; None where it cannot be read any more."""
+    try:
+        with open(split_track(path)[0], "rb") as file:
+            digest = hashlib.sha256(file.read(_END))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _END))
+            digest.update(file.read(_END))
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
+def _whole(path: str) -> str | None:
+    try:
+        return sha256_of(split_track(path)[0])
+    except OSError:
+        return None
 
 
 def _sentence(what: str, row: tuple[str, ...]) -> str:

@@ -87,7 +87,7 @@ class Ontology:
         """
         try:
             rows = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise OntologyError(f"{path} is not JSON ({error}); an ontology is a list of classes") from error
         if not isinstance(rows, list) or not all(isinstance(row, dict) and "id" in row for row in rows):
             raise OntologyError(f"{path} must be a list of classes, each with an 'id' and perhaps 'child_ids'")

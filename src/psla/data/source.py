@@ -15,8 +15,10 @@ import numpy as np
 
 from psla.audio import addresses
 from psla.audio.addresses import PACK_PREFIX, SOUNDSCAPE_PREFIX
+from psla.audio.decode import AudioError
 from psla.data.clips import Clips, ClipsError
 from psla.data.pack.reading import PackSource as PackSource
+from psla.files import not_a_file
 
 
 class ClipSource(Protocol):
@@ -94,7 +96,10 @@ class TableSource:
     def read(self, index: int) -> np.ndarray:
         """See `ClipSource.read`; a malformed address is an AudioError, too."""
         index = _checked(index, len(self))
-        return addresses.read(self._paths[index], self.sample_rate, self._starts[index], self._ends[index])
+        path = self._paths[index]
+        if not addresses.scheme_of(path) and (kind := not_a_file(path)) is not None:
+            raise AudioError(path, f"{kind}: nobody knows where it ends")  # opening it would wait for a writer
+        return addresses.read(path, self.sample_rate, self._starts[index], self._ends[index])
 
 
 class FileSource(TableSource):

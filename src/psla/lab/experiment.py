@@ -19,7 +19,6 @@ from statistics import fmean, stdev
 from typing import Any, TypeVar
 
 import torch
-import yaml
 
 from psla.data.clips import Clips
 from psla.files import Journal, JournalError
@@ -186,24 +185,6 @@ def whole_mean(values: Iterable[float | None]) -> float | None:
     """The mean, or None where one value is missing, or is no number."""
     found = [math.nan if value is None else value for value in values]
     return fmean(found) if found and not any(map(math.isnan, found)) else None
-
-
-def parse_yaml(text: str, what: str, refusal: type[ValueError], kind: type[dict] | type[list] = dict) -> Any:
-    """What a file of YAML holds: keys and values, none in an empty one, or a list.
-
-    Raises:
-        ValueError: of the class `refusal`: no YAML, or something else; the sentence names it as `what`.
-    """
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise refusal(f"{what} is not YAML: {' '.join(str(error).split())}") from error
-    if data is None and kind is dict:
-        return {}
-    if not isinstance(data, kind):
-        wanted = "keys and values" if kind is dict else "a list"
-        raise refusal(f"{what} must hold {wanted}; got {type(data).__name__}")
-    return data
 
 
 def soundscapes(

@@ -86,8 +86,8 @@ CLASS_COLUMNS = ("path", "status", "duration_s", "flags", "class_id", "name", "p
 EVENT_COLUMNS = ("path", "status", "flags", "onset_s", "offset_s", "class_id", "name", "probability", "error")
 
 
-def json_array(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """An array of rows, one a line, as pieces of text.
+def json_array(rows: Iterable[Mapping[str, Any]], ascii_only: bool = False) -> Iterator[str]:
+    """An array of rows, one a line, as pieces of text; with escapes for all that is not ASCII where it is asked for.
 
     Example:
         >>> print("".join(json_array([{"path": "a.wav"}, {"path": "b.wav"}])), end="")
@@ -96,7 +96,7 @@ def json_array(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """
     lead = "["
     for row in rows:
-        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(row, ensure_ascii=ascii_only, allow_nan=False)
         # A file name may hold bytes that are no text: only the escapes of ASCII can carry them.
         yield lead + (text if is_text(text) else json.dumps(row, allow_nan=False))
         lead = ",\n "

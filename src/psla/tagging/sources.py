@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import glob
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from psla.audio.containers import split_track
 from psla.audio.decode import AUDIO_SUFFIXES
+from psla.audio.folders import HIDDEN, sound_files
 from psla.audio.pipes import is_pipe
 from psla.weights.catalogue import SUFFIXES, known_names, names_near
 
@@ -67,6 +69,9 @@ def expand_sources(sources: Iterable[str]) -> list[str]:
     input. A path that does not exist is kept: tagging says why it cannot be read; so is, beside files that are found,
     a folder without sound files and a pattern that nothing matches.
 
+    A folder without sound files and a pattern that nothing matches are told in a warning, as is what is left out of a
+    folder with its reason.
+
     Raises:
         SourcesError: nothing but folders without sound files and patterns that nothing matches.
 
@@ -75,30 +80,30 @@ def expand_sources(sources: Iterable[str]) -> list[str]:
         ['b.wav', 'a.wav']
     """
     found: dict[str, str] = {}
-    empty: list[SourcesError] = []
+    empty: list[str] = []
     for source in sources:
-        try:
-            files = _files_of(source)
-        except SourcesError as error:
-            files, empty = [source], [*empty, error]
-        for file in files:
+        files, reason = _files_of(source)
+        empty += [reason] if reason else []
+        for file in [source] if reason else files:
             found.setdefault(os.path.abspath(file), file)
     if empty and len(empty) == len(found):
-        raise empty[0]
+        raise SourcesError(empty[0])
+    for reason in empty:
+        warnings.warn(reason, stacklevel=2)
     return list(found.values())
 
 
-def _files_of(source: str) -> list[str]:
+def _files_of(source: str) -> tuple[list[str], str]:
+    """The files, or why there is none."""
     if os.path.isdir(source):
-        if files := _files_below(source):
-            return files
-        raise SourcesError(f"{source}: a folder without sound files ({', '.join(sorted(AUDIO_SUFFIXES))})")
+        files, rest = _files_below(source)
+        suffixes = ", ".join(sorted(AUDIO_SUFFIXES))
+        return files, "" if files else f"{source}: a folder without sound files ({suffixes}){rest}"
     if not os.path.lexists(source) and _WILD & set(source):
         matches = sorted(glob.glob(_literal_first(source), recursive=True))
-        if files := [f for match in matches for f in (_files_below(match) if os.path.isdir(match) else [match])]:
-            return files
-        raise SourcesError(f"{source}: no file matches this pattern")
-    return [source]
+        files = [f for match in matches for f in (_files_below(match)[0] if os.path.isdir(match) else [match])]
+        return files, "" if files else f"{source}: no file matches this pattern"
+    return [source], ""
 
 
 def _literal_first(pattern: str) -> str:
@@ -112,9 +117,10 @@ def _literal_first(pattern: str) -> str:
     return glob.escape(done)
 
 
-def _files_below(folder: str) -> list[str]:
-    files = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [os.path.join(root, name) for name in names if not name.startswith(".") and _is_sound(name)]
-    return sorted(files)
+def _files_below(folder: str) -> tuple[list[str], str]:
+    """The sound files, and what is said of those that are left out."""
+    found = sound_files(folder)
+    odd = [reason for reason in found.remarks()[: len(found.left_out)] if HIDDEN not in reason]
+    for reason in odd:
+        warnings.warn(f"{folder}: {reason}", stacklevel=4)
+    return found.files, "".join(f"; {remark}" for remark in found.remarks())

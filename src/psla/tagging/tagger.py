@@ -39,7 +39,6 @@ from psla.tagging.sources import expand_sources
 from psla.weights.catalogue import load_any
 from psla.weights.choice import choose
 
-
 # Of a window: probabilities of the clip and of the steps, features of the steps, familiarity.
 _Said = tuple[np.ndarray, np.ndarray, np.ndarray | None, float | None]
 

@@ -7,15 +7,15 @@ as they are, so that the new table takes the place of the old. The rule itself i
 
 from __future__ import annotations
 
-import csv
+import errno
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from psla.corpora.csv_files import read_csv_file
 from psla.data.clips import SPLITS, Clips
 from psla.data.ontology import Ontology
 from psla.metrics.predictions import Predictions
@@ -105,22 +105,20 @@ def read_decisions(path: str | os.PathLike[str]) -> dict[tuple[str, str], bool]:
         FileNotFoundError: no such file.
         LabelingError: a column is missing, a decision is another word, or two lines contradict each other.
     """
+    needed = ("clip_id", "class_id", "decision")
+    if not os.path.exists(path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+    instead, mend = "give the report's additions.csv", "decisions need clip_id, class_id and decision"
     found: dict[tuple[str, str], bool] = {}
-    with Path(path).open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if missing := [name for name in ("clip_id", "class_id", "decision") if name not in (reader.fieldnames or ())]:
-            raise LabelingError(f"{path} has no column {missing[0]!r}; decisions need clip_id, class_id and decision")
-        for row in reader:
-            word = (row["decision"] or "").strip().casefold()
-            if not word:
-                continue
-            if word not in DECISIONS:
-                raise LabelingError(
-                    f"{path}, line {reader.line_num}: decision {row['decision']!r} must be accept, reject or empty"
-                )
-            key = (row["clip_id"], row["class_id"])
-            if found.setdefault(key, DECISIONS[word]) != DECISIONS[word]:
-                raise LabelingError(f"{path}, line {reader.line_num}: {key} is both accepted and rejected")
+    for line, row in read_csv_file(path, needed, instead, mend, refusal=LabelingError).rows:
+        word = row["decision"].strip().casefold()
+        if not word:
+            continue
+        if word not in DECISIONS:
+            raise LabelingError(f"{path}, line {line}: decision {row['decision']!r} must be accept, reject or empty")
+        key = (row["clip_id"], row["class_id"])
+        if found.setdefault(key, DECISIONS[word]) != DECISIONS[word]:
+            raise LabelingError(f"{path}, line {line}: {key} is both accepted and rejected")
     return found
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from psla.audio.decode import AUDIO_SUFFIXES
+from psla.audio.folders import sound_files
 from psla.corpora.folder import read_csv, read_folders
 from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
@@ -218,8 +219,10 @@ def _task(clips: Clips, features: Features, backgrounds: np.ndarray) -> Task:
 
 
 def _background(folder: Path) -> Clips:
-    files = sorted(str(file) for file in folder.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
-    if not (files := [file for file in files if is_text(file)]):
+    found = sound_files(folder)
+    for remark in found.remarks():
+        warnings.warn(f"{folder}: {remark}", stacklevel=3)
+    if not (files := [file for file in found.files if is_text(file)]):
         raise FitError(f"{folder}: the background is a folder with sound files in it")
     rows = [{"clip_id": each, "source": each, "path": each, "split": "train", "labels": []} for each in files]
     return Clips.from_rows(rows, Vocabulary(["background"]), "background")

@@ -8,7 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
+from psla.files import not_a_file, shortened
+from psla.yaml_files import parse_value, parse_yaml, read_text
 
 
 class RecipeError(ValueError):
@@ -30,11 +31,9 @@ def parse_override(text: str) -> tuple[str, Any]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise RecipeError(f"an override must read key=value, as in optimizer.epochs=30; got {text!r}")
-    try:
-        return key.strip(), _number(yaml.safe_load(value))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe key {key}: the value {value!r} is not YAML") from error
+        raise RecipeError(f"an override must read key=value, as in optimizer.epochs=30; got {shortened(text)!r}")
+    what = f"recipe key {shortened(key)}: the value {shortened(value)!r}"
+    return key.strip(), _number(parse_value(value, what, RecipeError))
 
 
 def _number(value: Any) -> Any:
@@ -51,15 +50,12 @@ def read_keys(name: str, trail: tuple[str, ...] = ()) -> dict[str, Any]:
     if name in presets():
         text = (files("psla.training") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
     elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        text = read_text(name, f"recipe {name}", RecipeError)
     else:
-        raise RecipeError(f"{name!r} is neither a recipe file nor one of the presets {', '.join(presets())}")
-    try:
-        data = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {name} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise RecipeError(f"recipe {name} must hold keys and values; got {type(data).__name__}")
+        kind = not_a_file(name)
+        what = shortened(repr(name)) if kind is None else f"{name} ({kind})"
+        raise RecipeError(f"{what} is neither a recipe file nor one of the presets {', '.join(presets())}")
+    data = parse_yaml(text, f"recipe {name}", RecipeError)
     base = data.pop("extends", None)
     inherited = read_keys(str(base), (*trail, name)) if base is not None else {}
     return {**inherited, **flatten(data)}

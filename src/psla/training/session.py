@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
+from psla.audio.decode import AudioError
 from psla.data.clips import Clips
 from psla.data.labels import Labels
 from psla.data.source import ClipSource, open_source
@@ -197,6 +198,7 @@ def train(
         `run = psla.train(psla.Recipe.load("esc50"), clips, out="runs/esc50")`
     """
     check_fit(recipe, clips)
+    check_readable(clips, recipe.front_end.sample_rate)
     if is_first_process():
         Run(out).refuse_existing()
     fabric = open_fabric(runtime, recipe.optimizer.precision)
@@ -241,6 +243,33 @@ def check_fit(recipe: Recipe, clips: Clips) -> None:
     if count == 0:
         raise RecipeError("there is nothing to train on: no clip has the split 'train'")
     recipe.check(count, clips.vocabulary)
+    chosen = clips.vocabulary.ids if recipe.classes is None else recipe.classes
+    for split, number in clips.counts().items():
+        labels = clips.split(split).frame["labels"]
+        if not set(chosen).intersection(labels.explode().drop_nulls()):
+            done = "trained on" if split == "train" else "scored"
+            raise RecipeError(
+                f"none of the {number} clips of the split {split!r} has a label of the {len(chosen)} classes, so they "
+                f"cannot be {done}: give them labels, or leave these clips out"
+            )
+
+
+def check_readable(clips: Clips, rate: int) -> None:
+    """Raises RecipeError where no clip of a split can be read: that would be found after an epoch, and again for ever.
+
+    A clip is enough: what else cannot be read is left out and listed.
+    """
+    for split in clips.counts():
+        source, reason = open_source(clips.split(split), rate), ""
+        for index in range(len(source)):
+            try:
+                source.read(index)
+                break
+            except AudioError as error:
+                reason = reason or str(error)
+        else:
+            count = len(source)
+            raise RecipeError(f"none of the {count} clips of the split {split!r} can be read; the first: {reason}")
 
 
 def _carry_out(

@@ -10,11 +10,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from platformdirs import user_config_path
 
+from psla.files import few
 from psla.weights.catalogue import SUFFIXES, known_names, names_near
 from psla.weights.packaged import DEFAULT
+from psla.yaml_files import parse_value, read_text
 
 VARIABLE = "PSLA_MODEL"
 
@@ -64,13 +65,13 @@ def _checked(model: str, of: str, folder: Path) -> Choice:
 def _read(path: Path) -> str | None:
     """The model that a configuration names, if any."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ChoiceError(f"{path} is not YAML ({' '.join(str(error).split())}): write `model: NAME`") from error
+        found = parse_value(read_text(path, str(path), ChoiceError), str(path), ChoiceError)
+    except ChoiceError as error:
+        raise ChoiceError(f"{error}: write `model: NAME`") from error
     if found is None:
         return None  # nothing but comments
     if not isinstance(found, dict) or (unknown := [str(key) for key in found if key != "model"]):
-        what = f"unknown: {', '.join(unknown)}" if isinstance(found, dict) else "no mapping"
+        what = f"unknown: {few(unknown)}" if isinstance(found, dict) else "no mapping"
         raise ChoiceError(f"{path}: {what}; the only key of the configuration is model")
     model = found.get("model")
     if not (isinstance(model, str) and model):

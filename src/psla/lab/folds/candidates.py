@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from psla.lab.experiment import parse_yaml
 from psla.training.recipe import Recipe, RecipeError
+from psla.yaml_files import parse_yaml, read_text
 
 ALL = "all"
 BASE = "esc50"
@@ -99,7 +99,7 @@ def _texts(given: str) -> list[tuple[str, str]]:
         raise SelectionError(
             f"{given!r} is neither a candidate file, nor a folder of such, nor one of {', '.join(packaged())}"
         )
-    return [(path.stem, path.read_text(encoding="utf-8"))]
+    return [(path.stem, read_text(path, f"candidate {path.stem}", SelectionError))]
 
 
 def _parse(name: str, text: str, base: str | None) -> Candidate:

@@ -16,8 +16,9 @@ rows (Figures 4 to 6, Table VII).
 
 from __future__ import annotations
 
-import csv
+import errno
 import math
+import os
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -25,8 +26,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from psla.corpora.csv_files import read_csv_file
 from psla.data.vocabulary import Vocabulary, VocabularyError
-from psla.lab.experiment import parse_yaml
+from psla.files import few
+from psla.yaml_files import parse_yaml, read_text
 
 SETS = ("balanced", "full")
 CITATION = (
@@ -114,7 +117,7 @@ def load_claims(path: str | Path | None = None) -> list[Claim]:
     """
     source = _HERE / "claims.yaml" if path is None else Path(path)
     where = source.name
-    data = parse_yaml(source.read_text(encoding="utf-8"), where, ClaimError, list)
+    data = parse_yaml(read_text(source, where, ClaimError), where, ClaimError, list)
     claims = []
     for number, each in enumerate(data, start=1):
         try:
@@ -167,22 +170,22 @@ def read_quality(path: str | Path, vocabulary: Vocabulary) -> dict[str, float]:
         >>> read_quality(path, Vocabulary(["/m/0bt9lr"], ["Dog"]))
         {'/m/0bt9lr': 0.9}
     """
-    with Path(path).open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = [name.strip().lower() for name in reader.fieldnames or []]
-        reader.fieldnames = columns
-        rows = list(reader)
+    if not Path(path).exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    file = read_csv_file(path, (), "give a CSV of ratings", "save it as UTF-8 text with a head line", "", QualityError)
+    columns = [name.lower() for name in file.columns]
     named = next((name for name in CLASS_COLUMNS if name in columns), None)
     counted = {"num_true", "num_rated"} <= set(columns)
     if named is None or not ("quality" in columns or counted):
         raise QualityError(
             f"{path} needs a column of classes ({', '.join(CLASS_COLUMNS)}) and a column quality, or num_true and "
-            f"num_rated; it has {', '.join(columns) or 'none'}"
+            f"num_rated; it has {few(columns) or 'none'}"
         )
     found: dict[str, float] = {}
-    for line, row in enumerate(rows, start=2):
+    for line, fields in file.rows:
+        row = dict(zip(columns, fields.values(), strict=True))
         try:
-            sound = vocabulary.find((row[named] or "").strip())
+            sound = vocabulary.find(row[named].strip())
         except VocabularyError:
             continue
         try:

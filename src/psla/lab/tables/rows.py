@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from psla.lab.experiment import parse_yaml
 from psla.training.recipe import is_key
+from psla.yaml_files import parse_yaml, read_text
 
 AS_RECIPE = "recipe"  # as a value in `set`: what the lab's recipe has
 TABLES = (
@@ -133,7 +133,7 @@ class Catalogue:
         folder = files("psla.lab.tables") / "rows"
         ours = [file for file in folder.iterdir() if file.name.endswith(".yaml")]
         texts = {file.name: file.read_text(encoding="utf-8") for file in ours}
-        texts |= {Path(path).name: Path(path).read_text(encoding="utf-8") for path in extra}
+        texts |= {Path(path).name: read_text(path, f"row {Path(path).stem}", RowError) for path in extra}
         return Catalogue(parse_row(Path(name).stem, text) for name, text in texts.items())
 
     def chain(self, name: str) -> list[Row]:
