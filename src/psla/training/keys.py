@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from psla.sealed import unseal_text
+
 
 class RecipeError(ValueError):
     """A recipe that cannot be carried out; the sentence names the key and the rule."""
@@ -51,7 +53,7 @@ def read_keys(name: str, trail: tuple[str, ...] = ()) -> dict[str, Any]:
     if name in presets():
         text = (files("psla.training") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
     elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        text = unseal_text(_text(name), name, RecipeError)
     else:
         raise RecipeError(f"{name!r} is neither a recipe file nor one of the presets {', '.join(presets())}")
     try:
@@ -63,6 +65,13 @@ def read_keys(name: str, trail: tuple[str, ...] = ()) -> dict[str, Any]:
     base = data.pop("extends", None)
     inherited = read_keys(str(base), (*trail, name)) if base is not None else {}
     return {**inherited, **flatten(data)}
+
+
+def _text(name: str) -> str:
+    try:
+        return Path(name).read_bytes().decode()  # as it is: with other line ends it would be another text
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe {name} is no UTF-8 text: {error}") from error
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
