@@ -121,8 +121,10 @@ def remove_leftovers(folder: str | os.PathLike[str], name: str | None = None) ->
         return
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            made = _TEMPORARY.fullmatch(entry.name)
-            if made is None or name not in (None, made[1]) or not entry.is_file(follow_symlinks=False):
+            target = entry.name
+            while made := _TEMPORARY.fullmatch(target):  # a temporary file may itself have been written atomically
+                target = made[1]
+            if target == entry.name or name not in (None, target) or not entry.is_file(follow_symlinks=False):
                 continue
             with contextlib.suppress(OSError):  # it is held, or gone meanwhile, or not ours to remove
                 file = os.open(entry.path, os.O_RDWR)

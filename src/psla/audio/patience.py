@@ -66,7 +66,7 @@ def again(path: str, error: AudioError, tried: int, stopped: Callable[[], bool] 
 def told(path: str, error: AudioError) -> AudioError:
     """The error that is final: PassingError only of what is away, or of a disk in error."""
     if is_away(path):
-        return error if isinstance(error, PassingError) else PassingError(error.path, error.reason)
+        return PassingError(error.path, f"{error.reason}; its folder was there and is away")
     gone = not os.path.isdir(os.path.dirname(os.path.abspath(path)))  # and was never there
     return AudioError(error.path, error.reason) if gone and isinstance(error, PassingError) else error
 

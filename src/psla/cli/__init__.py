@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from psla.cli import corpus, fit, lab, labels, models, pack, predictions, tag, training
-from psla.cli.console import guarded
+from psla.cli import corpus, doctor, fit, lab, labels, models, pack, predictions, tag, training
+from psla.cli.console import guarded, open_descriptors
 
 Command = Callable[..., None]
 
@@ -43,6 +43,7 @@ app = _group(
         labels.stats,
         models.import_,
         training.report,
+        doctor.doctor,
         models.models,
     ],
     name="psla",
@@ -73,4 +74,5 @@ def _psla(
 
 def main() -> None:
     """The console script `psla`."""
+    open_descriptors()
     app(prog_name="psla")
