@@ -10,7 +10,9 @@ import psla
 
 ROOMS = [
     *(
+        "journal",
         "files",
+        "sealed",
         "yaml_files",
         "registry",
         "download",

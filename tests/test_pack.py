@@ -292,11 +292,12 @@ def test_what_is_no_pack_of_this_version_is_refused(undisturbed: Path, tmp_path:
     """Another version, an unfinished pack, a damaged pack.json, no pack and nothing at all: one sentence for each."""
     shutil.copytree(undisturbed, tmp_path / "pack")
     info = json.loads((tmp_path / "pack" / "pack.json").read_text())
+    del info["checksum"]
     for text, message in (
         (json.dumps(info | {"version": 2}), "has pack format version 2, this psla reads 1"),
         (json.dumps(info | {"sample_rate": None}), "states the sample rate None"),
         ("{", "is damaged"),
-        ("[]", "has pack format version None"),
+        ("[]", "is damaged"),
     ):
         (tmp_path / "pack" / "pack.json").write_text(text)
         with pytest.raises(PackError, match=message):
@@ -446,7 +447,7 @@ def test_a_full_disk_leaves_a_pack_that_can_be_resumed(
         "samples": (packing.ShardWriter, "add"),
         "rejected": (packing, "write_rejected"),
         "index": (packing.ShardWriter, "_table"),
-        "table": (packing, "write_json_atomic"),
+        "table": (packing, "write_json"),
         "watched": (planning.shutil, "disk_usage"),
     }[moment]
     original = getattr(*where)

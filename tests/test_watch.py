@@ -173,7 +173,7 @@ def test_a_second_attempt_is_a_new_process(tmp_path: Path) -> None:
         (_, again), (_, never) = pool.map([Job(name, 16000), Job("exit:1", 16000)])
     assert isinstance(again, np.ndarray)
     assert isinstance(never, AudioError)
-    with fake(workers=1) as pool:
+    with fake(workers=1, attempts=1) as pool:
         ((_, once),) = pool.map([Job(f"once:{tmp_path / 'other'}", 16000)])
     assert isinstance(once, AudioError)
 

@@ -11,6 +11,7 @@ covered: a server that spells out its headers for hours, and a file that ends ea
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import json
@@ -74,6 +75,7 @@ def download(
         return target.is_file() and (prefix is None or sha256_of(target).startswith(prefix))
 
     if there():
+        _clear(target)
         return target
     if os.environ.get("PSLA_OFFLINE", "") not in ("", "0"):
         raise DownloadError(_by_hand(url, target, "PSLA_OFFLINE is set"))
@@ -91,6 +93,15 @@ def download(
         reason = f"no byte came in {stall_s:g} s" if silent else str(error) or type(error).__name__
         raise DownloadError(_by_hand(url, target, reason)) from error
     return target
+
+
+def _clear(target: Path) -> None:
+    """Removes what a process left that was killed when the file had just been whole: its door and its notes."""
+    door, part = target.with_name(target.name + ".lock"), target.with_name(target.name + ".part")
+    if door.exists() or _note(part).exists():
+        with contextlib.suppress(OSError), alone(target):  # a cache that may be another's, to read only
+            _note(part).unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
 
 
 def _of_disk(error: OSError) -> bool:

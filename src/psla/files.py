@@ -1,23 +1,33 @@
-"""Files that are whole or absent: atomic writes, checksums and the append-only journal; and paths that are no text.
+"""Files that are whole or absent: atomic writes and checksums; and paths that are no text.
 
 A reader never meets a half-written file: everything is written under another name beside its target and renamed when
-complete. Not here: downloads (`psla.download`).
+complete. What a writer that was killed leaves is removed by the next that writes the same file: a writer holds a lock
+on its temporary file, and a file that nobody holds is a leftover. Not here: downloads (`psla.download`), the journal,
+which is appended to (`psla.journal`), checksums that stand in the files themselves (`psla.sealed`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from psla.journal import Journal as Journal
+from psla.journal import JournalError as JournalError
+
 _CHUNK = 1 << 20  # bytes
+_TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.(.+)", re.DOTALL)
+# What writing to a disk can end in without the name of a file in the error.
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 NOT_TEXT = "its path is not UTF-8 text, which a table of clips must hold: rename the file or its folder"
 
 
@@ -43,13 +53,88 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         'whole'
     """
     target = Path(path)
+    with scratch(target) as temporary:
+        try:
+            yield temporary
+            about = os.stat(temporary)
+            if not about.st_size and not about.st_mtime_ns:  # as `scratch` made it
+                raise FileNotFoundError(errno.ENOENT, "nothing was written", os.fspath(target))
+            rename_synced(temporary, target)
+        except OSError as error:
+            if error.filename == os.fspath(temporary) or (error.filename is None and error.errno in DISK_ERRORS):
+                error.filename = os.fspath(target)  # which the user knows
+            raise
+
+
+@contextlib.contextmanager
+def scratch(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Hands out a temporary path beside `path`, at which nothing is left afterwards.
+
+    If the process is killed in the block, the file stays until the next `scratch` or `atomic_write` of the same `path`,
+    which removes it; POSIX systems only, others have no locks to tell it from the file of a process that lives.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with scratch(folder / "notes.txt") as temporary:
+        ...     _ = temporary.write_text("for a moment")
+        >>> list(folder.iterdir())
+        []
+    """
+    target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{secrets.token_hex(6)}.{target.name}")
+    remove_leftovers(target.parent, target.name)
+    temporary, held = _hold_new(target)
     try:
         yield temporary
-        rename_synced(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+        if held is not None:
+            os.close(held)
+
+
+def _hold_new(target: Path) -> tuple[Path, int | None]:
+    """A new temporary file beside a target, its time of change 0, and the descriptor that holds its lock."""
+    while True:
+        temporary = target.with_name(f".{secrets.token_hex(6)}.{target.name}")
+        try:
+            import fcntl
+        except ImportError:  # only POSIX has it
+            return temporary, None
+        held = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with contextlib.suppress(OSError):  # a file system without locks: then nobody can take the file for a leftover
+            fcntl.flock(held, fcntl.LOCK_EX)
+        if os.fstat(held).st_nlink:
+            os.utime(temporary, ns=(0, 0))
+            return temporary, held
+        os.close(held)  # somebody came between, and took it for a leftover
+
+
+def remove_leftovers(folder: str | os.PathLike[str], name: str | None = None) -> None:
+    """Removes the temporary files of writers that were killed; what a living one writes stays.
+
+    Args:
+        folder: where to look, not below.
+        name: of the target whose temporary files go; None: of all, for folders in which nobody but psla writes.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            target = entry.name
+            while made := _TEMPORARY.fullmatch(target):  # a temporary file may itself have been written atomically
+                target = made[1]
+            if target == entry.name or name not in (None, target) or not entry.is_file(follow_symlinks=False):
+                continue
+            with contextlib.suppress(OSError):  # it is held, or gone meanwhile, or not ours to remove
+                file = os.open(entry.path, os.O_RDWR)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(entry.path)
+                finally:
+                    os.close(file)
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
@@ -181,113 +266,6 @@ def alone(path: str | os.PathLike[str]) -> Iterator[None]:
                 door.unlink(missing_ok=True)
                 fcntl.flock(file, fcntl.LOCK_UN)  # said, because a forked worker may hold the same open file
             return
-
-
-class JournalError(ValueError):
-    """A journal that another process is writing, or that holds something else than JSON objects."""
-
-
-class Journal:
-    """What a long job has finished, one JSON object a line, only ever appended to. A context manager.
-
-    Whatever kills the job, the lines that `append` has returned for are on the disk. A last line that was cut short is
-    thrown away when the journal is opened again; the job then does that piece again.
-
-    Args:
-        path: the file; made, with its folder, if it is missing.
-
-    Attributes:
-        records: what the file held when it was opened.
-
-    Raises:
-        JournalError: a line that is no JSON object (but for a torn last one), by its number, or another process has the
-            journal open.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "done.jsonl"
-        >>> with Journal(path) as journal:
-        ...     journal.append({"file": "a.wav"}, {"file": "b.wav"})
-        >>> _ = path.write_text(path.read_text()[:-5])
-        >>> with Journal(path) as journal:
-        ...     print(journal.records)
-        [{'file': 'a.wav'}]
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "a+b")  # noqa: SIM115  (closed by `close`)
-        try:
-            _lock(self._file.fileno(), self.path)
-            self._file.seek(0)
-            data = self._file.read()
-            self.records = _records(data, self.path)
-            if torn := len(data) - (data.rfind(b"\n") + 1):
-                self._file.truncate(len(data) - torn)  # or the next line would be glued to it
-        except BaseException:
-            self._file.close()
-            raise
-
-    @staticmethod
-    def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-        """The records of a journal that nobody need have closed; none where there is no file.
-
-        Raises:
-            JournalError: as the constructor, but for the other process.
-        """
-        try:
-            return _records(Path(path).read_bytes(), Path(path))
-        except FileNotFoundError:
-            return []
-
-    def append(self, *records: Mapping[str, Any]) -> None:
-        """Add records; they are on the disk (fsync, once for all of them) when this returns.
-
-        Raises:
-            TypeError, ValueError: a value that JSON does not have, or NaN or infinity; then nothing is written.
-        """
-        # ASCII, because a file name may hold bytes that are not UTF-8.
-        lines = [json.dumps(record, allow_nan=False) + "\n" for record in records]
-        self._file.write("".join(lines).encode("ascii"))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Lets the next process open it."""
-        self._file.close()
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-
-def _records(data: bytes, path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal. What follows the last line end was cut short while it was written."""
-    records = []
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            raise JournalError(f"{path}: line {number} is no JSON object; delete that line, or start another journal")
-        records.append(record)
-    return records
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    """Holds the file for this process. The lock is the process's own: a worker that outlives it holds nothing."""
-    try:
-        import fcntl
-    except ImportError:  # only POSIX has it
-        return
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise JournalError(f"{path}: another process is writing this journal; wait for it or give another") from error
 
 
 def rename_synced(temporary: Path, target: Path) -> None:

@@ -8,12 +8,14 @@ knows the schemes that were registered when its pool was opened.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 
 import numpy as np
 
 from psla.audio import decode
 from psla.audio.decode import Source
+from psla.audio.patience import patiently
 
 PACK_PREFIX = "pack://"
 SOUNDSCAPE_PREFIX = "soundscape://"
@@ -61,13 +63,15 @@ def read(path: Source, rate: int, start_s: float | None = None, end_s: float | N
         (samples,) int16, mono at `rate` Hz.
 
     Raises:
-        AudioError: it cannot be read.
+        AudioError: it cannot be read, nor again; PassingError: its folder was there and is away (`patience`).
 
     Example:
         >>> read("soundscape://7/3?seconds=0.5", 16000, start_s=0.25).shape
         (4000,)
     """
     if not (scheme := scheme_of(path)):
-        return decode.read(path, rate, start_s, end_s)
+        if not isinstance(path, str | os.PathLike):
+            return decode.read(path, rate, start_s, end_s)
+        return patiently(os.fsdecode(path), lambda: decode.read(path, rate, start_s, end_s))
     module, _, function = READERS[scheme].partition(":")
     return getattr(import_module(module), function)(path, rate, start_s, end_s)

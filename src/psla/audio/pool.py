@@ -25,8 +25,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from psla.audio import addresses
 from psla.audio.decode import AudioError
 from psla.audio.levels import Levels
+from psla.audio.patience import again, seen, told
 from psla.audio.pipes import Spool
 from psla.audio.worker import Message
 from psla.audio.worker_handle import Job as Job
@@ -34,6 +36,7 @@ from psla.audio.worker_handle import LostWorker, WorkerHandle, worker_command
 from psla.audio.worker_handle import WorkerError as WorkerError
 
 _AHEAD = 4  # clips that are decoded ahead, for each worker
+_QUIET_S = 2.0  # for others to come to their end: a stream may wait for the very one that wants to be alone
 _TICK = 0.1  # seconds between two looks of the watchdog
 
 
@@ -57,8 +60,9 @@ class DecodePool:
             for the worker counts, and not time in which this process was stopped.
         memory_bytes: what a worker may allocate, decoder and blocks; not less than 128 MiB.
         longest_s: `map` refuses clips of more seconds than this, for they are handed over whole; `stream` takes any.
-        attempts: how often a clip is tried whose worker dies or stalls, 1 or more. With 2, a worker that the system
-            ended for its own reasons does not cost a clip.
+        attempts: how often a clip is tried whose worker dies, 1 or more; one that stalls, twice at most. The last time
+            nothing else is decoded, if that can be had: a worker that the system ended because the memory was full does
+            not cost a clip. What else is tried again: `psla.audio.patience`.
         decoder: what decodes, as `module:function`; called as `psla.audio.worker.decode`. For tests and other formats.
 
     Raises:
@@ -83,7 +87,7 @@ class DecodePool:
         memory_bytes: int = 1 << 30,
         *,
         longest_s: float = 3600.0,
-        attempts: int = 1,
+        attempts: int = 3,
         decoder: str = "psla.audio.worker:decode",
     ) -> None:
         if workers < 1 or attempts < 1:
@@ -97,6 +101,8 @@ class DecodePool:
         self._command = worker_command(decoder, memory_bytes)
         self._closed = threading.Event()
         self._spool = Spool()
+        self._changed = threading.Condition()
+        self._jobs, self._is_alone = 0, False  # jobs that are being done; whether one is to be alone
         self._living: set[WorkerHandle] = set()
         self._idle: queue.LifoQueue[WorkerHandle | None] = queue.LifoQueue()  # None: closed
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -163,18 +169,38 @@ class DecodePool:
         """
         if not isinstance(source, bytes):
             source = self._spool.file_of(source)
-        with self._lent() as worker:
-            for message in worker.messages(Job(source, rate, start_s, end_s), self.timeout_s):
-                if not isinstance(message, dict):
-                    yield message
-                elif "levels" not in message:
-                    yield SourceInfo(message.get("sample_rate", 0), message.get("unfinished", False))
-                elif measured is not None:
-                    measured(Levels(*message["levels"]))
+        job, given = Job(source, rate, start_s, end_s), 0
+        infos = 0
+        with self._lent(job) as lease:
+            while lease.tries():
+                skipped, heard = 0, 0  # what an attempt before this one has handed out: samples, infos
+                for message in lease.messages():
+                    if not isinstance(message, dict):
+                        first = min(len(message), given - skipped)
+                        skipped += first
+                        if first < len(message):
+                            given, skipped = given + len(message) - first, skipped + len(message) - first
+                            yield message[first:]
+                    elif "levels" not in message:
+                        heard += 1
+                        if heard > infos:
+                            infos = heard
+                            yield SourceInfo(message.get("sample_rate", 0), message.get("unfinished", False))
+                    elif measured is not None:
+                        measured(Levels(*message["levels"]))
+            if lease.error is not None:
+                raise lease.error
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has been closed."""
+        return self._closed.is_set()
 
     def close(self) -> None:
         """End the workers, at once, and wait until they are gone."""
         self._closed.set()
+        with self._changed:
+            self._changed.notify_all()
         self._idle.put(None)
         self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in list(self._living):
@@ -191,42 +217,56 @@ class DecodePool:
         self.close()
 
     def _whole(self, job: Job, of: Callable[[list[Message]], _T]) -> _T | AudioError:
-        for attempt in range(self.attempts):
-            messages: list[Message] = []
-            samples = 0
-            try:
-                with self._lent() as worker, contextlib.closing(worker.messages(job, self.timeout_s)) as stream:
+        messages: list[Message] = []
+        with self._lent(job) as lease:
+            while lease.tries():
+                messages, samples = [], 0
+                with contextlib.closing(lease.messages()) as stream:
                     for message in stream:
                         samples += len(message) if isinstance(message, np.ndarray) else 0
                         if samples > self._longest_s * job.rate:
                             longest = f"longer than {self._longest_s:g} s: give its clips a start and an end"
                             return AudioError(job.name, longest)
                         messages.append(message)
-            except LostWorker as error:
-                lost: AudioError = error
-                if attempt + 1 < self.attempts and not self._closed.is_set():
-                    continue
-                return AudioError(lost.path, lost.reason)
-            except AudioError as error:
-                return error
-            return of(messages)
-        raise AssertionError("a clip is tried at least once")
+            return of(messages) if lease.error is None else lease.error
 
     @contextlib.contextmanager
-    def _lent(self) -> Iterator[WorkerHandle]:
+    def _lent(self, job: Job) -> Iterator[_Lease]:
         """A worker for one job; one that did not come to the job's end is replaced."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_alone or self._closed.is_set())
         worker = self._idle.get()
         if worker is None or self._closed.is_set():
             self._idle.put(None)  # for the next who waits
             raise ValueError("this decode pool is closed")
+        lease = _Lease(self, job, worker)
+        with self._changed:
+            self._jobs += 1
         try:
-            yield worker
+            yield lease
         finally:
-            if worker.busy:
-                self._bury(worker)
-                if not self._closed.is_set():
-                    worker = self._start()
-            self._idle.put(worker)
+            if not self._closed.is_set():
+                lease.renew()
+            elif lease.worker.busy:
+                self._bury(lease.worker)
+            with self._changed:
+                self._jobs -= 1
+                self._changed.notify_all()
+            self._idle.put(lease.worker)
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """While it lasts no other job begins; those that are being done are waited for, though not for long."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_alone or self._closed.is_set())
+            self._is_alone = True
+            self._changed.wait_for(lambda: self._jobs <= 1 or self._closed.is_set(), _QUIET_S)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_alone = False
+                self._changed.notify_all()
 
     def _start(self) -> WorkerHandle:
         worker = WorkerHandle(self._command)
@@ -248,6 +288,61 @@ class DecodePool:
             for worker in list(self._living):
                 worker.tick(min(now - before, 1.0))
             before = now
+
+
+class _Lease:
+    """A worker that is lent to a job until that is done, or has failed as often as it may.
+
+    The same one, or what replaces it, for all attempts: were it given back between them, files that wait for this very
+    job to be heard might take all workers.
+    """
+
+    def __init__(self, pool: DecodePool, job: Job, worker: WorkerHandle) -> None:
+        self.pool, self.job, self.worker = pool, job, worker
+        self.error: AudioError | None = None
+        self._is_file = isinstance(job.path, str | os.PathLike) and not addresses.scheme_of(job.path)
+        self._tried, self._done = 0, False
+
+    def tries(self) -> bool:
+        """Whether there is an attempt to be made; it may wait before it says so."""
+        if self._done:
+            if self._is_file:
+                seen(self.job.name)
+            return False
+        if self._tried:
+            assert self.error is not None
+            if not self._again(self.error):
+                self.error = told(self.job.name, self.error) if self._is_file else self.error
+                if isinstance(self.error, LostWorker):
+                    self.error = AudioError(self.error.path, self.error.reason)
+                return False
+            self.renew()
+        return True
+
+    def _again(self, error: AudioError) -> bool:
+        if self.pool.is_closed:
+            return False
+        if isinstance(error, LostWorker):
+            return self._tried < min(self.pool.attempts, 2 if error.stalled else self.pool.attempts)
+        return self._is_file and again(self.job.name, error, self._tried, lambda: self.pool.is_closed)
+
+    def messages(self) -> Generator[Message, None, None]:
+        """What this attempt gives; where it fails, `error` says why."""
+        self.error = None
+        self._tried += 1
+        alone = 1 < self._tried == self.pool.attempts
+        with self.pool._quiet() if alone else contextlib.nullcontext():
+            try:
+                yield from self.worker.messages(self.job, self.pool.timeout_s)
+                self._done = True
+            except AudioError as error:
+                self.error = error
+
+    def renew(self) -> None:
+        """Another worker, where this one did not come to the end of its job."""
+        if self.worker.busy:
+            self.pool._bury(self.worker)
+            self.worker = self.pool._start()
 
 
 def _samples(messages: list[Message]) -> np.ndarray:

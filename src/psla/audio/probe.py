@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 import soundfile
@@ -20,6 +21,7 @@ import soundfile
 from psla.audio.decode import AudioError
 from psla.audio.pool import DecodePool, Job
 from psla.files import atomic_write
+from psla.sealed import read_parquet, write_parquet
 
 Report = Callable[[str, int, int], None]
 """Called as report(stage, done, total) now and then."""
@@ -56,6 +58,7 @@ class Headers:
         self._workers = workers
         decoders = {"libsndfile": soundfile.__libsndfile_version__, "av": version("av")}
         self._version = {"version": FORMAT_VERSION, **decoders}
+        self._passing: list[str] = []  # files whose fault may be gone in a moment: no other scan is told of it
         self._known = self._read()
 
     def probe(self, files: pl.DataFrame, decode: bool = False, report: Report | None = None) -> pl.DataFrame:
@@ -92,7 +95,9 @@ class Headers:
 
         try:
             for answers in _ask(new["path"].to_list(), decode, self._workers):
-                done += answers
+                begun = len(done)
+                self._passing += [new["path"][begun + i] for i, answer in enumerate(answers) if answer.passing]
+                done += [answer[:2] for answer in answers]
                 if report is not None:
                     report("headers", len(done), len(new))
                 if self.path is not None and time.monotonic() - saved > pause:
@@ -108,18 +113,18 @@ class Headers:
         if self.path is None or not self.path.exists():
             return empty
         try:
-            stored = pl.read_parquet_metadata(self.path).get("psla_headers")
-            if stored is None or json.loads(stored) != self._version:
-                return empty
-            return pl.read_parquet(self.path)
-        except (pl.exceptions.PolarsError, ValueError) as error:
-            warnings.warn(f"{self.path} is damaged ({error}); all headers are read again", stacklevel=3)
+            found, header = read_parquet(self.path, "psla_headers", ValueError, None)
+        except ValueError as error:
+            reason = " ".join(str(error.__cause__).split())
+            warnings.warn(f"{self.path} is damaged ({reason}); all headers are read again", stacklevel=3)
             return empty
+        return found if header == self._version and found.schema == empty.schema else empty
 
     def _write(self) -> None:
         if self.path is not None:
+            lasting = self._known.filter(~pl.col("path").is_in(self._passing))
             with atomic_write(self.path) as temporary:
-                self._known.write_parquet(temporary, metadata={"psla_headers": json.dumps(self._version)})
+                write_parquet(lasting, temporary, "psla_headers", self._version)
 
 
 def short(seconds: pl.Expr) -> pl.Expr:
@@ -132,7 +137,15 @@ def short(seconds: pl.Expr) -> pl.Expr:
     return seconds.round(3).cast(pl.String()).str.replace(r"\.0$", "")
 
 
-def _ask(paths: Sequence[str], decode: bool, workers: int | None) -> Iterator[list[tuple[float | None, str | None]]]:
+class _Answer(NamedTuple):
+    """Seconds, or the fault; and whether that may be gone in a moment."""
+
+    duration_s: float | None
+    fault: str | None
+    passing: bool = False
+
+
+def _ask(paths: Sequence[str], decode: bool, workers: int | None) -> Iterator[list[_Answer]]:
     """The answers for all paths, batch by batch; a batch whose worker is lost is asked again file by file."""
     size = 1 if decode else _BATCH
     batches = [paths[i : i + size] for i in range(0, len(paths), size)]
@@ -141,15 +154,13 @@ def _ask(paths: Sequence[str], decode: bool, workers: int | None) -> Iterator[li
         yield from _answers(pool, batches, decode)
 
 
-def _answers(
-    pool: DecodePool, batches: Sequence[Sequence[str]], decode: bool
-) -> Iterator[list[tuple[float | None, str | None]]]:
+def _answers(pool: DecodePool, batches: Sequence[Sequence[str]], decode: bool) -> Iterator[list[_Answer]]:
     asked = (json.dumps({"paths": list(batch), "decode": decode}).encode("ascii") for batch in batches)
     results = pool.ask(Job(text, rate=1) for text in asked)  # no samples are asked for, at no rate
     for batch, (_, result) in zip(batches, results, strict=True):
         if not isinstance(result, AudioError):
-            yield [(told["duration_s"], told["fault"]) for told in result]
+            yield [_Answer(**told) for told in result]
         elif len(batch) == 1:
-            yield [(None, result.reason)]
+            yield [_Answer(None, result.reason)]
         else:
             yield from _answers(pool, [[path] for path in batch], decode)

@@ -7,6 +7,7 @@ with the file (Ogg, AVR, MPC2K, PAF, PVF, IRCAM, NIST, MAT5).
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -56,6 +57,22 @@ class AudioError(ValueError):
     def __reduce__(self) -> tuple[type[AudioError], tuple[str, str]]:
         """Both arguments, so that the error crosses from a worker process."""
         return type(self), (self.path, self.reason)
+
+
+class PassingError(AudioError):
+    """What says something of the moment and not of the file: the disk is away, the decoder was killed.
+
+    Nobody may write it down as the file's; `psla.audio.patience` says when it is tried again.
+    """
+
+
+# What a file answers whose disk or server is away, or where a process has opened too many.
+AWAY = frozenset(
+    {
+        *(errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN),
+        *(errno.EHOSTUNREACH, errno.ECONNRESET, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR),
+    }
+)
 
 
 class SndFile(soundfile.SoundFile):
@@ -142,7 +159,8 @@ def check_path(name: str) -> None:
             if not file.read(1):
                 raise AudioError(name, "an empty file")
     except OSError as error:
-        raise AudioError(name, f"cannot be opened: {error.strerror}") from error
+        refusal = PassingError if error.errno in AWAY else AudioError  # of a folder that is gone: `patience`
+        raise refusal(name, f"cannot be opened: {error.strerror}") from error
     if name.lower().endswith(".raw"):
         raise AudioError(name, "a headerless file does not say what its samples are")
 

@@ -3,7 +3,7 @@
     jobs     a line of JSON each; where its `bytes` is a number, that many bytes of a sound file follow
     replies  a kind (1 byte), a length (8 bytes, little-endian), then so many bytes:
              R ready   I what the decoder tells: a JSON object   B a block of int16 samples
-             E end of the job   X it cannot be read: JSON [path, reason]
+             E end of the job   X it cannot be read: JSON [path, reason, whether that may pass]
 
 Nothing is unpickled on either side. A decoder is a function `(source, rate, start_s, end_s)` that yields blocks of
 samples and what it has to tell, as dicts. This module is imported in every worker: it imports no torch and no polars.
@@ -27,6 +27,8 @@ import numpy as np
 
 from psla.audio import addresses
 from psla.audio.decode import AudioError, AudioStream, Source, probe
+from psla.audio.patience import patiently, seen, told
+from psla.audio.sound_file import AWAY, PassingError
 
 HEAD = struct.Struct("<cQ")
 READY, INFO, BLOCK, END, ERROR = b"R", b"I", b"B", b"E", b"X"
@@ -82,26 +84,32 @@ def inspect(source: Source, rate: int, start_s: float | None, end_s: float | Non
         rate, start_s, end_s: not used; a decoder has them.
 
     Returns:
-        For each path `{"duration_s": ..., "fault": ...}`, one of the two null; and `{}` where it only says that the
-        worker lives.
+        For each path `{"duration_s": ..., "fault": ...}`, one of the two null, and `"passing": true` where that may be
+        another in a moment; and `{}` where it only says that the worker lives.
 
     Example:
         >>> list(inspect(b'{"paths": ["gone.wav"], "decode": false}', 1, None, None))
-        [{'duration_s': None, 'fault': 'cannot be opened: No such file or directory'}]
+        [{'duration_s': None, 'fault': 'cannot be opened: No such file or directory', 'passing': True}]
     """
     assert isinstance(source, bytes)
     asked: dict[str, Any] = json.loads(source)
     for path in asked["paths"]:
+        seen(path)  # by who asks: if its folder is gone, it is away
         try:
-            found = probe(path)
+            found = patiently(path, lambda path=path: probe(path))  # type: ignore[misc]
             if asked["decode"]:
                 with AudioStream(path, found.sample_rate) as stream:
                     for _ in stream:
                         yield {}
         except AudioError as error:
-            yield {"duration_s": None, "fault": error.reason}
+            yield {"duration_s": None, "fault": error.reason} | _passing(path, error)
         else:
             yield {"duration_s": found.duration_s, "fault": None}
+
+
+def _passing(path: str, error: AudioError) -> dict[str, Any]:
+    passing = isinstance(told(path, error), PassingError) or error.reason.startswith("cannot be opened")
+    return {"passing": True} if passing else {}
 
 
 def main(decoder: str, memory_bytes: int, readers: dict[str, str]) -> None:
@@ -125,11 +133,12 @@ def main(decoder: str, memory_bytes: int, readers: dict[str, str]) -> None:
                 else:
                     _send(replies, BLOCK, np.ascontiguousarray(message, dtype=np.int16).data)
         except AudioError as error:
-            _refuse(replies, error.path, error.reason)
+            _refuse(replies, error.path, error.reason, isinstance(error, PassingError))
         except MemoryError:
             _refuse(replies, _name(source), f"decoding needs more than the {memory_bytes >> 20} MiB allowed for it")
         except Exception as error:  # whatever a decoder does with a broken file costs this clip, not the next
-            _refuse(replies, _name(source), f"the decoder failed: {type(error).__name__}: {error}")
+            passing = isinstance(error, OSError) and error.errno in AWAY
+            _refuse(replies, _name(source), f"the decoder failed: {type(error).__name__}: {error}", passing)
         else:
             _send(replies, END)
 
@@ -148,7 +157,7 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     """The pipes to the parent, out of the reach of whatever prints to stdout or reads from stdin."""
     jobs, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
+    os.dup2(2, 1)  # which the parent has seen to be open
     return jobs, replies
 
 
@@ -175,8 +184,8 @@ def _send(replies: BinaryIO, kind: bytes, data: bytes | memoryview = b"") -> Non
         os._exit(0)  # the parent is gone
 
 
-def _refuse(replies: BinaryIO, path: str, reason: str) -> None:
-    _send(replies, ERROR, json.dumps([path, reason]).encode())
+def _refuse(replies: BinaryIO, path: str, reason: str, passing: bool = False) -> None:
+    _send(replies, ERROR, json.dumps([path, reason, passing]).encode())
 
 
 def _name(source: Source) -> str:

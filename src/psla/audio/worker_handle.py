@@ -19,6 +19,7 @@ import numpy as np
 
 from psla.audio import addresses
 from psla.audio.decode import AudioError
+from psla.audio.sound_file import PassingError
 from psla.audio.worker import BLOCK, END, ERROR, HEAD, INFO, READY, Message
 
 _START = 60.0  # seconds that a worker may take to start, on a machine that is busy with other things
@@ -56,7 +57,11 @@ class Job(NamedTuple):
 
 
 class LostWorker(AudioError):
-    """The worker died or was given up while it decoded this clip."""
+    """The worker died, or stalled and was given up, while it decoded this clip."""
+
+    def __init__(self, path: str, reason: str, stalled: bool = False) -> None:
+        super().__init__(path, reason)
+        self.stalled = stalled
 
 
 class WorkerHandle:
@@ -74,7 +79,13 @@ class WorkerHandle:
         # A session of its own: Ctrl-C is for the parent alone. When that dies, the pipe's end tells the child.
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True, env=os.environ | _ENVIRONMENT
+            command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=None if _is_open(2) else subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
+            env=os.environ | _ENVIRONMENT,
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -99,13 +110,13 @@ class WorkerHandle:
                     self.busy = False
                     return
                 elif kind == ERROR:
-                    path, reason = json.loads(data.tobytes())
+                    path, reason, passing = json.loads(data.tobytes())
                     self.busy = False
-                    raise AudioError(str(path), str(reason))
+                    raise (PassingError if passing else AudioError)(str(path), str(reason))
                 else:
                     raise EOFError
         except (EOFError, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise LostWorker(name, self._cause(timeout_s)) from error
+            raise LostWorker(name, self._cause(timeout_s), self._stalled) from error
 
     def tick(self, seconds: float) -> None:
         """Count down, while somebody waits; at the end of the time, kill."""
@@ -181,6 +192,14 @@ class WorkerHandle:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return f"the decoder crashed ({_ending(self._process.wait(timeout=1.0))})"
         return "the decoder crashed (what it sent is no reply)"
+
+
+def _is_open(descriptor: int) -> bool:
+    """Whether a child would get it: not where it was closed (`2>&-`), or was opened since by something else."""
+    try:
+        return os.get_inheritable(descriptor)
+    except OSError:
+        return False
 
 
 def _ending(code: int) -> str:

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from psla.cli import corpus, fit, lab, labels, models, pack, predictions, tag, training
-from psla.cli.console import end_as_interrupted, escape_what_cannot_be_said, guarded
+from psla.cli import corpus, doctor, fit, lab, labels, models, pack, predictions, tag, training
+from psla.cli.console import end_as_interrupted, escape_what_cannot_be_said, guarded, open_descriptors
 
 Command = Callable[..., None]
 
@@ -43,6 +43,7 @@ app = _group(
         labels.stats,
         models.import_,
         training.report,
+        doctor.doctor,
         models.models,
     ],
     name="psla",
@@ -73,6 +74,7 @@ def _psla(
 
 def main() -> None:
     """The console script `psla`."""
+    open_descriptors()
     escape_what_cannot_be_said()
     end_as_interrupted()
     app(prog_name="psla")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 import json
 import os
@@ -86,6 +87,35 @@ def keeps(kept: Kept) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return command
 
     return mark
+
+
+class _Closed(io.TextIOBase):
+    """Standard output where the caller has closed it: who writes to it is told so."""
+
+    def write(self, text: str) -> int:
+        raise OSError(
+            errno.EBADF, "closed, so that nobody would see the answer: give --out, or >/dev/null", "standard output"
+        )
+
+    def writable(self) -> bool:
+        return True
+
+
+def open_descriptors() -> None:
+    """Give the descriptors 0 to 2 something to stand on where the caller has closed them (`2>&-`).
+
+    Otherwise the next file or pipe that is opened gets their number, and what is meant for a terminal goes into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free is this one
+            os.set_inheritable(number, True)
+    if sys.stdout is None:
+        sys.stdout = _Closed()  # type: ignore[assignment]
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (for the life of the process)
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -209,7 +208,7 @@ def average(
     trials, tried = _shares(share, len(chosen), None if sweep is None else split), []
     shares = None if trials is None else trials[0]
     if trials is not None and sweep is not None:
-        tried = _sweep_shares(chosen, trials, like, sweep)
+        tried = _sweep_shares(chosen, trials, like, sweep, out)
         shares = max(zip(tried, trials, strict=True), key=lambda pair: pair[0][1])[1]
     average_model(chosen, out, like, shares)
     if clips is not None:
@@ -286,15 +285,15 @@ def _sweep(checkpoints: list[Path], model: Path, clips: Path, split: str) -> lis
 
 
 def _sweep_shares(
-    files: list[Path], trials: list[list[float]], like: Path | None, clips: Path
+    files: list[Path], trials: list[list[float]], like: Path | None, clips: Path, out: Path
 ) -> list[tuple[float, float]]:
     """The share of the last file and the score of the average, for each of the shares, on the validation clips."""
+    from psla.files import scratch
     from psla.lab.sweep import share_sweep
     from psla.techniques.aggregation import average_model
 
-    with TemporaryDirectory() as folder:
-        first = average_model(files, Path(folder) / "first.safetensors", like, trials[0])
-        labels, predict = _held_out(first, clips, "validation")
+    with scratch(out) as temporary:
+        labels, predict = _held_out(average_model(files, temporary, like, trials[0]), clips, "validation")
     if not labels.counts().any():
         raise CommandError(f"{clips}: no validation clip has a label of these classes: there is no score to choose by")
     with progress({"sweep": len(trials)}) as tell:

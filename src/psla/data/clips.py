@@ -9,7 +9,6 @@ carried along untouched. Nothing here opens a sound file; see `source.py`, and `
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,9 +19,10 @@ import polars as pl
 
 from psla.data.clip_rules import OPTIONAL, REQUIRED, SPLITS, TIMES, ClipsError, cast, check, check_unique, first
 from psla.data.labels import Labels, choose_sources
-from psla.data.pack.format import located, read_info
+from psla.data.pack.format import check_listed, located, read_info
 from psla.data.vocabulary import Vocabulary
 from psla.files import atomic_write
+from psla.sealed import read_parquet, write_parquet
 
 FORMAT_VERSION = 1
 
@@ -85,8 +85,7 @@ class Clips:
         """
         where = Path(path)
         if where.is_dir():
-            read_info(where)
-            where = where.resolve() / "clips.parquet"
+            where = check_listed(where.resolve(), read_info(where), "clips.parquet")
         clips = read_table(where)
         clips.frame = located(clips.frame, where.resolve().parent)
         return clips
@@ -95,7 +94,7 @@ class Clips:
         """Write the table as Parquet, vocabulary, name and format version in its metadata; all or nothing."""
         header = {"version": FORMAT_VERSION, "name": self.name, "vocabulary": self.vocabulary.to_dict()}
         with atomic_write(path) as temporary:
-            self.frame.write_parquet(temporary, metadata={"psla_clips": json.dumps(header)})
+            write_parquet(self.frame, temporary, "psla_clips", header)
 
     def labels(self, column: str = "labels") -> Labels:
         """The labels of all clips, in the order of the table; `column` is `labels` or `true_labels`.
@@ -232,20 +231,20 @@ class Clips:
 
 def read_table(path: Path) -> Clips:
     """The table in a file as it stands there: clips of a pack do not say where the pack lies; see `Clips.read`."""
-    try:
-        stored = pl.read_parquet_metadata(path).get("psla_clips")
-        frame = pl.read_parquet(path) if stored is not None else pl.DataFrame()
-    except pl.exceptions.PolarsError as error:
-        raise ClipsError(f"{path} is not a readable Parquet file ({error}); write it again") from error
-    if stored is None:
+    frame, header = read_parquet(path, "psla_clips", ClipsError, ("version", "name", "vocabulary"))
+    if header is None:
         raise ClipsError(f"{path} was not written by Clips.write: give its frame and a vocabulary to Clips")
-    header = json.loads(stored)
-    if header.get("version") != FORMAT_VERSION:
+    if header["version"] != FORMAT_VERSION or isinstance(header["version"], bool):
         raise ClipsError(
-            f"{path} has clips format version {header.get('version')}, this psla reads {FORMAT_VERSION}; "
+            f"{path} has clips format version {header['version']!r:.80}, this psla reads {FORMAT_VERSION}; "
             "write the table again with this psla, or read it with the one that wrote it"
         )
-    return Clips(frame, Vocabulary.from_dict(header["vocabulary"]), header["name"])
+    if not isinstance(header["name"], str):
+        raise ClipsError(f"{path}: the name in its header must be text, not {header['name']!r:.80}")
+    try:
+        return Clips(frame, Vocabulary.from_dict(header["vocabulary"]), header["name"])
+    except ValueError as error:
+        raise ClipsError(f"{path}: {error}") from error
 
 
 def _entries(labels: pl.Series, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:

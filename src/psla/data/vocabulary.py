@@ -166,6 +166,9 @@ class Vocabulary(Sequence[SoundClass]):
         """
         if not isinstance(data, dict) or set(data) != {"ids", "names"}:
             raise VocabularyError("a stored vocabulary must have exactly the lists 'ids' and 'names'")
+        for name, texts in data.items():
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise VocabularyError(f"the vocabulary's {name} must be a list of texts")
         return Vocabulary(data["ids"], data["names"])
 
     def __getitem__(self, key: int | str) -> SoundClass:  # type: ignore[override]

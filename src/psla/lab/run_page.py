@@ -8,8 +8,6 @@ moved to another machine, without its sound files, still has its page.
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +17,11 @@ from psla.metrics.scores import Scores
 from psla.report import page
 from psla.report.figures import Curve, curves, ranked, scatter
 from psla.report.page import Bar, Columns, Folded, Gallery, Heading, Numbers, Part, Picture, Table, Text
+from psla.sealed import read_json
 from psla.training.keys import flatten
 from psla.training.recipe import Recipe
 from psla.training.run import Run
+from psla.training.run_tables import RunError, read_rows
 
 VARIANTS = {
     "final": "the last epoch",
@@ -187,8 +187,7 @@ def _times(run: Run) -> list[Part]:
     parts: list[Part] = []
     path = run.folder / "timing.csv"
     if path.is_file():
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [[row["epoch"], row["training_s"], row["total_s"]] for row in csv.DictReader(file)]
+        rows = [[row["epoch"], row["training_s"], row["total_s"]] for row in read_rows(path)]
         total = sum(float(row[2]) for row in rows)
         table = Table(["epoch", "training, s", "with predictions, s"], rows)
         parts.append(Folded(f"Times: {total / 3600:.3f} hours, {len(rows)} epochs", [table]))
@@ -198,4 +197,4 @@ def _times(run: Run) -> list[Part]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path, RunError) if path.is_file() else {}

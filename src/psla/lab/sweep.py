@@ -6,7 +6,6 @@ The averages of weights cost a pass over the held-out clips for each epoch; for 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +18,13 @@ from torch import Tensor
 
 from psla.data.labels import Labels
 from psla.data.source import open_source
-from psla.files import write_json_atomic
+from psla.lab.experiment import LabError
 from psla.lab.tables.folder import Lab
 from psla.metrics.predictions import Predictions
 from psla.metrics.scores import average_precisions
 from psla.model.file import load_model
 from psla.model.inference import predict
+from psla.sealed import read_json, write_json
 from psla.techniques.aggregation import average_weights
 from psla.training.run import Run
 
@@ -119,8 +119,7 @@ def sweep(lab: Lab, run: Run, device: torch.device | str = "cpu") -> dict[str, l
     """
     path = lab.folder / "sweeps" / f"{run.folder.name}.json"
     if path.is_file():
-        kept: dict[str, list[Any]] = json.loads(path.read_text(encoding="utf-8"))
-        return kept
+        return read_json(path, LabError, needed=["first_epoch", "weights"], mend="delete it and run the lab again")
     files = run.epoch_files(lab.split)
     checkpoints = [run.checkpoints / path.name for path in files]
     model = load_model(run.model_file)
@@ -137,5 +136,5 @@ def sweep(lab: Lab, run: Run, device: torch.device | str = "cpu") -> dict[str, l
     for key in ("weights", "predictions", "alone"):
         values = [getattr(point, key) for point in points]
         found[key] = [None if math.isnan(value) else value for value in values]
-    write_json_atomic(path, found)
+    write_json(path, found)
     return found

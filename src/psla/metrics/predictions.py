@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from psla.data.vocabulary import Vocabulary, VocabularyError
 from psla.files import atomic_write
+from psla.journal import json_object
 
 FORMAT = "psla-predictions"
 VERSION = 1
@@ -174,10 +175,10 @@ def is_predictions(path: str | PathLike[str]) -> bool:
     """Whether a file says that it holds predictions, and not a model or something else; it may still be damaged."""
     try:
         with safe_open(fspath(path), framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get("psla", "{}"))
-    except (SafetensorError, json.JSONDecodeError):
+            header = json_object((file.metadata() or {}).get("psla", "{}"))
+    except (SafetensorError, ValueError):
         return False
-    return isinstance(header, dict) and header.get("format") == FORMAT
+    return header.get("format") == FORMAT
 
 
 def average(predictions: Iterable[Predictions]) -> Predictions:
@@ -336,10 +337,10 @@ def _parse_header(text: str | None, where: str) -> dict[str, Any]:
     if text is None:
         raise PredictionsError(f"{where} is a safetensors file without the metadata of predictions")
     try:
-        header = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise PredictionsError(f"{where} is damaged: its header is not JSON ({error})") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        header = json_object(text)
+    except ValueError as error:
+        raise PredictionsError(f"{where} is damaged: its header cannot be used ({error})") from error
+    if header.get("format") != FORMAT:
         raise PredictionsError(f"{where} does not hold predictions: its header must say format {FORMAT!r}")
     if header.get("version") != VERSION:
         raise PredictionsError(

@@ -12,7 +12,6 @@ This JSON file beside its model files stands wherever a model file does (`psla.w
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from psla.audio.decode import from_array
 from psla.files import sha256_of, write_json_atomic
+from psla.journal import json_object
 from psla.model.file import Model, ModelCard, load_model
 from psla.model.inference import padded
 from psla.model.network import Precision, TaggingNetwork
@@ -204,10 +204,10 @@ def _entries(path: Path) -> list[dict[str, str]]:
     if path.stat().st_size > _MOST_BYTES:
         raise EnsembleError(f"{path}: {path.stat().st_size} bytes; an ensemble's file has at most {_MOST_BYTES}")
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        data = json_object(path.read_bytes())
+    except ValueError as error:
         raise EnsembleError(f"{path}: not a readable ensemble ({error})") from error
-    if not isinstance(data, dict) or data.get("format") not in _FORMATS:
+    if data.get("format") not in _FORMATS:
         raise EnsembleError(f"{path}: not an ensemble (its format must be {FORMAT!r})")
     if data.get("version") != VERSION:
         raise EnsembleError(f"{path}: ensemble version {data.get('version')!r}; this psla reads version {VERSION}")

@@ -1,6 +1,7 @@
 """The model file: one .safetensors that holds all that is needed to tag.
 
-Weights as tensors; the front end, the architecture, the vocabulary and the provenance as JSON in the metadata. Nothing
+Weights as tensors; the front end, the architecture, the vocabulary and the provenance as JSON in the metadata. From
+version 3 on a checksum covers each: `sha256` the tensors, their names and shapes; `header_sha256` the header. Nothing
 is guessed at load: an unknown version, kind or key, a key that is missing, a tensor too many or too few, or numbers
 that are not those that were written are refused by name. A file of an earlier version is brought up to this one step by
 step (`_STEPS`), and what such a file cannot say has one declared value there. Whatever a file claims is compared with
@@ -17,20 +18,22 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Generic, Literal, NoReturn, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from psla.data.vocabulary import Vocabulary
+from psla.journal import json_object
 from psla.model.backbones.contract import BACKBONES
 from psla.model.frontends.contract import front_end_config
 from psla.model.network import NetworkConfig, TaggingModel, TaggingNetwork
 from psla.model.pooling import HEADS
-from psla.model.tensor_file import TensorFileError, read_layout, write_tensors
+from psla.model.tensor_file import TensorFileError, digest, read_layout, write_tensors
 from psla.model.tensor_file import read_tensors as _read_tensors
+from psla.sealed import checksum
 
-VERSION = 2
+VERSION = 3
 _KEY = "psla"
 _PARTS = ("architecture", "front_end", "vocabulary", "card")
 # Bounds on what a front end may ask for.
@@ -129,22 +132,28 @@ def save_model(
         "front_end": network.config.front_end.to_dict(),
         "vocabulary": vocabulary.to_dict(),
         "card": asdict(card),
-        "sha256": _digest(tensors),
     }
+    return _write(path, tensors, header)
+
+
+def _write(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
+    """Write tensors with a header of this version, and the checksums of both."""
     try:
-        text = json.dumps(header, allow_nan=False)
+        header = json.loads(json.dumps({**header, "version": VERSION, "sha256": digest(tensors, {})}, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"the card cannot be written as JSON: {error}") from error
-    return write_tensors(path, tensors, {_KEY: text})
+    return write_tensors(path, tensors, {_KEY: json.dumps({**header, "header_sha256": checksum(header)})})
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """The JSON header of a model file, without its weights: `version` is the file's own, the rest as version 2 has it.
+    """The JSON header of a model file, without its weights: `version` is the file's own, the rest as version 3 has it.
 
     Raises:
-        ModelFileError: missing, not a model file, or of another version.
+        ModelFileError: missing, not a model file, of another version, or not what was written.
     """
-    return _read_header(path)[0]
+    header, _ = _read_header(path)
+    _contents(path, header)
+    return header
 
 
 def _read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
@@ -158,21 +167,24 @@ def _read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple[int,
     if _KEY not in metadata:
         raise ModelFileError(f"{path}: a safetensors file, but not a psla model file (no {_KEY!r} in its metadata)")
     try:
-        header = json.loads(metadata[_KEY], parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path}: not a readable model file ({error})") from error
-    if not isinstance(header, dict):
-        raise ModelFileError(f"{path}: not a readable model file (its metadata is no JSON object)")
+        header = json_object(metadata[_KEY])
+    except ValueError as error:
+        raise ModelFileError(f"{path}: not a readable model file (its metadata: {error})") from error
+    if (kind := header.get("format", "psla-model")) != "psla-model":
+        raise ModelFileError(f"{path}: not a model file; it says that it is {kind!r:.80}")
     version = header.get("version")
     if isinstance(version, bool) or version not in (*_STEPS, VERSION):
         raise ModelFileError(f"{path}: model file version {version!r:.80}; this psla reads versions 1 to {VERSION}")
-    if missing := {*_PARTS, *(["sha256"] if version == VERSION else [])} - set(header):
+    sums = ["sha256", "header_sha256"][: max(0, version - 1)]
+    if missing := {*_PARTS, *sums} - set(header):
         raise ModelFileError(f"{path}: the metadata lacks {', '.join(sorted(missing))}")
-    if unknown := set(header) - {*_PARTS, "version", "sha256"}:
+    if unknown := set(header) - {*_PARTS, "version", "sha256", *sums}:
         raise ModelFileError(f"{path}: the metadata has the unknown parts {', '.join(sorted(unknown))}")
     for part in _PARTS:
         if not isinstance(header[part], dict):
             raise ModelFileError(f"{path}: {part} in the metadata must be a JSON object")
+    if version >= 3 and header.pop("header_sha256") != checksum(header):
+        raise ModelFileError(f"{path}: its header is not the one that was written (SHA-256): fetch or make it again")
     for step in range(version, VERSION):
         header = _STEPS[step](header)
     header |= {part: {**missing, **header[part]} for part, missing in _LATER.items()}
@@ -185,14 +197,14 @@ def _from_version_1(header: dict[str, Any]) -> dict[str, Any]:
     return {**header, "front_end": {"kind": "kaldi", **front_end}, "sha256": header.get("sha256")}
 
 
-# What files of version 2 may lack: fields that came later, with what was meant before they were there.
+# What files may lack: fields that came later, with what was meant before they were there.
 _LATER: dict[str, dict[str, Any]] = {
     "architecture": {"head": "attention", "options": {}, "familiarity": 0},
     "front_end": {"shortest_frames": 0, "repeat_frames": 0},
 }
 
 # From each earlier version to the next.
-_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}
+_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1, 2: dict}  # 3: what is summed
 
 
 def load_model(path: str | Path) -> Model[TaggingNetwork]:
@@ -203,15 +215,7 @@ def load_model(path: str | Path) -> Model[TaggingNetwork]:
             numbers that are not those that were written.
     """
     header, shapes = _read_header(path)
-    try:
-        config = _config(header)
-        vocabulary = _vocabulary(header["vocabulary"])
-        card = ModelCard.from_dict(header["card"])
-        _check_thresholds(card, vocabulary)
-    except (TypeError, ValueError) as error:
-        raise ModelFileError(f"{path}: the metadata cannot be used: {error}") from error
-    if config.classes != len(vocabulary):
-        raise ModelFileError(f"{path}: {config.classes} outputs for a vocabulary of {len(vocabulary)} classes")
+    config, vocabulary, card = _contents(path, header)
     # The largest that the architecture can ask for; the rest of a network is bounded by its backbone's options.
     needed = {f"pooling.{HEADS[config.head].largest}": max(config.heads, 1) * config.classes}
     for name, rows in (needed | ({"familiarity.weight": config.familiarity} if config.familiarity else {})).items():
@@ -219,22 +223,43 @@ def load_model(path: str | Path) -> Model[TaggingNetwork]:
             found = f"has the shape {shapes[name]}" if name in shapes else "is missing"
             raise ModelFileError(f"{path}: {name} {found}; {config_name(config)} need {rows} rows")
     network = TaggingNetwork(config)
-    tensors = load_tensors(network, path)
-    if header["sha256"] is not None and header["sha256"] != _digest(tensors):
-        raise ModelFileError(f"{path}: its numbers are not those that were written (SHA-256): fetch or make it again")
+    load_tensors(network, path)
     return Model(network.eval(), vocabulary, card)
 
 
+def _contents(path: str | Path, header: dict[str, Any]) -> tuple[NetworkConfig, Vocabulary, ModelCard]:
+    """What the header says, checked."""
+    try:
+        config = _config(header)
+        vocabulary = Vocabulary.from_dict(header["vocabulary"])
+        card = ModelCard.from_dict(header["card"])
+        _check_thresholds(card, vocabulary)
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(f"{path}: the metadata cannot be used: {error}") from error
+    if config.classes != len(vocabulary):
+        raise ModelFileError(f"{path}: {config.classes} outputs for a vocabulary of {len(vocabulary)} classes")
+    return config, vocabulary, card
+
+
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file (a model file or a checkpoint).
+    """All tensors of a safetensors file (a model file or a checkpoint), compared with its checksum, if it has one.
 
     Raises:
-        ModelFileError: the file cannot be read.
+        ModelFileError: the file cannot be read, or does not hold what was written.
     """
     try:
-        return _read_tensors(path)
+        metadata, _ = read_layout(path)
+        tensors = _read_tensors(path)
     except (TensorFileError, OSError) as error:
         raise ModelFileError(f"{path}: not a readable safetensors file ({error})") from error
+    if _KEY in metadata:
+        header, _ = _read_header(path)
+        whole = digest(tensors, {}) if header["version"] >= 3 else _digest(tensors)
+        if header["sha256"] not in (None, whole):
+            raise ModelFileError(
+                f"{path}: its numbers are not those that were written (SHA-256): fetch or make it again"
+            )
+    return tensors
 
 
 def load_tensors(network: TaggingNetwork, path: str | Path) -> dict[str, Tensor]:
@@ -298,25 +323,14 @@ def _config(header: dict[str, Any]) -> NetworkConfig:
     return NetworkConfig(**architecture, front_end=front_end)
 
 
-def _vocabulary(values: dict[str, Any]) -> Vocabulary:
-    for name, texts in values.items():
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"the vocabulary's {name} must be a list of texts")
-    return Vocabulary.from_dict(values)
-
-
 def _check_thresholds(card: ModelCard, vocabulary: Vocabulary) -> None:
     if unknown := [id for id in card.thresholds if id not in vocabulary]:
         raise ModelFileError(f"thresholds of classes that are not in the vocabulary: {', '.join(unknown[:5])}")
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of all numbers as they are stored, in the order of their names."""
+    """SHA-256 of all numbers as they are stored, in the order of their names: of files before version 3."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from psla.audio.decode import AudioError
+from psla.audio.sound_file import PassingError
 from psla.data.vocabulary import Vocabulary
 from psla.metrics.predictions import Predictions
 from psla.model.network import Precision, TaggingModel
@@ -191,6 +192,8 @@ def _read_ahead(source: ClipSource, batch_size: int) -> Iterator[list[tuple[str,
     def read(row: int) -> tuple[str, np.ndarray | AudioError]:
         try:
             return source.clip_ids[row], source.read(row)
+        except PassingError:
+            raise  # the disk is away: predictions without these clips would be others
         except AudioError as error:
             return source.clip_ids[row], error
 

@@ -4,18 +4,24 @@ Neither is trusted. A .safetensors (https://huggingface.co/docs/safetensors) has
 little-endian; n bytes of JSON, a tensor's name -> its dtype, shape and place in what follows, and `__metadata__`, texts
 by name; then the numbers. Its header is checked here, against bounds and the file's size, before the library sees it.
 
+What psla writes for itself alone, such as checkpoints, carries a SHA-256 of all that it holds (`write_sealed`); a file
+with such a checksum is compared with it whenever it is read, and one without is read as it is.
+
 Of what `torch.save` wrote nothing is executed (`weights_only`), and nothing is allocated that the file does not hold:
 storages are mapped from the file, compressed parts are refused, no tensor may claim more numbers than there are bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,7 +30,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from psla.files import atomic_write
+from psla.journal import json_object
+from psla.sealed import ANOTHER
 
+CHECKPOINT = "psla_checkpoint"
 # A vocabulary of 527 classes, its scores and a recipe take 150 KB.
 MOST_HEADER_BYTES = 16 << 20
 _MOST_PICKLE_BYTES = 64 << 20  # names and shapes; a network of a thousand tensors has 100 KB
@@ -50,6 +59,62 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dic
     return Path(path)
 
 
+def write_sealed(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    key: str = CHECKPOINT,
+    header: Mapping[str, Any] = MappingProxyType({}),
+) -> Path:
+    """Write tensors with a header as JSON under a key of the metadata, and in it the checksum of both; atomically.
+
+    Raises:
+        OSError: as `write_tensors`.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return write_tensors(path, plain, {key: json.dumps({**header, "sha256": digest(plain, header)})})
+
+
+def read_sealed(path: str | Path, key: str = CHECKPOINT) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the header that `write_sealed` wrote.
+
+    Raises:
+        TensorFileError: as `read_layout`; also no header under this key, or another content than was written.
+        OSError: the file cannot be opened.
+    """
+    metadata, _ = read_layout(path)
+    if key not in metadata:
+        raise TensorFileError(f"it has no {key!r} in its metadata")
+    tensors = _numbers(path)
+    return tensors, _unsealed(tensors, metadata[key])
+
+
+def _unsealed(tensors: Mapping[str, Tensor], text: str) -> dict[str, Any]:
+    """The header, if it and the tensors are what was written."""
+    try:
+        header = json_object(text)
+        if header.pop("sha256", None) != digest(tensors, header):
+            raise ValueError(ANOTHER)
+    except ValueError as error:
+        raise TensorFileError(str(error)) from error
+    return header
+
+
+def digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    """SHA-256 of a header, and of the names, types, shapes and numbers of tensors on the CPU, in the order of names.
+
+    Example:
+        >>> digest({"a": torch.zeros(2)}, {}) == digest({"a": torch.zeros(1, 2)}, {})
+        False
+    """
+    total = hashlib.sha256(json.dumps(dict(header), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        total.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        if tensor.numel():
+            total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
 def read_layout(path: str | Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
     """The metadata of a .safetensors file and the shape of each tensor, without the numbers.
 
@@ -67,11 +132,9 @@ def read_layout(path: str | Path) -> tuple[dict[str, str], dict[str, tuple[int, 
             raise TensorFileError(f"a header of {length} bytes; at most {MOST_HEADER_BYTES} are read")
         raw = file.read(length)
     try:
-        header = json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise TensorFileError(f"the header is no JSON: {str(error)[:200]}") from error
-    if not isinstance(header, dict):
-        raise TensorFileError("the header is no JSON object")
+        header = json_object(raw)
+    except ValueError as error:
+        raise TensorFileError(f"the header cannot be used: {error}") from error
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise TensorFileError("the metadata must be texts by name")
@@ -104,13 +167,21 @@ def _span(name: str, entry: Any) -> tuple[str, int, int]:
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a .safetensors file.
+    """All tensors of a .safetensors file; of a checkpoint, compared with its checksum.
 
     Raises:
-        TensorFileError: as `read_layout`.
+        TensorFileError: as `read_layout`; also another content than was written.
         OSError: the file cannot be opened.
     """
-    read_layout(path)
+    metadata, _ = read_layout(path)
+    tensors = _numbers(path)
+    if CHECKPOINT in metadata:
+        _unsealed(tensors, metadata[CHECKPOINT])
+    return tensors
+
+
+def _numbers(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file whose layout has been checked."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
@@ -129,7 +200,10 @@ def read_torch_tensors(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     size = path.stat().st_size
     with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
+        first = file.read(512)
+    zipped = first[:4] == b"PK\x03\x04"
+    if not zipped and not first.startswith(b"\x80"):  # with which every pickle of the older format begins
+        raise TensorFileError(f"{path} is no file that torch.save wrote: it {_what_it_is(first)}")
     try:
         if zipped:
             _refuse_inflated(path, size)
@@ -137,8 +211,10 @@ def read_torch_tensors(path: str | Path) -> dict[str, Tensor]:
     except (OSError, TensorFileError):
         raise
     except Exception as error:  # a damaged pickle can raise whatever its bytes spell
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TensorFileError(f"{path} is not a file of plain tensors: {reason[:300]}") from error
+        # Not torch's own words: they advise to switch off what keeps a file from running code.
+        asked = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
+        reason = f"it asks for {asked[1]:.100}, which is no tensor" if asked else "it is damaged"
+        raise TensorFileError(f"{path} is not a file of plain tensors: {reason}; nothing of it was run") from error
     if not isinstance(state, dict) or not state:
         raise TensorFileError(f"{path} must hold a dictionary of names to tensors, not {type(state).__name__}")
     claimed = 0
@@ -153,6 +229,22 @@ def read_torch_tensors(path: str | Path) -> dict[str, Tensor]:
     if claimed > size:
         raise TensorFileError(f"{path}: its tensors claim {claimed} bytes, the file has {size}")
     return state
+
+
+def _what_it_is(first: bytes) -> str:
+    """What a file is by its first bytes, for a sentence."""
+    text = first.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not first:
+        return "is empty"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "is a web page, such as a server sends in place of a file: fetch the file again"
+    if text.startswith((b"{", b"[")):
+        return "is JSON"
+    if first[8:10] == b'{"':
+        return "is a .safetensors file"
+    if first.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf")):
+        return "is a compressed file: unpack it first"
+    return f"begins with {first[:8]!r}"
 
 
 def _refuse_inflated(path: Path, size: int) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 from psla.audio.decode import AudioError
 from psla.audio.levels import Levels
 from psla.audio.pool import DecodePool, SourceInfo
+from psla.audio.sound_file import PassingError
 from psla.tagging.recording import Recording
 from psla.tagging.result import TagResult
 
@@ -41,11 +42,13 @@ class FileResult:
         path: as it was given.
         result: None where the file could not be read.
         reason: why not, in one sentence; empty where there is a result.
+        passing: whether the reason is one of the moment, such as a disk that is away, and not the file's.
     """
 
     path: str
     result: TagResult | None
     reason: str = ""
+    passing: bool = False
 
 
 class WindowTagger(Protocol):
@@ -111,7 +114,7 @@ def tag_groups(
                 opened.ended = True
             except AudioError as error:
                 batch = [(other, window) for other, window in batch if other is not opened.recording]
-                opened.reason = error.reason
+                opened.reason, opened.passing = error.reason, isinstance(error, PassingError)
     if batch:
         tagger.run(batch, embed)
     if group := _finished(waiting):
@@ -128,6 +131,7 @@ class _Open:
     cut: int = 0  # windows that have been cut from it
     ended: bool = False  # no more are to come
     reason: str = ""
+    passing: bool = False
 
     def finished(self) -> bool:
         return bool(self.reason) or (self.ended and self.recording is not None and self.recording.windows == self.cut)
@@ -139,7 +143,7 @@ def _finished(waiting: deque[_Open]) -> list[FileResult]:
     while waiting and waiting[0].finished():
         file = waiting.popleft()
         result = None if file.reason or file.recording is None else file.recording.result()
-        group.append(FileResult(file.path, result, file.reason))
+        group.append(FileResult(file.path, result, file.reason, file.passing))
     return group
 
 

@@ -2,7 +2,8 @@
 
 A row in the journal carries a key made of the file's path, size and time of change, the model and every setting that
 can change the row. A file is done if the journal has its key: a file that has changed, another model and other settings
-are done anew, and the same again is read from the journal. Failed files count as done, too, until they change.
+are done anew, and the same again is read from the journal. Failed files count as done, too, until they change; those
+that failed for a reason of the moment, such as a disk that was away, are not in the journal and are done again.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from psla.audio.containers import split_track
+from psla.audio.patience import seen
 from psla.audio.pipes import is_pipe
 from psla.audio.pool import DecodePool
-from psla.files import Journal, atomic_write
+from psla.files import Journal, JournalError, atomic_write
 from psla.tagging.batch import tag_groups
-from psla.tagging.output import RowSettings, row_of
+from psla.tagging.output import RowSettings, check_row, row_of
 from psla.tagging.privacy import NOTHING, Withheld
 from psla.tagging.result import Embedding
 from psla.tagging.tagger import Tagger
@@ -74,8 +77,11 @@ class EmbeddingFile:
         with atomic_write(self.path) as temporary:
             if self.path.suffix == ".npz":
                 np.savez(temporary, **arrays)  # type: ignore[arg-type]
-            else:
+                return
+            try:
                 save_file(arrays, temporary)
+            except SafetensorError as error:  # its own wrapping of what the system said
+                raise OSError(f"{self.path} cannot be written: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ class TagJob:
         try:
             stat = os.stat(split_track(path)[0])
             state = [stat.st_size, stat.st_mtime_ns]
+            seen(path)
         except OSError:
             state = []
         tagger = {"hop": self.tagger.hop_samples, "combine": self.tagger.combine}
@@ -119,12 +126,13 @@ class TagJob:
         Each row is in the journal, on the disk, before it is handed out.
 
         Raises:
+            JournalError: a journal that holds something else than such rows.
             ValueError: a journal beside embeddings or views, which a file that the journal has would not get.
         """
         if journal is not None and (self.embeddings is not None or self.views is not None):
             raise ValueError("a journal skips files that are done; embeddings and pictures need them all: choose one")
-        keys = [self.key(path) if journal is not None else "" for path in paths]
-        done = {str(row.pop(KEY, None)): row for row in map(dict, journal.records if journal is not None else ())}
+        keys = [self.key(path) for path in paths]
+        done = {} if journal is None else _done(journal)
         ahead = [(path, key) for path, key in zip(paths, keys, strict=True) if key not in done]
         fresh = self._fresh(ahead, pool, journal)
         for path, key in zip(paths, keys, strict=True):
@@ -139,7 +147,8 @@ class TagJob:
             group = [self.withheld.of(file) for file in done]
             rows = [row_of(file, self.settings, self.tagger.model.card.thresholds) for file in group]
             if journal is not None:
-                journal.append(*({KEY: next(keys), **row} for row in rows))
+                keyed = [{KEY: next(keys), **row} for row in rows]
+                journal.append(*(row for file, row in zip(group, keyed, strict=True) if not file.passing))
             if self.embeddings is not None:
                 for file in group:
                     if file.result is not None and file.result.embedding is not None:
@@ -148,3 +157,20 @@ class TagJob:
                 for file, row in zip(group, rows, strict=True):
                     self.views.add(file, row)
             yield from rows
+
+
+def _done(journal: Journal) -> dict[str, dict[str, Any]]:
+    """The rows of a journal by their keys."""
+    done = {}
+    for number, record in enumerate(journal.records, start=1):
+        row = dict(record)
+        try:
+            key = row.pop(KEY, None)
+            if not isinstance(key, str):
+                raise ValueError(f"its {KEY} is no text")
+            check_row(row)
+        except ValueError as error:
+            mend = "delete that line, or start another journal"
+            raise JournalError(f"{journal.path}: line {number} is no row of `psla tag`, {error}; {mend}") from error
+        done[key] = row
+    return done

@@ -82,6 +82,53 @@ def looked_at(result: TagResult, settings: RowSettings) -> TagResult:
     return result if settings.classes is None else result.part(settings.classes)
 
 
+_CLASS: dict[str, type | tuple[type, ...]] = {"id": str, "name": str, "probability": (int, float)}
+_EVENT = {**_CLASS, "onset_s": (int, float), "offset_s": (int, float)}
+_NEEDED: dict[str, dict[str, type | tuple[type, ...]]] = {
+    TAGGED: {"path": str, "status": str, "duration_s": (int, float), "windows": int, "flags": list, "classes": list},
+    FAILED: {"path": str, "status": str, "error": str},
+}
+_OPTIONAL: dict[str, type | tuple[type, ...]] = {"events": list, "speech_dropped_s": (int, float)}
+
+
+def check_row(row: Mapping[str, Any]) -> None:
+    """Refuse what is no row, such as one that has been kept in a file.
+
+    Raises:
+        ValueError: which field is missing, unknown or of another type.
+
+    Example:
+        >>> check_row({"path": "a.wav", "status": "failed", "error": 7})
+        Traceback (most recent call last):
+        ValueError: its error is no str: 7
+    """
+    status = row.get("status")
+    needed = _NEEDED.get(status) if isinstance(status, str) else None
+    if needed is None:
+        raise ValueError(f"its status is {status!r:.40}")
+    _check_fields(row, needed, _OPTIONAL if status == TAGGED else {})
+    for name, fields in (("classes", _CLASS), ("events", _EVENT)):
+        for found in row.get(name, ()):
+            if not isinstance(found, Mapping):
+                raise ValueError(f"its {name} hold {found!r:.40}")
+            _check_fields(found, fields, {})
+    if not all(isinstance(flag, str) for flag in row.get("flags", ())):
+        raise ValueError("its flags are no texts")
+
+
+def _check_fields(
+    row: Mapping[str, Any],
+    needed: Mapping[str, type | tuple[type, ...]],
+    optional: Mapping[str, type | tuple[type, ...]],
+) -> None:
+    if odd := sorted((needed.keys() - row.keys()) | (row.keys() - needed.keys() - optional.keys())):
+        raise ValueError(f"its field {odd[0]!r:.40} is missing or unknown")
+    for name, value in row.items():
+        kind = needed[name] if name in needed else optional[name]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"its {name} is no {kind.__name__ if isinstance(kind, type) else 'number'}: {value!r:.40}")
+
+
 CLASS_COLUMNS = ("path", "status", "duration_s", "flags", "class_id", "name", "probability", "error")
 EVENT_COLUMNS = ("path", "status", "flags", "onset_s", "offset_s", "class_id", "name", "probability", "error")
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -27,11 +26,13 @@ from psla.audio import addresses
 from psla.audio.decode import AudioError
 from psla.audio.pool import DecodePool, Job
 from psla.data.clips import Clips
-from psla.files import sha256_of
+from psla.files import remove_leftovers, sha256_of
+from psla.journal import json_object
 from psla.model.inference import tag_waveforms
 from psla.model.network import TaggingNetwork
-from psla.model.tensor_file import TensorFileError, read_layout, read_tensors, write_tensors
+from psla.model.tensor_file import read_layout, read_sealed, write_sealed
 
+_KEY = "psla_features"
 RULE = "1: windows end to end, their mean by samples"
 SHARD = 128  # clips
 
@@ -137,23 +138,23 @@ def features_of(network: TaggingNetwork, wave: np.ndarray) -> np.ndarray:
 
 def _keep(folder: Path, keys: list[str], known: dict[str, np.ndarray]) -> None:
     values = torch.from_numpy(np.stack([known[key] for key in keys]))
-    metadata = {"keys": json.dumps(keys), "crc32": str(zlib.crc32(values.numpy().tobytes()))}
-    write_tensors(folder / f"{secrets.token_hex(8)}.safetensors", {"features": values}, metadata)
+    write_sealed(folder / f"{secrets.token_hex(8)}.safetensors", {"features": values}, _KEY, {"keys": keys})
 
 
 def _kept(folder: Path, wanted: set[str]) -> dict[str, np.ndarray]:
     """The features in the cache, by key."""
     found: dict[str, np.ndarray] = {}
+    remove_leftovers(folder)
     for path in sorted(folder.glob("[!.]*.safetensors")):
         try:
             metadata, _ = read_layout(path)
-            keys = json.loads(metadata["keys"])
-            if wanted.isdisjoint(keys):
+            if "crc32" in metadata:  # of an earlier version, which summed the numbers alone
                 continue
-            values = read_tensors(path)["features"].numpy()
-            if str(zlib.crc32(values.tobytes())) != metadata["crc32"] or len(values) != len(keys):
-                raise TensorFileError("its numbers are not those that were written")
-        except (TensorFileError, KeyError, ValueError) as error:
+            if wanted.isdisjoint(json_object(metadata[_KEY])["keys"]):
+                continue
+            tensors, header = read_sealed(path, _KEY)
+            keys, values = header["keys"], tensors["features"].numpy()
+        except (KeyError, TypeError, ValueError) as error:
             raise FeatureCacheError(f"{path} is damaged ({error}): delete it, its clips will be heard again") from error
         found |= {key: value for key, value in zip(keys, values, strict=True) if key in wanted}
     return found

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from psla.files import not_a_file, shortened
+from psla.sealed import unseal_text
 from psla.yaml_files import parse_value, parse_yaml, read_text
 
 
@@ -50,7 +51,7 @@ def read_keys(name: str, trail: tuple[str, ...] = ()) -> dict[str, Any]:
     if name in presets():
         text = (files("psla.training") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
     elif Path(name).is_file():
-        text = read_text(name, f"recipe {name}", RecipeError)
+        text = unseal_text(read_text(name, f"recipe {name}", RecipeError), name, RecipeError)
     else:
         kind = not_a_file(name)
         what = shortened(repr(name)) if kind is None else f"{name} ({kind})"
@@ -59,6 +60,13 @@ def read_keys(name: str, trail: tuple[str, ...] = ()) -> dict[str, Any]:
     base = data.pop("extends", None)
     inherited = read_keys(str(base), (*trail, name)) if base is not None else {}
     return {**inherited, **flatten(data)}
+
+
+def _text(name: str) -> str:
+    try:
+        return Path(name).read_bytes().decode()  # as it is: with other line ends it would be another text
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe {name} is no UTF-8 text: {error}") from error
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from psla.audio.decode import AudioError
+from psla.audio.sound_file import PassingError
 from psla.data.source import ClipSource
 from psla.techniques.conditions import Conditions, Cut
 from psla.techniques.sampling import EpochPlan, positional_uniforms
@@ -78,7 +79,8 @@ class Loader:
         pin_memory: put waveforms into page-locked memory, from which a GPU copies without waiting; needs CUDA.
 
     Attributes:
-        rejected: {clip id: reason} of the clips that could not be read, up to the batch handed out last.
+        rejected: {clip id: reason} of the clips that could not be read, up to the batch handed out last; one that was
+            read later is in `recovered` instead.
 
     Raises:
         ValueError: a number out of range, or pinned memory without a CUDA device.
@@ -109,6 +111,7 @@ class Loader:
         self.source, self.limit_samples, self.cut, self.conditions = source, limit_samples, cut, conditions
         self.workers, self.prefetch, self.pin_memory = workers, prefetch, pin_memory
         self.rejected: dict[str, str] = {}
+        self.recovered: set[str] = set()
         self._clip_ids = source.clip_ids
 
     def batches(
@@ -165,7 +168,11 @@ class Loader:
         # Reasons are noted in the order of the plan, and only of batches that were handed out: a run that stops here
         # and resumes at the next batch has listed the same clips as one that went on.
         batch, rejected = ahead.popleft().result()
-        self.rejected.update(rejected)
+        if self.rejected:
+            rows = np.concatenate([batch.rows_first, batch.rows_second])
+            self.recovered |= self.rejected.keys() & {self._clip_ids[row] for row in rows[rows >= 0].tolist()}
+        self.rejected = {id: why for id, why in self.rejected.items() if id not in self.recovered} | rejected
+        self.recovered -= rejected.keys()
         return batch
 
     def _read_batch(
@@ -218,6 +225,8 @@ class Loader:
             waveform = self.source.read(row)
             part = (waveform if self.cut is None else self.cut(waveform, draw[:2]))[: self.limit_samples]
             return part if self.conditions is None else self.conditions(part, self.source.sample_rate, draw[2])
+        except PassingError:
+            raise  # the disk is away: what is not read now can be read when the run goes on
         except AudioError as error:
             rejected[self._clip_ids[row]] = str(error)
             return None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -18,19 +18,23 @@ import torch
 from psla.data.clips import Clips
 from psla.data.labels import Labels
 from psla.data.vocabulary import Vocabulary
-from psla.files import atomic_write, sha256_of, write_json_atomic, write_text_atomic
+from psla.files import remove_leftovers, sha256_of, write_json_atomic, write_text_atomic
 from psla.metrics.predictions import Predictions, average
 from psla.metrics.scores import Scores, score
-from psla.model.file import ModelCard, load_tensors, save_model
+from psla.model.file import ModelCard, load_tensors, read_tensors, save_model
 from psla.model.inference import Inference
 from psla.model.network import TaggingNetwork
-from psla.model.tensor_file import write_tensors
+from psla.model.tensor_file import write_sealed
 from psla.report.figures import learning_curve, sorted_average_precision
+from psla.sealed import is_sealed, read_json, seal_text, write_json
 from psla.techniques.aggregation import average_weights
 from psla.techniques.pretraining import InitReport, PretrainingReport
-from psla.training.recipe import Recipe
+from psla.training.recipe import Recipe, RecipeError
+from psla.training.run_tables import LOG_COLUMNS as LOG_COLUMNS
+from psla.training.run_tables import RunError as RunError
+from psla.training.run_tables import read_rows, write_rows
 
-LOG_COLUMNS = ("epoch", "steps", "clips", "rejected", "learning_rate", "loss", "validation_map", "evaluation_map")
+_LAST_KEY = re.compile(r"^seed: \d+\n\Z", re.MULTILINE)
 
 
 class Run:
@@ -76,9 +80,10 @@ class Run:
             "packages": {name: version(name) for name in packages},
             "clips": {"name": clips.name, "splits": clips.counts(), "classes": len(clips.vocabulary)},
         }
-        write_json_atomic(run.folder / "environment.json", environment)
+        write_json(run.folder / "environment.json", environment)
         clips.write(run.folder / "clips.parquet")
-        write_text_atomic(run.folder / "recipe.yaml", recipe.to_yaml())  # last: with it the folder holds a run
+        # Last: with it the folder holds a run.
+        write_text_atomic(run.folder / "recipe.yaml", seal_text(recipe.to_yaml()))
         return run
 
     @staticmethod
@@ -120,8 +125,18 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The resolved recipe of the run."""
-        return Recipe.load(self.folder / "recipe.yaml")
+        """The resolved recipe of the run.
+
+        Raises:
+            RecipeError: it is not what was written, or, of an earlier version, has been cut.
+        """
+        path = self.folder / "recipe.yaml"
+        found = Recipe.load(path)
+        text = path.read_text(encoding="utf-8")
+        # Those without a checksum hold every key, `seed` last, and a line end after it.
+        if not is_sealed(text) and not _LAST_KEY.search(text):
+            raise RecipeError(f"{path} has been cut: it does not end with the recipe's last key, seed; restore it")
+        return found
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -133,7 +148,7 @@ class Run:
         details = {"summary": "none: random weights (He uniform)"}
         if report is not None:
             details = {"summary": report.summary(), **asdict(report)}
-        write_json_atomic(self.folder / "pretraining.json", details)
+        write_json(self.folder / "pretraining.json", details)
 
     @staticmethod
     def epoch_name(epoch: int) -> str:
@@ -151,7 +166,7 @@ class Run:
 
     def keep(self, inference: Inference, labels: Labels, name: str) -> Scores:
         """Keep the predictions of a split under a name and score them; clips that could not be read are listed."""
-        self.reject(inference.rejected)
+        self.reject(inference.rejected, inference.predictions.clip_ids)
         return self._keep(inference.predictions, labels, name)
 
     def _keep(self, predictions: Predictions, labels: Labels, name: str) -> Scores:
@@ -161,12 +176,17 @@ class Run:
     def _predicted(self, split: str, name: str) -> Path:
         return self.predictions / split / f"{name}.safetensors"
 
-    def reject(self, reasons: Mapping[str, str]) -> None:
-        """Enter clips that could not be read into rejected.csv, each once."""
-        known = self.rejected
-        if reasons.keys() - known.keys():
-            known |= reasons
-            self._write_rows("rejected.csv", [{"clip_id": id, "reason": known[id]} for id in sorted(known)])
+    def reject(self, reasons: Mapping[str, str], read: Collection[str] = ()) -> None:
+        """Enter clips that could not be read into rejected.csv, each once; strike out those that were read since."""
+        before = self.rejected
+        known = {**reasons, **before}
+        if before or reasons:
+            known = {id: known[id] for id in sorted(known.keys() - (set(read) - reasons.keys()))}
+        if known:
+            if known != before:
+                self._write_rows("rejected.csv", [{"clip_id": id, "reason": why} for id, why in known.items()])
+        else:
+            (self.folder / "rejected.csv").unlink(missing_ok=True)
 
     @property
     def rejected(self) -> dict[str, str]:
@@ -206,12 +226,12 @@ class Run:
     @property
     def profile(self) -> list[list[str]]:
         """The rows of profile.json."""
-        return self._json("profile.json")
+        return json.loads((self.folder / "profile.json").read_text(encoding="utf-8"))
 
     def average_checkpoints(self, recipe: Recipe) -> None:
         """Write the average of the weights of `averaging.first_epoch` to the last."""
         epochs = range(recipe.averaging.first_epoch - 1, recipe.optimizer.epochs)
-        write_tensors(self.averaged, average_weights([self.checkpoint(epoch) for epoch in epochs]))
+        write_sealed(self.averaged, average_weights([self.checkpoint(epoch) for epoch in epochs]))
 
     def finish(self, network: TaggingNetwork, vocabulary: Vocabulary, held_out: Mapping[str, Labels]) -> None:
         """Score the last epoch, the last five, the averaged weights and the averaged predictions; write the models.
@@ -233,7 +253,13 @@ class Run:
             }
         self._write_models(network, vocabulary, scores)
         self.draw(self.folder / "figures", scores)
-        write_json_atomic(self.folder / "scores.json", {**scores, "rejected_clips": len(self.rejected)})
+        self.remove_leftovers()
+        write_json(self.folder / "scores.json", {**scores, "rejected_clips": len(self.rejected)})
+
+    def remove_leftovers(self) -> None:
+        """Remove what processes that were killed left half written anywhere in the run's folder."""
+        for folder in (self.folder, *(path for path in self.folder.rglob("*") if path.is_dir())):
+            remove_leftovers(folder)
 
     def _write_models(self, network: TaggingNetwork, vocabulary: Vocabulary, scores: Mapping[str, Any]) -> None:
         recipe = self.recipe
@@ -266,12 +292,22 @@ class Run:
                 sorted_average_precision(averaged, folder / "average_precision.png")
         learning_curve(rows or self.read_log(), folder / "learning_curve.png")
 
-    def _json(self, name: str) -> Any:
-        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+    def check(self, epochs: int, splits: Iterable[str]) -> None:
+        """Read what the finished epochs left and the end will need: found damaged then, hours would be lost.
+
+        Raises:
+            ModelFileError, PredictionsError: weights or predictions that are not what was written.
+        """
+        for epoch in range(epochs):
+            read_tensors(self.checkpoint(epoch))
+            for split in splits:
+                Predictions.read(self._predicted(split, self.epoch_name(epoch)))
+
+    def _json(self, name: str) -> dict[str, Any]:
+        return read_json(self.folder / name, RunError)
 
     def _rows(self, name: str) -> list[dict[str, str]]:
-        with (self.folder / name).open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        return read_rows(self.folder / name)
 
     def _rows_if_any(self, name: str) -> list[dict[str, str]]:
         return self._rows(name) if (self.folder / name).exists() else []
@@ -280,11 +316,7 @@ class Run:
         self._write_rows(name, [*self._rows_if_any(name), row])
 
     def _write_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write a table; the keys of its first row are the columns."""
-        with atomic_write(self.folder / name) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=tuple(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(self.folder / name, rows)
 
     def epoch_files(self, split: str) -> list[Path]:
         """The predictions of a split after each epoch, in their order."""

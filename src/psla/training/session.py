@@ -23,7 +23,7 @@ from psla.data.vocabulary import Vocabulary
 from psla.metrics.scores import Scores
 from psla.model.file import load_tensors
 from psla.model.network import TaggingNetwork
-from psla.model.tensor_file import write_tensors
+from psla.model.tensor_file import write_sealed
 from psla.techniques.distillation import targets_of
 from psla.techniques.pretraining import InitReport, PretrainingReport, init_random, load_imagenet, load_init
 from psla.training.devices import (
@@ -38,7 +38,7 @@ from psla.training.devices import (
 from psla.training.loader import training_loader
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
-from psla.training.state import load_newest, save_state
+from psla.training.state import load_newest, prune, save_state
 from psla.training.teacher import HeardSource, hear
 from psla.training.trainer import Profile, Trainer
 
@@ -75,7 +75,13 @@ class Session:
             trainer.loader.rejected.update(found.reasons)
         self.fabric.barrier()  # nobody writes before all have read
         if self.fabric.is_global_zero:
+            self.run.remove_leftovers()
+            prune(self.run.checkpoints)
+            self.run.check(trainer.position.epoch, self.held_out)
             self.run.rewind(trainer.position.epoch, trainer.position.step)
+            # What was noted in steps that are done again may not hold again.
+            unheard = getattr(trainer.loader.source, "unheard", frozenset())
+            self.run.reject({}, set(trainer.loader.source.clip_ids) - unheard - trainer.loader.rejected.keys())
             self.run.note_pretraining(report)
 
     def epoch(self) -> None:
@@ -86,10 +92,10 @@ class Session:
             row = trainer.epoch(partial(self.progress, "train"), self.after_step)
         finally:
             if first:
-                run.reject(trainer.loader.rejected)
+                run.reject(trainer.loader.rejected, trainer.loader.recovered)
         trained = time.monotonic() - began
         if first:
-            write_tensors(run.checkpoint(epoch), self.network.state_dict())
+            write_sealed(run.checkpoint(epoch), self.network.state_dict())
         for split in self.held_out:
             scores = self.predict(split, run.epoch_name(epoch))
             row[f"{split}_map"] = scores.mean_average_precision if scores is not None else None

@@ -2,12 +2,12 @@
 
 Masks, drop-connect and the plan of an epoch are drawn from (seed, epoch, position), so there is no generator to keep:
 weights, optimizer and the position are all. A state is written aside, synced and renamed; the newest two are kept, and
-a damaged newest one gives way to the one before it, with a warning.
+a damaged newest one gives way to the one before it, with a warning. A checksum covers all of it; that of version 1, by
+earlier versions of psla, covers the tensors.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from psla.model.tensor_file import write_tensors
+from psla.files import remove_leftovers
+from psla.journal import json_object
+from psla.model.tensor_file import TensorFileError, read_layout, read_sealed, read_tensors, write_sealed
 
-VERSION = 1
+VERSION = 2
 KEPT = 2  # states on the disk: the newest, and one to fall back on
-_NETWORK, _OPTIMIZER = "network.", "optimizer."
+_KEY, _NETWORK, _OPTIMIZER = "psla_state", "network.", "optimizer."
 
 
 class StateError(ValueError):
@@ -67,13 +68,18 @@ def save_state(
     tensors = {_NETWORK + name: tensor for name, tensor in network.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"{_OPTIMIZER}{index}.{key}": value for key, value in values.items()}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"version": VERSION, "identity": identity, "position": asdict(position), "crc32": _checksum(tensors)}
+    header = {"version": VERSION, "identity": identity, "position": asdict(position)}
     path = folder / f"state_{position.step:09d}.safetensors"
-    write_tensors(path, tensors, {"psla_state": json.dumps(header)})
+    write_sealed(path, tensors, _KEY, header)
+    prune(folder)
+    return path
+
+
+def prune(folder: Path) -> None:
+    """Delete all states but the newest two, and what writers that were killed left of any."""
+    remove_leftovers(folder)
     for old in states(folder)[KEPT:]:
         old.unlink(missing_ok=True)
-    return path
 
 
 def states(folder: Path) -> list[Path]:
@@ -101,22 +107,26 @@ def load_newest(
         if header["identity"] != identity:
             raise StateError(f"{path} belongs to another recipe or other clips; start that training in another folder")
         _restore(network, optimizer, tensors)
-        return Position(**header["position"])
+        return header["position"]
     return None
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["psla_state"])
-            if header["version"] != VERSION:
-                raise StateError(f"{path} has state version {header['version']}; this psla reads version {VERSION}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-        whole = header["crc32"] == _checksum(tensors)
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        header = json_object(read_layout(path)[0][_KEY])
+        if (version := header["version"]) not in (1, VERSION):
+            raise StateError(f"{path} has state version {version!r:.80}; this psla reads versions 1 to {VERSION}")
+        if version == 1:
+            tensors = read_tensors(path)
+            if header["crc32"] != _checksum(tensors):
+                raise TensorFileError("its content does not match its checksum")
+        else:
+            tensors, header = read_sealed(path, _KEY)
+        header["position"] = Position(**header["position"])
+    except StateError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise _DamagedError(f"{path} is damaged ({' '.join(str(error).split())})") from error
-    if not whole:
-        raise _DamagedError(f"{path} is damaged (its content does not match its checksum)")
     return header, tensors
 
 
@@ -136,6 +146,7 @@ def _restore(network: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    """Of the states of version 1."""
     total = 0
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -10,15 +10,16 @@ dozens of files that their server hands out by hand only; they are listed, not f
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psla.download import DownloadError, Progress, cannot_write, download
-from psla.files import alone, sha256_of, write_json_atomic
+from psla.files import alone, remove_leftovers, sha256_of
+from psla.sealed import read_json, write_json
 from psla.weights.packaged import DEFAULT, PACKAGED, Packaged
 from psla.weights.published import CATALOGUE, Published
 
@@ -145,6 +146,9 @@ def fetch(entry: Published, progress: Progress = lambda received, total: None) -
             f"--vocabulary {entry.corpus}`"
         )
     if (made := _made(entry)) is not None:
+        if entry.model_file.with_name(entry.model_file.name + ".lock").exists():  # of a process that was killed
+            with suppress(OSError), alone(entry.model_file):
+                remove_leftovers(entry.model_file.parent)
         return made  # of a cache that may be another's, to read only
     try:
         with alone(entry.model_file):
@@ -190,7 +194,7 @@ def _make(entry: Published, progress: Progress) -> Path:
             raise PublishedError(f"what {entry.url} gave is not the published model ({error})") from error
         raise PublishedError(f"{error}: delete {entry.checkpoint} to have it fetched from {entry.url}") from error
     sums = {"sha256": sha256, "model_sha256": sha256_of(entry.model_file)}
-    write_json_atomic(entry.record, {"url": entry.url, "bytes": entry.checkpoint.stat().st_size, **sums})
+    write_json(entry.record, {"url": entry.url, "bytes": entry.checkpoint.stat().st_size, **sums})
     return entry.model_file
 
 
@@ -220,13 +224,7 @@ def _compare(path: Path, known: str | None, entry: Published) -> str:
 def _read_record(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PublishedError(f"{path} is damaged ({error}): delete it") from error
-    if not isinstance(record, dict):
-        raise PublishedError(f"{path} is damaged (no JSON object): delete it")
-    return record
+    return read_json(path, PublishedError, mend="delete it")
 
 
 def listing() -> list[dict[str, Any]]:

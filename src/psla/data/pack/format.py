@@ -15,9 +15,9 @@ from __future__ import annotations
 import csv
 import errno
 import io
-import json
 import os
 import re
+import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,18 @@ import polars as pl
 
 from psla.audio.addresses import PACK_PREFIX
 from psla.audio.decode import AudioError
+from psla.files import sha256_of
+from psla.sealed import read_json
 
 FORMAT_VERSION = 1
 UNFINISHED = "unfinished"  # the folder inside a pack in which it grows
 HEADER_BYTES = 128  # of each .npy file; what follows are samples
+_INFO = frozenset(
+    {
+        *("version", "name", "table_sha256", "vocabulary_sha256", "clips", "shard_clips", "sample_rate"),
+        *("rejected", "splits", "samples", "shard_samples", "sha256"),
+    }
+)
 ADDRESS = r"(?s)^pack://(?:(.*)/)?(\d{5,})/(\d+)\+(\d+)$"
 
 
@@ -72,19 +80,19 @@ def read_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(errno.ENOENT, "there is no such pack", os.fspath(folder))
     try:
-        info = json.loads((path / "pack.json").read_bytes())
+        info = read_json(path / "pack.json", PackError, mend="pack again into a new folder")
     except (FileNotFoundError, NotADirectoryError) as error:
         if (path / UNFINISHED).is_dir():
             raise PackError(f"{folder} is a pack that is not finished: run the same `psla pack` again") from error
         raise PackError(f"{folder} is no pack: it holds no pack.json") from error
-    except ValueError as error:
-        raise PackError(f"{path / 'pack.json'} is damaged ({error}): pack again into a new folder") from error
-    version = info.get("version") if isinstance(info, dict) else None
+    version = info.get("version")
     if version != FORMAT_VERSION:
         raise PackError(
             f"{folder} has pack format version {version}, this psla reads {FORMAT_VERSION}; pack the clips again "
             "with this psla, or read the pack with the one that wrote it"
         )
+    if unknown := sorted(info.keys() - _INFO):
+        raise PackError(f"{path / 'pack.json'} has the unknown key {unknown[0]!r:.80}: pack again into a new folder")
     if not isinstance(rate := info.get("sample_rate"), int) or rate < 1:
         raise PackError(f"{folder} states the sample rate {rate!r} in its pack.json: pack again into a new folder")
     return info
@@ -120,9 +128,41 @@ def located(frame: pl.DataFrame, folder: Path) -> pl.DataFrame:
 
 
 def read_rejected(path: Path) -> list[tuple[str, str, str]]:
-    """Clip ids, paths and reasons."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [(row[0], row[1], row[2]) for row in list(csv.reader(file))[1:]]
+    """Clip ids, paths and reasons.
+
+    Raises:
+        PackError: it is no such table.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file, strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PackError(f"{path} is damaged ({error}): pack again into a new folder") from error
+    if rows[:1] != [["clip_id", "path", "reason"]] or any(len(row) != 3 for row in rows):
+        raise PackError(f"{path} is damaged (its lines must have clip_id, path, reason): pack again into a new folder")
+    return [(row[0], row[1], row[2]) for row in rows[1:]]
+
+
+def check_listed(folder: Path, info: dict[str, Any], name: str) -> Path:
+    """A file of a pack, if it is the one that pack.json lists.
+
+    Raises:
+        PackError: it is another.
+    """
+    known = info.get("sha256", {}).get(name)
+    if known is not None and sha256_of(folder / name) != known:
+        raise PackError(f"{folder / name} is not the file that was packed: copy it again, or pack again")
+    return folder / name
+
+
+def check_clip(samples: np.ndarray, crc32: int, where: str) -> None:
+    """Refuse samples that are not those that were packed, such as of shards that were swapped.
+
+    Raises:
+        PackError: they have another checksum.
+    """
+    if zlib.crc32(np.ascontiguousarray(samples).data) != crc32:
+        raise PackError(f"{where} is not what was packed (CRC-32): `psla pack FOLDER --verify` names all such clips")
 
 
 def map_shard(file: Path) -> np.ndarray:
@@ -156,10 +196,24 @@ def read_address(path: str, rate: int, start_s: float | None = None, end_s: floa
     try:
         samples = _mapped(shard_path(found[1], int(found[2])))[begin : begin + int(found[4])]
         _checked_rate(found[1], rate)
+        known = _checksums(found[1], int(found[2])).get(begin)
+        if known is not None and len(samples) == known[0]:
+            check_clip(samples, known[1], path)
     except PackError as error:
         raise AudioError(path, str(error)) from error
     first = round((start_s or 0.0) * rate)
     return samples[first : None if end_s is None else round(end_s * rate)]
+
+
+@lru_cache(maxsize=64)
+def _checksums(folder: str, shard: int) -> dict[int, tuple[int, int]]:
+    """Samples and CRC-32 of the clips of a shard, by the sample at which they begin."""
+    rows = pl.scan_parquet(Path(folder) / "clips.parquet", glob=False).filter(pl.col("shard") == shard)
+    try:
+        found = rows.select("offset", "samples", "crc32").collect()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise PackError(f"{folder}/clips.parquet cannot be read ({error}): pack again into a new folder") from error
+    return {offset: (samples, crc) for offset, samples, crc in found.iter_rows()}
 
 
 _mapped = lru_cache(maxsize=64)(map_shard)

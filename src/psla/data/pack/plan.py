@@ -25,7 +25,7 @@ import polars as pl
 from psla.audio.pool import DecodePool, Job
 from psla.data.clips import Clips
 from psla.data.pack.format import FORMAT_VERSION, UNFINISHED, PackError
-from psla.files import write_json_atomic
+from psla.sealed import read_json, write_json
 
 _HASHED_ROWS = 100_000
 _SAMPLED = (4, 32)  # least and most clips that are decoded to learn how long clips are; between them, one in a hundred
@@ -79,7 +79,7 @@ def begin(out: Path, plan: PackPlan) -> None:
         raise PackError(f"{out} holds other files: give a new or empty folder for the pack")
     try:
         if not file.exists():
-            write_json_atomic(file, asdict(plan))  # first: a folder with anything else in it is not ours
+            write_json(file, asdict(plan))  # first: a folder with anything else in it is not ours
         (out / "waveforms").mkdir(exist_ok=True)
         if not os.access(out / "waveforms", os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -97,7 +97,7 @@ def read_plan(out: Path) -> PackPlan:
         PackError: there is none, one of another version, or one that states no sample rate.
     """
     try:
-        stored = json.loads((out / UNFINISHED / "plan.json").read_bytes())
+        stored = read_json(out / UNFINISHED / "plan.json", PackError, mend="delete the folder and pack anew")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise PackError(f"{out} is no pack that was begun: it holds no {UNFINISHED}/plan.json") from error
     if stored.get("version") != FORMAT_VERSION:
@@ -109,6 +109,10 @@ def read_plan(out: Path) -> PackPlan:
         raise PackError(
             f"{out} was begun by an earlier psla, without a sample rate in its plan: finish it with that one, or give "
             "another folder"
+        )
+    if stored.keys() != PackPlan.__dataclass_fields__.keys():
+        raise PackError(
+            f"{out}: its {UNFINISHED}/plan.json has other keys than a plan: delete the folder and pack anew"
         )
     return PackPlan(**stored)
 

@@ -19,6 +19,8 @@ from psla.data.pack.format import (
     ADDRESS,
     HEADER_BYTES,
     PackError,
+    check_clip,
+    check_listed,
     check_rate,
     map_shard,
     read_info,
@@ -59,14 +61,14 @@ class Pack:
         """The table of the clips in the pack; their paths say where the pack lies.
 
         Raises:
-            ClipsError: clips.parquet is damaged.
+            ClipsError, PackError: clips.parquet is damaged, or another's.
         """
-        return Clips.read(self.folder / "clips.parquet")
+        return Clips.read(check_listed(self.folder, self.info, "clips.parquet"))
 
     @cached_property
     def rejected(self) -> list[tuple[str, str, str]]:
         """Clip id, path and reason of the clips that could not be decoded."""
-        return read_rejected(self.folder / "rejected.csv")
+        return read_rejected(check_listed(self.folder, self.info, "rejected.csv"))
 
     def __repr__(self) -> str:
         return f"Pack({str(self.folder)!r}: {self.info['clips']} clips, {self.info['rejected']} rejected)"
@@ -104,6 +106,9 @@ class PackSource:
         self._file = places.join(numbered, on=["folder", "shard"], how="left", maintain_order="left")["file"].to_numpy()
         self._begin = places["offset"].to_numpy()
         self._end = self._begin + places["samples"].to_numpy()
+        self._sums = clips.frame["crc32"].to_numpy() if "crc32" in clips.frame.columns else None
+        self._whole = self._begin, self._end
+        self._unchecked = np.ones(len(clips), dtype=bool)
         if clips.frame["start_s"].null_count() + clips.frame["end_s"].null_count() < 2 * len(clips):
             self._begin, self._end = _spans(clips.frame, rate, self._begin, self._end)
         self._open_files()
@@ -112,13 +117,20 @@ class PackSource:
         return len(self.clip_ids)
 
     def read(self, index: int) -> np.ndarray:
-        """See `ClipSource.read`; the waveform is read-only. A part that begins after the clip's end: AudioError."""
+        """See `ClipSource.read`; the waveform is read-only. A part that begins after the clip's end: AudioError; a clip
+        that is not what was packed: PackError.
+        """
         if not 0 <= index < len(self.clip_ids):
             raise IndexError(f"clip {index} of a source with clips 0 .. {len(self) - 1}")
         file = self._file[index]
         samples = self._maps[file]
         if samples is None:
             samples = self._map(file)
+        if self._sums is not None and self._unchecked[index]:  # once: the first epoch pays for it
+            whole = samples[self._whole[0][index] : self._whole[1][index]]
+            if not np.isnan(self._sums[index]):  # a row that is of no pack of this psla
+                check_clip(whole, int(self._sums[index]), f"{self._files[file]}: clip {self.clip_ids[index]!r}")
+            self._unchecked[index] = False
         begin, end = self._begin[index], self._end[index]
         if begin >= end:
             raise AudioError(self.clip_ids[index], "the part asked for begins where the clip has ended")

@@ -29,11 +29,13 @@ import polars as pl
 from psla.audio.addresses import PACK_PREFIX
 from psla.audio.decode import AudioError
 from psla.audio.pool import DecodePool, Job
+from psla.audio.sound_file import PassingError
 from psla.data.clips import Clips, read_table
 from psla.data.pack.format import FORMAT_VERSION, UNFINISHED, PackError, read_rejected, shard_header, shard_path
 from psla.data.pack.plan import DiskSpace, PackPlan, as_disk_full, begin, check_same, read_plan, table_hash
 from psla.data.pack.reading import Pack
-from psla.files import Journal, JournalError, atomic_write, sha256_of, write_json_atomic, write_text_atomic
+from psla.files import Journal, JournalError, atomic_write, sha256_of, write_text_atomic
+from psla.sealed import write_json
 
 SHARD_CLIPS = 10_000  # 3.2 GB of ten-second clips: AudioSet is 207 files, which one process may have open at once
 TIMEOUT_S = 30.0
@@ -70,7 +72,7 @@ def pack(
         workers: processes that decode, 1 or more.
         part: (i, n), 1 <= i <= n: only each n-th shard, from the i-th on; `merge` puts the parts together.
         shard_clips: rows of the table in a shard, 1 or more.
-        timeout_s: seconds without a block of samples, above 0, after which a decoder is given up. It is tried twice.
+        timeout_s: seconds without a block of samples, above 0, after which a decoder is given up. It is tried again.
         progress: told the state after each clip.
         decoder: see `DecodePool`.
 
@@ -115,8 +117,8 @@ def pack(
         state = Progress(total, resumed, resumed, 0)
         progress(state)
         if missing:
-            # A second attempt, for the pack must not depend on what else went on in the machine.
-            with DecodePool(workers, timeout_s, attempts=2, decoder=decoder) as pool:
+            # Several attempts, for the pack must not depend on what else went on in the machine.
+            with DecodePool(workers, timeout_s, decoder=decoder) as pool:
                 _pack_shards(out, clips, plan, missing, pool, state, progress)
     return merge(out) if parts == 1 else None
 
@@ -149,12 +151,10 @@ def merge(folder: str | os.PathLike[str]) -> Pack:
         "shard_samples": [int(totals.get(shard, 0)) for shard in range(plan.shards)],
     }
     with as_disk_full(out):
-        for name in ("clips.parquet", "rejected.csv", "pack.json"):
-            remove_torn(out / name)
         whole.write(out / "clips.parquet")
         write_rejected(out / "rejected.csv", rejected)
         info["sha256"] = {name: sha256_of(out / name) for name in ("clips.parquet", "rejected.csv")}
-        write_json_atomic(out / "pack.json", info)
+        write_json(out / "pack.json", info)
     shutil.rmtree(out / UNFINISHED)
     return Pack.open(out)
 
@@ -220,10 +220,7 @@ class ShardWriter(contextlib.AbstractContextManager):
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> ShardWriter:
-        target = shard_path(self._out, self._shard)
-        for file in (target, rejections_path(self._out, self._shard), index_path(self._out, self._shard)):
-            remove_torn(file)
-        temporary = self._stack.enter_context(atomic_write(target))
+        temporary = self._stack.enter_context(atomic_write(shard_path(self._out, self._shard)))
         self._file = self._stack.enter_context(open(temporary, "wb"))
         self._file.write(shard_header(0))
         return self
@@ -233,6 +230,10 @@ class ShardWriter(contextlib.AbstractContextManager):
 
     def add(self, row: int, clip_id: str, result: np.ndarray | AudioError) -> None:
         """The samples of the next clip, or why there are none."""
+        if isinstance(result, PassingError):
+            raise PackError(
+                f"{result}; it is away: run the same command again when it is back, what is finished is kept"
+            )
         if isinstance(result, AudioError):
             self._rejected.append((clip_id, result.path, result.reason))
             return
@@ -283,12 +284,6 @@ def index_path(out: Path, shard: int) -> Path:
 def rejections_path(out: Path, shard: int) -> Path:
     """The rejected clips of a shard, until the pack is finished."""
     return out / UNFINISHED / f"{shard:05d}.csv"
-
-
-def remove_torn(target: Path) -> None:
-    """What a process that was killed left of this file; see `atomic_write`."""
-    for torn in target.parent.glob(f".????????????.{target.name}"):
-        torn.unlink()
 
 
 def write_rejected(path: Path, rows: list[tuple[str, str, str]]) -> None:

@@ -12,7 +12,6 @@ Not covered: choosing by several seeds, and the search for candidates, which are
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from psla.lab.folds.answers import FOLDS, RULE, VARIANTS, Answers, Pair, choose,
 from psla.lab.folds.candidates import Candidate, SelectionError
 from psla.lab.tables.results import parameters
 from psla.metrics.predictions import Predictions
+from psla.sealed import read_json
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
 from psla.training.session import check_fit
@@ -250,11 +250,8 @@ def read_choices(path: str | Path) -> dict[int, Candidate]:
         SelectionError: no selection, one of another version, or a recipe that is not the one that was chosen.
     """
     path = Path(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SelectionError(f"{path} is not JSON: {error}") from error
-    if not isinstance(data, dict) or "version" not in data or "folds" not in data:
+    data = read_json(path, SelectionError, mend="`psla lab select` writes it")
+    if "version" not in data or "folds" not in data:
         raise SelectionError(f"{path} is no selection; `psla lab select` writes one, selection.json")
     if data["version"] != VERSION:
         raise SelectionError(f"{path} has selection format {data['version']}, this psla reads {VERSION}")

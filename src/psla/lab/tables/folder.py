@@ -12,7 +12,6 @@ report shows with an interval is computed from them again.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,11 +22,12 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from psla.data.clips import Clips
 from psla.data.labels import Labels
-from psla.files import sha256_of, write_json_atomic, write_text_atomic
+from psla.files import scratch, sha256_of, write_json_atomic, write_text_atomic
 from psla.lab.experiment import LabError, changed, machine, today
 from psla.lab.tables.plan import Job
 from psla.lab.tables.rows import current_name
 from psla.metrics.predictions import Predictions, average
+from psla.sealed import seal_text
 from psla.training.keys import flatten
 from psla.training.recipe import Recipe
 from psla.training.run import Run
@@ -225,9 +225,9 @@ class Lab:
         kept = self.folder / "clips.parquet"
         if self.stored is not None and kept.is_file():
             return sha256_of(kept)
-        with tempfile.TemporaryDirectory() as folder:
-            self.clips.write(Path(folder) / "clips.parquet")
-            return sha256_of(Path(folder) / "clips.parquet")
+        with scratch(kept) as temporary:
+            self.clips.write(temporary)
+            return sha256_of(temporary)
 
     def write(self, seeds: Sequence[int], rows: Sequence[str], command: str, row_files: Sequence[Path] = ()) -> None:
         """Write the clips and the recipe, if they are not there, the user's own rows, and lab.json."""
@@ -236,7 +236,7 @@ class Lab:
                 write_text_atomic(self.folder / "rows" / path.name, path.read_text(encoding="utf-8"))
         if self.stored is None:
             self.clips.write(self.folder / "clips.parquet")
-            write_text_atomic(self.folder / "recipe.yaml", self.recipe.to_yaml())
+            write_text_atomic(self.folder / "recipe.yaml", seal_text(self.recipe.to_yaml()))
         name, counts, classes = self.clips.name, self.clips.counts(), len(self.clips.vocabulary)
         LabInfo(
             version=VERSION,

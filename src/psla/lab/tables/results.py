@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from psla.data.labels import Labels
-from psla.lab.experiment import costs, spread, whole_mean
+from psla.lab.experiment import LabError, costs, spread, whole_mean
 from psla.lab.sweep import sweep
 from psla.lab.tables.folder import METRICS, Lab, RowResult, SeedResult
 from psla.lab.tables.plan import Plan
@@ -29,6 +29,7 @@ from psla.metrics.predictions import Predictions, average
 from psla.metrics.scores import Scores, score
 from psla.model.backbones.contract import build_backbone
 from psla.model.pooling import Pooling
+from psla.sealed import read_json
 from psla.techniques.aggregation import ensemble
 from psla.training.keys import flatten
 from psla.training.recipe import Recipe
@@ -195,7 +196,7 @@ def _enhancement(lab: Lab, plan: Plan, name: str, found: Sequence[Evidence]) -> 
         job = plan.jobs[plan.keys[name, each.seed]]
         teacher = lab.run(plan.jobs[job.teachers[0]])
         added = lab.folder / "labels" / each.runs[0].folder.name / "enhancement.json"
-        row = json.loads(added.read_text(encoding="utf-8"))
+        row = read_json(added, LabError, needed=["classes_added_to"])
         taught_by = evidence(plan.rows[name], {each.seed: [teacher]}, lab.split)[0]
         before, after = (evidence.scores(lab.true_labels) for evidence in (taught_by, each))
         impacted = np.isin([scores.id for scores in before[0].per_class], row.pop("classes_added_to"))
