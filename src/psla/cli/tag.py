@@ -46,7 +46,10 @@ ModelOption = Annotated[
     str | None,
     typer.Option(help="The model, by default $PSLA_MODEL, else that of the user's config.yaml, else audioset-small."),
 ]
-Top = Annotated[int | None, typer.Option(min=1, help="How many classes to show: 5, or all that reach --threshold.")]
+Top = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many classes to show: 5, or all that reach --threshold or a calibrated model's own."),
+]
 Classes = Annotated[
     list[str] | None, typer.Option(help="Only this class, by name or id, and its kinds; may be given again.")
 ]
@@ -123,10 +126,12 @@ def tag(
 
         model_path, tagger = _tagger(choice, hop, combine, precision)
         rule = EventRule(threshold, release, max_gap, min_length) if events or audacity else None
-        shown = 5 if top is None and threshold is None else top
+        own = top is None and threshold is None and bool(tagger.calibration)  # thresholds that stand for something
+        shown = 5 if top is None and threshold is None and not own else top
         chosen, withheld = _asked(classes, exclude, drop_speech, speech_threshold, tagger.model.vocabulary)
         fewer = not (as_json or as_csv) if deepest is None else deepest
-        settings = RowSettings(shown, threshold or 0.0, chosen, roll_up, rule, fewer)
+        level = None if own else threshold or 0.0
+        settings = RowSettings(shown, level, chosen, roll_up, rule, fewer, unfamiliar=top is not None)
         kept = None if embeddings is None else EmbeddingFile(embeddings)
         views = views_of(tagger, settings, threshold, release, max_gap, min_length) if plot or html else None
         model_hash = f"{sha256_of(model_path)} {precision.value}" if journal else ""
@@ -210,6 +215,8 @@ def _introduce(choice: Choice, model: Model, settings: RowSettings, quiet: bool)
     none_better = name == DEFAULT == named("audioset").name
     better = "; a better one: psla models --fetch mn10_as, then --model audioset" if none_better else ""
     level = f"threshold {settings.threshold:g}" if settings.threshold else "no threshold"
+    if settings.threshold is None:
+        level = f"thresholds the model's own, for {model.card.calibration['goal']}"
     if rule is not None and rule.threshold is None:
         own = "the model's own, else " if model.card.thresholds else ""
         level = f"threshold of events {own}{THRESHOLD:g}"

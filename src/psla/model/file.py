@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 
 from psla.data.vocabulary import Vocabulary
+from psla.model import clip_ids
 from psla.model.backbones.contract import BACKBONES
+from psla.model.calibration import Calibration
 from psla.model.frontends.contract import front_end_config
 from psla.model.network import NetworkConfig, TaggingModel, TaggingNetwork
 from psla.model.pooling import HEADS
@@ -48,7 +50,8 @@ class ModelCard:
 
     recipe: the resolved recipe, as plain data. scores: as in scores.json. licence: of the weights. training_data: what
     they were trained on, and its licence. provenance: the run, the epochs averaged, the software. thresholds: for each
-    class id, where one was fitted.
+    class id, where one was fitted. calibration: maps of probabilities (`psla.model.calibration`). training_clips: on
+    which clips, as `psla.model.clip_ids` has them; empty: the file does not say.
     """
 
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -57,6 +60,8 @@ class ModelCard:
     training_data: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
+    training_clips: str = ""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelCard:
@@ -70,12 +75,13 @@ class ModelCard:
         if unknown := sorted(str(key) for key in values if key not in known):
             raise ValueError(f"the card has the unknown fields {', '.join(unknown)}; known are {', '.join(known)}")
         for name, value in values.items():
-            text = name in ("licence", "training_data")
+            text = name in ("licence", "training_data", "training_clips")
             if not isinstance(value, str if text else dict):
                 raise ValueError(f"the card's {name} must be {'text' if text else 'a JSON object'}, not {value!r:.80}")
         for id, threshold in values.get("thresholds", {}).items():
             if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
                 raise ValueError(f"the threshold of {id!r} must be a finite number, not {threshold!r:.80}")
+        clip_ids.count(values.get("training_clips", ""))  # refuses what is none
         return cls(**values)
 
 
@@ -116,7 +122,7 @@ def save_model(
         raise ValueError(f"dtype must be float32 or float16, not {dtype!r}")
     if network.config.classes != len(vocabulary):
         raise ModelFileError(f"the network has {network.config.classes} classes, the vocabulary {len(vocabulary)}")
-    _check_thresholds(card, vocabulary)
+    _check_classes(card, vocabulary)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     if dtype == "float16":
         tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
@@ -124,15 +130,28 @@ def save_model(
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise ModelFileError(f"{name} has numbers that float16 cannot hold: store the model as float32")
     header = {
-        "version": VERSION,
         "architecture": {key: value for key, value in asdict(network.config).items() if key != "front_end"},
         "front_end": network.config.front_end.to_dict(),
         "vocabulary": vocabulary.to_dict(),
-        "card": asdict(card),
-        "sha256": _digest(tensors),
     }
+    return _write(path, tensors, header, card)
+
+
+def with_card(path: str | Path, out: str | Path, card: ModelCard) -> Path:
+    """Write a model file with the weights of another, to the bit, and another card; atomically.
+
+    Raises:
+        ModelFileError: `path` is no model file, or the card has classes that are not in its vocabulary.
+    """
+    model, header = load_model(path), read_header(path)
+    _check_classes(card, model.vocabulary)
+    return _write(out, read_tensors(path), {part: header[part] for part in _PARTS if part != "card"}, card)
+
+
+def _write(path: str | Path, tensors: Mapping[str, Tensor], header: dict[str, Any], card: ModelCard) -> Path:
+    whole = {"version": VERSION, **header, "card": asdict(card), "sha256": _digest(tensors)}
     try:
-        text = json.dumps(header, allow_nan=False)
+        text = json.dumps(whole, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"the card cannot be written as JSON: {error}") from error
     return write_tensors(path, tensors, {_KEY: text})
@@ -207,7 +226,7 @@ def load_model(path: str | Path) -> Model[TaggingNetwork]:
         config = _config(header)
         vocabulary = _vocabulary(header["vocabulary"])
         card = ModelCard.from_dict(header["card"])
-        _check_thresholds(card, vocabulary)
+        _check_classes(card, vocabulary)
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"{path}: the metadata cannot be used: {error}") from error
     if config.classes != len(vocabulary):
@@ -305,9 +324,10 @@ def _vocabulary(values: dict[str, Any]) -> Vocabulary:
     return Vocabulary.from_dict(values)
 
 
-def _check_thresholds(card: ModelCard, vocabulary: Vocabulary) -> None:
+def _check_classes(card: ModelCard, vocabulary: Vocabulary) -> None:
     if unknown := [id for id in card.thresholds if id not in vocabulary]:
         raise ModelFileError(f"thresholds of classes that are not in the vocabulary: {', '.join(unknown[:5])}")
+    Calibration(card.calibration, vocabulary)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -33,7 +33,7 @@ window (which is a little longer than the clips that a model was trained on: 10.
 that hears each recording at its own length, its shortest.
 
 `unfamiliar`: like none of the model's classes, if the model can tell (`psla.model.familiarity`); windows are combined
-as for the probabilities.
+as for the probabilities. A step is so whose windows are so (the same, of those that it lies in): no event is there.
 
 Not covered: a narrow band whose rest holds other noise than that of rounding, such as that of an analogue tape.
 """
@@ -226,6 +226,7 @@ class Recording:
         self._sum, self._highest = np.zeros(len(vocabulary)), np.full(len(vocabulary), -np.inf)
         self._feature_sum: np.ndarray | float = 0.0
         self._familiarity: list[tuple[float, int]] = []  # of each window, and its samples
+        self._familiar_steps = Timeline(step, 1, sample_rate)
         self._weight = 0
 
     def add(
@@ -251,6 +252,7 @@ class Recording:
         self._frames.add(begin, end, frames)
         if familiarity is not None:
             self._familiarity.append((familiarity, length))
+            self._familiar_steps.add(begin, end, np.full((len(frames), 1), familiarity))
         if features is not None:
             if self._features is None:
                 self._features = Timeline(self.step, features.shape[1], self.sample_rate)
@@ -276,6 +278,7 @@ class Recording:
             windows=self.windows,
             flags=(*flags, UNFAMILIAR) if self._unfamiliar() else flags,
             embedding=embedding,
+            unfamiliar=self._familiar_steps.read(self.samples)[0][:, 0] < 0 if self._familiarity else None,
         )
 
     def _unfamiliar(self) -> bool:

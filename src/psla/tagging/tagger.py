@@ -23,6 +23,7 @@ import numpy as np
 from psla.audio.decode import AudioStream, Source, from_array
 from psla.audio.pool import decode_pool
 from psla.audio.worker import checked_rate
+from psla.model.calibration import Calibration
 from psla.model.ensemble import EnsembleError
 from psla.model.file import Model
 from psla.model.inference import tag_waveforms
@@ -45,10 +46,13 @@ class Tagger:
         combine: how several windows become one clip, `mean` or `max`; see `psla.tagging.recording`.
         precision: of the backbone: `float32`, or, for a faster copy of the network, `folded`, which moves a probability
             by about 1e-6, or `bf16`, which moves it by up to a few hundredths.
+        calibrated: whether each window's probabilities go through the model's calibration, where it has one.
 
     Attributes:
         sample_rate: of the waveforms that the model hears, in Hz; audio of any rate is brought to it.
         window_s, hop_s, step_s: seconds of a window, from one window to the next, and of a step of the frames.
+        calibration: the maps in force; false where there are none.
+        thresholds: by class id, the model's own; without calibration, of classes that have none.
 
     Raises:
         ValueError: a hop out of range, or an unknown rule.
@@ -61,7 +65,12 @@ class Tagger:
     """
 
     def __init__(
-        self, model: Model, hop_s: float | None = None, combine: Combine = "mean", precision: Precision = "float32"
+        self,
+        model: Model,
+        hop_s: float | None = None,
+        combine: Combine = "mean",
+        precision: Precision = "float32",
+        calibrated: bool = True,
     ) -> None:
         if combine not in ("mean", "max"):
             raise ValueError(f"combine must be mean or max, not {combine!r}")
@@ -72,6 +81,9 @@ class Tagger:
         if hop_s is not None and not 1 / rate <= hop_s <= self.window_s:
             raise ValueError(f"hop_s must be above 0 and at most the window of {self.window_s:g} s, not {hop_s}")
         self.model, self.combine = model, combine
+        self.calibration = Calibration(model.card.calibration if calibrated else {}, model.vocabulary)
+        other = set() if calibrated else set(model.card.calibration.get("classes", {}))  # thresholds on another scale
+        self.thresholds = {id: value for id, value in model.card.thresholds.items() if id not in other}
         self.hop_samples = self.window_samples if hop_s is None else round(hop_s * rate)
         self.hop_s = self.hop_samples / rate
         network.eval()
@@ -174,7 +186,8 @@ class Tagger:
         tagging = tag_waveforms(self._network, [window for _, window in batch], self.sample_rate, device)
         if embed and tagging.frame_features is None:
             raise EnsembleError("an ensemble has no features of its own: ask one of its members")
-        clips, frames = tagging.clip_probabilities.cpu().numpy(), tagging.frame_probabilities.cpu().numpy()
+        said = (tagging.clip_probabilities, tagging.frame_probabilities)
+        clips, frames = (self.calibration(each.cpu().numpy()) for each in said)
         features = None if tagging.frame_features is None or not embed else tagging.frame_features.cpu().numpy()
         familiarity = [None] * len(batch) if tagging.familiarity is None else tagging.familiarity.tolist()
         for row, (recording, window) in enumerate(batch):
@@ -200,6 +213,7 @@ def load(
     hop_s: float | None = None,
     combine: Combine = "mean",
     precision: Precision = "float32",
+    calibrated: bool = True,
 ) -> Tagger:
     """The tagger of a model: a model file, an ensemble's file, or a model by name.
 
@@ -207,7 +221,7 @@ def load(
         model: a path, or a name that `psla models` lists: `audioset-small` and `esc10-lite0` come with the package, a
             published model is fetched at first use. None: that of `$PSLA_MODEL`, else of the user's configuration,
             else `audioset-small` (`psla.weights.choice`).
-        hop_s, combine, precision: as `Tagger` takes them.
+        hop_s, combine, precision, calibrated: as `Tagger` takes them.
 
     Raises:
         ModelFileError, EnsembleError, PublishedError, DownloadError: as `psla.weights.catalogue.load_any`.
@@ -218,7 +232,7 @@ def load(
         >>> len(load("esc10-lite0").model.vocabulary)
         10
     """
-    return Tagger(load_any(choose(model).model), hop_s, combine, precision)
+    return Tagger(load_any(choose(model).model), hop_s, combine, precision, calibrated)
 
 
 def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[np.ndarray]:

@@ -31,6 +31,7 @@ from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
 from psla.download import cache_folder
 from psla.files import is_text, sha256_of, write_json_atomic
+from psla.model.clip_ids import hashed
 from psla.model.file import Model, ModelCard, load_model, save_model
 from psla.model.network import TaggingNetwork
 from psla.synth.plain_signals import KINDS
@@ -265,4 +266,5 @@ def _card(base: Model, clips: Clips, report: dict[str, Any], fitted: np.ndarray)
         training_data=f"{clips.name or 'clips'}, on features of a model of: {base.card.training_data or 'not stated'}",
         provenance={"fit": made, "model": base.card.provenance},
         thresholds=dict(zip(clips.vocabulary.ids, map(float, fitted), strict=True)),
+        training_clips=hashed(clips.clip_ids, base.card.training_clips),
     )
