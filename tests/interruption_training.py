@@ -41,8 +41,9 @@ from psla.techniques.sampling import EpochPlan, simulated_unseen
 from psla.training import batch_norm
 from psla.training.devices import Runtime, open_fabric, predict_together
 from psla.training.features import hear as hear_features
-from psla.training.fit import fit, open_clips
+from psla.training.fit import fit
 from psla.training.loader import Loader
+from psla.training.own_clips import open_clips
 from psla.training.recipe import Recipe
 from psla.training.run import Run
 from psla.training.session import TrainingInterrupted, build_network, resume, train

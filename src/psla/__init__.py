@@ -25,6 +25,7 @@ _NAMES = {
     "TaggingNetwork": "psla.model.network",
     "Vocabulary": "psla.data.vocabulary",
     "calibrate": "psla.training.calibrate",
+    "find": "psla.training.similar",
     "fit": "psla.training.fit",
     "load": "psla.tagging.tagger",
     "read_released": "psla.weights.readers.psla",
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from psla.training.recipe import Recipe as Recipe
     from psla.training.run import Run as Run
     from psla.training.session import train as train
+    from psla.training.similar import find as find
     from psla.weights.readers.contract import read_weights as read_weights
     from psla.weights.readers.psla import read_released as read_released
 

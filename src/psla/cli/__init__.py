@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from psla.cli import calibrate, corpus, fit, lab, labels, models, pack, predictions, tag, training
+from psla.cli import calibrate, corpus, find, fit, lab, labels, models, pack, predictions, tag, training
 from psla.cli.console import guarded
 
 Command = Callable[..., None]
@@ -31,6 +31,7 @@ app = _group(
         training.teach,
         fit.fit,
         calibrate.calibrate,
+        find.find,
         predictions.predict,
         predictions.evaluate,
         tag.tag,

@@ -130,8 +130,9 @@ def tag(
         shown = 5 if top is None and threshold is None and not own else top
         chosen, withheld = _asked(classes, exclude, drop_speech, speech_threshold, tagger.model.vocabulary)
         fewer = not (as_json or as_csv) if deepest is None else deepest
-        level = None if own else threshold or 0.0
-        settings = RowSettings(shown, level, chosen, roll_up, rule, fewer, unfamiliar=top is not None)
+        settings = RowSettings(
+            shown, None if own else threshold or 0.0, chosen, roll_up, rule, fewer, unfamiliar=top is not None
+        )
         kept = None if embeddings is None else EmbeddingFile(embeddings)
         views = views_of(tagger, settings, threshold, release, max_gap, min_length) if plot or html else None
         model_hash = f"{sha256_of(model_path)} {precision.value}" if journal else ""

@@ -206,7 +206,7 @@ def _from_version_1(header: dict[str, Any]) -> dict[str, Any]:
 
 # What files of version 2 may lack: fields that came later, with what was meant before they were there.
 _LATER: dict[str, dict[str, Any]] = {
-    "architecture": {"head": "attention", "options": {}, "familiarity": 0},
+    "architecture": {"head": "attention", "options": {}, "familiarity": 0, "fitted": 0, "fitted_head": ""},
     "front_end": {"shortest_frames": 0, "repeat_frames": 0},
 }
 
@@ -232,7 +232,9 @@ def load_model(path: str | Path) -> Model[TaggingNetwork]:
     if config.classes != len(vocabulary):
         raise ModelFileError(f"{path}: {config.classes} outputs for a vocabulary of {len(vocabulary)} classes")
     # The largest that the architecture can ask for; the rest of a network is bounded by its backbone's options.
-    needed = {f"pooling.{HEADS[config.head].largest}": max(config.heads, 1) * config.classes}
+    where, kept = ("pooling.kept", config.classes - config.fitted) if config.fitted else ("pooling", config.classes)
+    needed = {f"{where}.{HEADS[config.head].largest}": max(config.heads, 1) * kept}
+    needed |= {"pooling.fitted.output.weight": config.fitted} if config.fitted else {}
     for name, rows in (needed | ({"familiarity.weight": config.familiarity} if config.familiarity else {})).items():
         if shapes.get(name, ())[:1] != (rows,):
             found = f"has the shape {shapes[name]}" if name in shapes else "is missing"
@@ -292,7 +294,8 @@ def config_name(config: NetworkConfig) -> str:
     usual = BACKBONES[config.backbone].options
     options = ", ".join(f"{name} {value}" for name, value in config.options.items() if value != usual[name])
     head = f"{config.heads} heads" if config.head == "attention" else f"head {config.head}"
-    return f"{config.backbone}{f' ({options})' if options else ''}, {head}, {config.classes} classes"
+    own = f" and {config.fitted_head} for {config.fitted} classes" if config.fitted else ""
+    return f"{config.backbone}{f' ({options})' if options else ''}, {head}{own}, {config.classes} classes"
 
 
 def _config(header: dict[str, Any]) -> NetworkConfig:

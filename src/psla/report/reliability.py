@@ -32,12 +32,10 @@ def diagram(before: Bins, after: Bins) -> Figure:
     shares.plot([0, 1], [0, 1], color=drawing.GREY, linestyle=":", linewidth=1)
     curves = [("before", before), ("after", after)]
     for values, key, label in ((shares, "share", "share that is so"), (counts, "clips", "clips")):
-        lines = [
-            drawing.Curve(name if values is shares else "", _column(bins, "probability"), _column(bins, key))
-            for name, bins in curves
-        ]
-        drawing.plot(values, lines, label, "" if values is shares else "probability that is said")
-    counts.legend().remove()
+        for style, (name, bins) in enumerate(curves):
+            named = name if values is shares else ""
+            line = drawing.Curve(named, _column(bins, "probability"), _column(bins, key), style=style)
+            drawing.plot(values, [line], label, "" if values is shares else "probability that is said")
     counts.set_yscale("log")
     shares.set_xlim(0, 1)
     shares.set_ylim(0, 1)

@@ -95,14 +95,14 @@ def find_events(
         [(1.0, 3.0, 'dog')]
     """
     rule = rule or EventRule()
-    events, parts = [], _unbroken(result.times)
+    events, parts, own = [], _unbroken(result.times), frozenset(result.own)
     for sound in result.vocabulary:
         threshold = rule.threshold
         if threshold is None:
             threshold = (thresholds or {}).get(sound.id, THRESHOLD)
         for part in parts:
             probability, times = result.frames[part, sound.index], result.times[part]
-            if result.unfamiliar is not None:
+            if result.unfamiliar is not None and sound.id in own:
                 probability = np.where(result.unfamiliar[part], 0.0, probability)
             for first, last in _spans(probability, threshold, rule, times):
                 onset, offset = float(times[first, 0]), float(times[last, 1])

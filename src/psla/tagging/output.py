@@ -72,11 +72,13 @@ def row_of(file: FileResult, settings: RowSettings, thresholds: Mapping[str, flo
     if file.result is None:
         return {"path": file.path, "status": FAILED, "error": file.reason}
     result = looked_at(file.result, settings)
-    top = len(result.vocabulary) if settings.top is None else settings.top
+    named, top = result, len(result.vocabulary) if settings.top is None else settings.top
     if UNFAMILIAR in result.flags and not settings.unfamiliar:
-        top = 0  # what is like none of the classes gets the name of none
+        # What is like none of the classes gets the name of none; others may have been kept beside them.
+        others = [id for id in result.vocabulary.ids if id not in result.own]
+        named, top = result.part(others) if others else result, top if others else 0
     level = thresholds if settings.threshold is None else settings.threshold
-    row = {"path": file.path, "status": TAGGED, **result.to_dict(top, level, settings.deepest)}
+    row = {"path": file.path, "status": TAGGED, **named.to_dict(top, level, settings.deepest)}
     if settings.events is not None:
         row["events"] = [event.to_dict() for event in find_events(result, settings.events, thresholds)]
     return row

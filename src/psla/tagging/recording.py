@@ -201,6 +201,7 @@ class Recording:
         step, window, hop: lengths in samples. shortest: what is heard at least, see `TaggingModel`.
         sample_rate: samples in a second.
         combine: `mean` or `max`; see the module's head.
+        own: how many classes, the first ones, the familiarity speaks of; 0: all.
         source_rate: sample rate of the source in Hz, where it is known.
     """
 
@@ -214,11 +215,13 @@ class Recording:
         hop: int,
         sample_rate: int,
         combine: Combine = "mean",
+        own: int = 0,
         source_rate: float | None = None,
     ) -> None:
         self.vocabulary, self.combine, self.source_rate = vocabulary, combine, source_rate
         self.step, self.window, self.hop, self.sample_rate = step, window, hop, sample_rate
         self.shortest = shortest
+        self.own = tuple(vocabulary.ids[: own or None])
         self.windows = self.samples = 0
         self._meter = SignalMeter(sample_rate)
         self._frames = Timeline(step, len(vocabulary), sample_rate)
@@ -279,6 +282,7 @@ class Recording:
             flags=(*flags, UNFAMILIAR) if self._unfamiliar() else flags,
             embedding=embedding,
             unfamiliar=self._familiar_steps.read(self.samples)[0][:, 0] < 0 if self._familiarity else None,
+            own=self.own if self._familiarity else (),
         )
 
     def _unfamiliar(self) -> bool:

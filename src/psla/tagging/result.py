@@ -53,6 +53,7 @@ class TagResult:
         embedding: only where it was asked for.
         dropped_s: seconds of the steps that `psla.tagging.privacy.drop_speech` took out; None where it was not asked.
         unfamiliar: (steps,) bool, the steps of windows that are like none of the classes; None: the model cannot tell.
+        own: ids of the classes that this, and the flag, speaks of: all, but where others were kept beside them.
 
     Example:
         >>> result = TagResult(Vocabulary(["dog", "rain"]), np.float32([0.25, 0.5]), np.float32([[0.25, 0.5]]),
@@ -71,6 +72,7 @@ class TagResult:
     embedding: Embedding | None = None
     dropped_s: float | None = None
     unfamiliar: np.ndarray | None = None
+    own: tuple[str, ...] = ()
 
     def top(
         self, n: int, threshold: float | Mapping[str, float] = 0.0, deepest: bool = False

@@ -27,7 +27,7 @@ from psla.model.calibration import Calibration
 from psla.model.ensemble import EnsembleError
 from psla.model.file import Model
 from psla.model.inference import tag_waveforms
-from psla.model.network import Precision
+from psla.model.network import Precision, TaggingNetwork
 from psla.tagging.batch import BATCH, FileResult, tag_files
 from psla.tagging.recording import Combine, Recording
 from psla.tagging.result import Embedding, TagResult
@@ -173,6 +173,7 @@ class Tagger:
             hop=self.hop_samples,
             sample_rate=self.sample_rate,
             combine=self.combine,
+            own=self._network.config.fitted if isinstance(self._network, TaggingNetwork) else 0,
             source_rate=source_rate,
         )
 

@@ -144,7 +144,7 @@ def look(tagger: Tagger, path: str | Path, settings: RowSettings | None = None, 
         >>> from psla.report.view import draw
         >>> draw(look(tagger, "street.flac"), "street.png")  # doctest: +SKIP
     """
-    settings = settings or RowSettings()
+    settings = settings or RowSettings(unfamiliar=True)
     file = FileResult(str(path), tagger.tag(path))
     views = Views(tagger, settings, settings.events)
     views.add(file, row_of(file, settings, tagger.thresholds))

@@ -199,7 +199,7 @@ def load_init(network: TaggingNetwork, vocabulary: Vocabulary, model: str | Path
         raise PretrainingError(
             f"{path} hears {theirs.front_end.mel_bins} mel bins, the recipe {ours.front_end.mel_bins}: set them alike"
         )
-    same_heads = (theirs.head, theirs.heads) == (ours.head, ours.heads)
+    same_heads = (theirs.head, theirs.heads, theirs.fitted) == (ours.head, ours.heads, ours.fitted)
     carried = [id for id in vocabulary.ids if same_heads and id in found.vocabulary]
     network.backbone.load_state_dict(found.network.backbone.state_dict())
     if carried:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ def calibrate(
 
 
 def ask(
-    base: Model[TaggingNetwork], table: Clips, shared: list[str], progress: Callable[[int], None]
+    base: Model[TaggingNetwork], table: Clips, shared: Sequence[str], progress: Callable[[int], None]
 ) -> tuple[Held, list[str], dict[str, str]]:
     """What the model says of the clips, those that could be read, and why the others could not."""
     source = _Timed(open_source(table, base.network.sample_rate), base.network.window_samples)
@@ -152,7 +152,7 @@ def ask(
     return Held(said, truth, groups, np.array([source.hours[id] for id in ids])), ids, found.rejected
 
 
-def learnt(held: Held, goal: Goal, ids: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def learnt(held: Held, goal: Goal, ids: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the card keeps but for the clips' ids, and what is told beside it: the reliability before and after."""
     positives = held.truth.sum(axis=0)
     recordings = np.array([len(set(held.groups[column])) for column in held.truth.T])
@@ -179,7 +179,7 @@ def learnt(held: Held, goal: Goal, ids: list[str]) -> tuple[dict[str, Any], dict
 
 
 def learn_class(held: Held, column: int, folds: np.ndarray, goal: Goal) -> tuple[dict[str, Any], np.ndarray, Map]:
-    """Map and threshold of one class with what they give; (clips,) probabilities by maps of the other folds; the map."""
+    """Map and threshold of one class with what they give; (clips,) probabilities by the other folds' maps; the map."""
     said, truth = held.said[:, column], held.truth[:, column]
     kinds: tuple[Callable[[np.ndarray, np.ndarray], Map], ...] = (platt, isotonic)
     asked = [np.empty(len(said)) for _ in kinds]

@@ -6,19 +6,20 @@
 
 The cache has a folder for each network file (its SHA-256). A clip's key is made of the SHA-256 of its sound file, or
 the address that it is synthesised from, with its span; in a pack, of its samples. Whoever is killed loses what was
-heard since the last shard; shards are written whole, and no two have one name.
+heard since the last shard; shards are written whole and named after what is in them, so that a cache is the same to the
+byte however often its making broke off.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,8 +138,15 @@ def features_of(network: TaggingNetwork, wave: np.ndarray) -> np.ndarray:
 
 def _keep(folder: Path, keys: list[str], known: dict[str, np.ndarray]) -> None:
     values = torch.from_numpy(np.stack([known[key] for key in keys]))
-    metadata = {"keys": json.dumps(keys), "crc32": str(zlib.crc32(values.numpy().tobytes()))}
-    write_tensors(folder / f"{secrets.token_hex(8)}.safetensors", {"features": values}, metadata)
+    told = json.dumps({"keys": keys, "crc32": zlib.crc32(values.numpy().tobytes())})
+    name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
+    # One metadata key: the library keeps several in no fixed order.
+    write_tensors(folder / f"{name}.safetensors", {"features": values}, {"psla": told})
+
+
+def _first_form(metadata: dict[str, str]) -> dict[str, Any]:
+    """What shards of the first release say, in two keys."""
+    return {"keys": json.loads(metadata["keys"]), "crc32": int(metadata["crc32"])}
 
 
 def _kept(folder: Path, wanted: set[str]) -> dict[str, np.ndarray]:
@@ -147,11 +155,12 @@ def _kept(folder: Path, wanted: set[str]) -> dict[str, np.ndarray]:
     for path in sorted(folder.glob("[!.]*.safetensors")):
         try:
             metadata, _ = read_layout(path)
-            keys = json.loads(metadata["keys"])
+            told = json.loads(metadata["psla"]) if "psla" in metadata else _first_form(metadata)
+            keys = told["keys"]
             if wanted.isdisjoint(keys):
                 continue
             values = read_tensors(path)["features"].numpy()
-            if str(zlib.crc32(values.tobytes())) != metadata["crc32"] or len(values) != len(keys):
+            if zlib.crc32(values.tobytes()) != told["crc32"] or len(values) != len(keys):
                 raise TensorFileError("its numbers are not those that were written")
         except (TensorFileError, KeyError, ValueError) as error:
             raise FeatureCacheError(f"{path} is damaged ({error}): delete it, its clips will be heard again") from error
