@@ -19,8 +19,8 @@ Words = Annotated[
     list[str],
     typer.Argument(
         metavar="[MODEL] RECORDINGS",
-        help="A model whose features are compared, by default that of `psla tag`; then sound files, folders, or patterns "
-        "in quotes.",
+        help="A model whose features are compared, by default that of `psla tag`; then sound files, folders, or "
+        "patterns in quotes.",
     ),
 ]
 

@@ -126,13 +126,10 @@ def tag(
 
         model_path, tagger = _tagger(choice, hop, combine, precision)
         rule = EventRule(threshold, release, max_gap, min_length) if events or audacity else None
-        own = top is None and threshold is None and bool(tagger.calibration)  # thresholds that stand for something
-        shown = 5 if top is None and threshold is None and not own else top
+        shown, level = _levels(top, threshold, tagger)
         chosen, withheld = _asked(classes, exclude, drop_speech, speech_threshold, tagger.model.vocabulary)
         fewer = not (as_json or as_csv) if deepest is None else deepest
-        settings = RowSettings(
-            shown, None if own else threshold or 0.0, chosen, roll_up, rule, fewer, unfamiliar=top is not None
-        )
+        settings = RowSettings(shown, level, chosen, roll_up, rule, fewer, unfamiliar=top is not None)
         kept = None if embeddings is None else EmbeddingFile(embeddings)
         views = views_of(tagger, settings, threshold, release, max_gap, min_length) if plot or html else None
         model_hash = f"{sha256_of(model_path)} {precision.value}" if journal else ""
@@ -175,6 +172,13 @@ def _choice(model: str | None, words: Sequence[str]) -> tuple[Choice, list[str]]
     if model is not None and named is not None:
         raise CommandError(f"two models are named, {model} and {named}: choose one")
     return choose(model or named), expand_sources(sources)
+
+
+def _levels(top: int | None, threshold: float | None, tagger: Tagger) -> tuple[int | None, float | None]:
+    """How many classes are shown, and from which probability on; None: all, and the thresholds of the model's own."""
+    if top is None and threshold is None:
+        return (None, None) if tagger.calibration else (5, 0.0)
+    return top, threshold or 0.0
 
 
 def _tagger(choice: Choice, hop: float | None, combine: Combine, precision: Precision) -> tuple[Path, Tagger]:
