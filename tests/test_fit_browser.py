@@ -33,6 +33,9 @@ def test_the_page_works(odd: tuple, tmp_path: Path, width: int) -> None:  # noqa
     with Page(path, width) as shown:
         assert [each for each in shown.requests if not each.startswith("data:")] == [path.resolve().as_uri()]
         assert shown.evaluate("document.documentElement.scrollWidth") <= width
+        at = {"x": 5, "y": 5, "button": "left", "clickCount": 1}  # nothing plays before a person has touched the page
+        shown.call("Input.dispatchMouseEvent", type="mousePressed", buttons=1, **at)
+        shown.call("Input.dispatchMouseEvent", type="mouseReleased", **at)
         assert shown.evaluate(PLAYED) > 0
         assert shown.evaluate(DECIDED).split(",", 1)[1] == 'clip_id,decision\ncopy,"a, ""b"""\n'
         assert shown.evaluate("document.querySelector('form.decisions output').textContent") == "1 decisions"

@@ -139,7 +139,7 @@ def test_a_trunk_is_tuned(home: Path, toys: None, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_cache_is_the_same_however_often_it_broke_off(
-    home: Path,
+    home: Path,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     toys: None,  # noqa: F811
@@ -205,21 +205,9 @@ def test_what_sounds_alike_is_found(home: Path, tmp_path: Path, toys: None) -> N
     assert {(a, b) for a, b, _ in near_pairs(z, 0.9)} == wanted
     with pytest.raises(SearchError, match="there is nothing to search; the first: "):
         find(model, [str(tmp_path / "broken.wav")], tmp_path / "like.wav", cache=tmp_path / "cache")
-    said = CliRunner().invoke(
-        app,
-        [
-            "find",
-            str(model),
-            *paths,
-            "--like",
-            str(tmp_path / "like.wav"),
-            "--top",
-            "2",
-            "--cache",
-            str(tmp_path / "cache"),
-        ]
-        + ["--out", str(tmp_path / "found.csv"), "--workers", "1"],
-    )
+    words = ["find", str(model), *paths, "--top", "2", "--cache", str(tmp_path / "cache"), "--workers", "1"]
+    words += ["--like", str(tmp_path / "like.wav"), "--out", str(tmp_path / "found.csv")]
+    said = CliRunner().invoke(app, words)
     assert said.exit_code == 0, said.output
     assert "12 windows were searched" in said.output
     assert (tmp_path / "found.csv").read_text().count("\n") == 3

@@ -28,6 +28,7 @@ from psla.model.network import TaggingNetwork
 from psla.training.cross_fit import Task, best_f1, measured
 from psla.training.devices import Runtime
 from psla.training.logistic import Linear
+from psla.training.own_clips import FitError
 from psla.training.recipe import Recipe
 from psla.training.run import Run
 from psla.training.session import resume, train
@@ -126,22 +127,23 @@ def recipe_from(network: TaggingNetwork, clips: int, start: Path) -> Recipe:
 
 
 def _run(network: TaggingNetwork, clips: Clips, folder: Path, told: Callable[[str, int, int], None]) -> Run:
-    train_only = Clips(clips.frame.with_columns(split=pl.lit("train")), clips.vocabulary, clips.name)
-    start = folder.with_suffix(".start.safetensors")
-    run = Run(folder)
-    if run.exists and run.is_finished:
-        return run
-    total = EPOCHS * len(clips)
+    own = Clips(clips.frame.with_columns(split=pl.lit("train")), clips.vocabulary, clips.name)
+    start, fresh, run = folder.with_suffix(".start.safetensors"), folder.with_suffix(".new.safetensors"), Run(folder)
+    recipe, total = recipe_from(network, len(clips), start), EPOCHS * len(clips)
+    start.parent.mkdir(parents=True, exist_ok=True)
+    save_model(fresh, network, clips.vocabulary, ModelCard())
+    if run.exists and ((run.recipe, run.clips) != (recipe, own) or sha256_of(fresh) != sha256_of(start)):
+        fresh.unlink()
+        raise FitError(f"{folder} holds a tuning of something else: delete {folder.parent}, or give another --out")
+    fresh.replace(start)
 
     def progress(stage: str, more: int) -> None:
         told(f"tune {folder.name}", more if stage == "train" else 0, total)
 
     runtime = Runtime(accelerator="cpu")
     if run.exists:
-        return resume(folder, runtime=runtime, progress=progress)
-    start.parent.mkdir(parents=True, exist_ok=True)
-    save_model(start, network, clips.vocabulary, ModelCard())
-    return train(recipe_from(network, len(clips), start), train_only, folder, runtime=runtime, progress=progress)
+        return run if run.is_finished else resume(folder, runtime=runtime, progress=progress)
+    return train(recipe, own, folder, runtime=runtime, progress=progress)
 
 
 def compared(found: Tuned, clips: Clips, task: Task, levels: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
