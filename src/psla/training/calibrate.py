@@ -157,14 +157,14 @@ def learnt(held: Held, goal: Goal, ids: Sequence[str]) -> tuple[dict[str, Any], 
     positives = held.truth.sum(axis=0)
     recordings = np.array([len(set(held.groups[column])) for column in held.truth.T])
     enough = (positives >= LEAST) & (len(held.truth) - positives >= LEAST) & (recordings >= LEAST_RECORDINGS)
-    columns = np.flatnonzero(enough)
+    columns = np.flatnonzero(enough).tolist()
     classes: dict[str, Any] = {}
     after = held.said[:, columns].astype(np.float64)
     unreached = []
     if len(columns):
         folds = folds_of(held.truth[:, columns], held.groups)
         for place, column in enumerate(columns):
-            row, after[:, place], _ = learn_class(held, int(column), folds, goal)
+            row, after[:, place], _ = learn_class(held, column, folds, goal)
             classes[ids[column]] = row
             unreached += [ids[column]] if row.pop("unreached") else []
     truth, before = held.truth[:, columns], np.clip(held.said[:, columns], 0, 1)
@@ -173,7 +173,7 @@ def learnt(held: Held, goal: Goal, ids: Sequence[str]) -> tuple[dict[str, Any], 
         row |= {f"error_{when}": float(each[number]) for when, each in errors.items()}
     means = {f"error_{when}": float(each.mean()) if len(each) else np.nan for when, each in errors.items()}
     counts = {"clips": len(held.said), "recordings": int(held.groups.max()) + 1, "hours": float(held.hours.sum())}
-    left = {ids[c]: int(positives[c]) for c in np.flatnonzero(~enough)}
+    left = {ids[c]: int(positives[c]) for c in np.flatnonzero(~enough).tolist()}
     made = {"goal": goal.text, **counts, **means, "classes": classes, "left": left, "unreached": unreached}
     return made, {"reliability": {"before": reliability(before, truth), "after": reliability(after, truth)}}
 

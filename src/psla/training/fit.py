@@ -253,11 +253,10 @@ def build(
         kept: classes of the trunk's own head, by index, whose outputs stand behind those of the head; None: none.
     """
     kind, rows = "softmax" if single else "linear", 0 if known is None else len(known.bias)
-    if kept:
-        own = {"classes": len(head.bias) + len(kept), "fitted": len(head.bias), "fitted_head": kind}
-    else:
-        own = {"classes": len(head.bias), "heads": 0, "head": kind}
-    network = TaggingNetwork(dataclasses.replace(trunk.config, **own, familiarity=rows))
+    own: dict[str, Any] = {"fitted": len(head.bias), "fitted_head": kind} if kept else {"heads": 0, "head": kind}
+    classes = len(head.bias) + len(kept or ())
+    config = dataclasses.replace(trunk.config, classes=classes, familiarity=rows, **own)
+    network = TaggingNetwork(config)
     fitted = "pooling.fitted.output" if kept else "pooling.output"
     tensors = {name: each for name, each in trunk.state_dict().items() if name.startswith(("backbone.", "front_end."))}
     numbers = {f"{fitted}.weight": head.weight, f"{fitted}.bias": head.bias}

@@ -42,7 +42,7 @@ def suspects(clips: Clips, task: Task, answers: Answers, keys: list[str]) -> dic
         keys: of the contents of the clips; equal for copies.
     """
     said, truth = answers.probabilities, task.labels
-    asked = np.flatnonzero(answers.asked)
+    asked = np.flatnonzero(answers.asked).tolist()
     found: dict[str, list[dict[str, Any]]] = {"mistakes": [], "doubtful_labels": []}
     of_class = [said[answers.asked & column, c] for c, column in enumerate(truth.T)]
     level = np.array([each.mean() if len(each) else 1.0 for each in of_class])
