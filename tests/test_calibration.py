@@ -204,6 +204,8 @@ def test_a_calibrated_model_is_used_as_one(ready: Path) -> None:
     plain = Tagger(model, calibrated=False)
     assert np.array_equal(plain.tag(ready / "beep30.wav").clip_probabilities, said[0][row])
     assert (plain.thresholds, set(Tagger(model).thresholds)) == ({}, set(KINDS))
+    more = {"classes": {id: each for id, each in model.card.calibration["classes"].items() if id != "hiss"}}
+    assert set(dataclasses.replace(model.card, calibration=more).raw_thresholds) == {"hiss"}
     assert clip_ids.met(model.card.calibration["clip_ids"], ["beep30.wav", "other"]) == ["beep30.wav"]
     assert model.card.calibration == json.loads(json.dumps(model.card.calibration))
     named = [c.id for c, _ in result.top(3, Tagger(model).thresholds)]

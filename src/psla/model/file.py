@@ -50,8 +50,7 @@ class ModelCard:
 
     recipe: the resolved recipe, as plain data. scores: as in scores.json. licence: of the weights. training_data: what
     they were trained on, and its licence. provenance: the run, the epochs averaged, the software. thresholds: for each
-    class id, where one was fitted. calibration: maps of probabilities (`psla.model.calibration`). training_clips: on
-    which clips, as `psla.model.clip_ids` has them; empty: the file does not say.
+    class id, where one was fitted. calibration: see `psla.model.calibration`. training_clips: `psla.model.clip_ids`.
     """
 
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -62,6 +61,11 @@ class ModelCard:
     thresholds: dict[str, float] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
     training_clips: str = ""
+
+    @property
+    def raw_thresholds(self) -> dict[str, float]:
+        """Those of classes that are not calibrated, which hold for what the network says."""
+        return {id: value for id, value in self.thresholds.items() if id not in self.calibration.get("classes", {})}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelCard:

@@ -82,8 +82,7 @@ class Tagger:
             raise ValueError(f"hop_s must be above 0 and at most the window of {self.window_s:g} s, not {hop_s}")
         self.model, self.combine = model, combine
         self.calibration = Calibration(model.card.calibration if calibrated else {}, model.vocabulary)
-        other = set() if calibrated else set(model.card.calibration.get("classes", {}))  # thresholds on another scale
-        self.thresholds = {id: value for id, value in model.card.thresholds.items() if id not in other}
+        self.thresholds = model.card.thresholds if calibrated else model.card.raw_thresholds
         self.hop_samples = self.window_samples if hop_s is None else round(hop_s * rate)
         self.hop_s = self.hop_samples / rate
         network.eval()

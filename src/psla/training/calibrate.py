@@ -128,7 +128,7 @@ def calibrate(
             f"{len(heard)} clips: add clips"
         )
     made["clip_ids"] = clip_ids.hashed(heard)
-    thresholds = base.card.thresholds | {id: each["threshold"] for id, each in made["classes"].items()}
+    thresholds = base.card.raw_thresholds | {id: each["threshold"] for id, each in made["classes"].items()}
     with_card(path, out, dataclasses.replace(base.card, thresholds=thresholds, calibration=nan_to_none(made)))
     names: dict[str, Any] = {"model": path.name, "names": {c.id: c.name for c in base.vocabulary}}
     names |= {"training_clips_known": bool(base.card.training_clips), "rejected": rejected}

@@ -184,7 +184,7 @@ def _save_beside(
     """The model file with the outputs of the base beside the new ones, but for classes that both have."""
     others = base.vocabulary.part([id for id in base.vocabulary.ids if id not in own])
     vocabulary = Vocabulary([*own.ids, *others.ids], [*own.names, *others.names])
-    levels = {id: level for id, level in base.card.thresholds.items() if id in others} | card.thresholds
+    levels = {id: level for id, level in base.card.raw_thresholds.items() if id in others} | card.thresholds
     kept = [base.vocabulary.index_of(id) for id in others.ids]
     save_model(out, build(base.network, *made, kept), vocabulary, dataclasses.replace(card, thresholds=levels))
 
