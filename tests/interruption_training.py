@@ -39,13 +39,16 @@ from psla.techniques import labeling
 from psla.techniques.enhancement import enhance_clips
 from psla.techniques.sampling import EpochPlan, simulated_unseen
 from psla.training import batch_norm
+from psla.training.calibrate import calibrate
 from psla.training.devices import Runtime, open_fabric, predict_together
 from psla.training.features import hear as hear_features
-from psla.training.fit import fit, open_clips
+from psla.training.fit import fit
 from psla.training.loader import Loader
+from psla.training.own_clips import open_clips
 from psla.training.recipe import Recipe
 from psla.training.run import Run
 from psla.training.session import TrainingInterrupted, build_network, resume, train
+from psla.training.similar import find
 from psla.training.teacher import hear
 from psla.training.trainer import Trainer
 from tagging_models import noise
@@ -229,6 +232,31 @@ def _hear_features(given: tuple[Path, Path, Path], out: Path, tell: Tell) -> Any
     model, sounds, cache = given
     found = hear_features(load_model(model).network, open_clips(sounds), cache, 1, tell)
     return found.values, found.clip_ids, found.keys, found.rejected
+
+
+@scenario("psla.training.similar.find", own_sounds, own_cache, also=(5,))
+def _find(given: tuple[Path, Path, Path], out: Path, tell: Tell) -> Any:
+    model, sounds, cache = given
+    paths = sorted(str(path) for path in sounds.rglob("*.wav"))
+    found = find(model, paths, paths[0], cache=cache, workers=1, told=tell)
+    return [(each.place.path, each.similarity) for each in found.matches]
+
+
+def labelled_sounds(setting: Setting) -> tuple[Path, Clips]:
+    """A model, and sixty clips of eight files that are of its classes in turn."""
+    setting.patch.setattr("psla.training.calibrate.LEAST", 2)
+    model, sounds, _ = own_sounds(setting)
+    paths = sorted(str(path) for path in sounds.rglob("*.wav"))
+    rows = [
+        {"clip_id": f"{n}", "source": f"{n}", "path": paths[n % 8], "split": "validation", "labels": ["ab"[n % 2]]}
+        for n in range(60)
+    ]
+    return model, Clips.from_rows(rows, Vocabulary(["a", "b"]))
+
+
+@scenario("psla.training.calibrate.calibrate", labelled_sounds)
+def _calibrate(given: tuple[Path, Clips], out: Path, tell: Tell) -> Any:
+    return calibrate(*given, out / "ready.safetensors", progress=tell).report
 
 
 @scenario("psla.training.batch_norm.reestimate", heard, own_network)

@@ -33,9 +33,10 @@ from psla.techniques.pretraining import load_init
 from psla.training import features
 from psla.training.cross_fit import NEVER, folds_of, measured
 from psla.training.features import FeatureCacheError, hear
-from psla.training.fit import FitError, _recordings, fit
+from psla.training.fit import fit
 from psla.training.known import know, shrunk_covariance, unit
 from psla.training.logistic import probabilities, regress
+from psla.training.own_clips import FitError, open_clips, recordings
 from toy_ears import RATE, ToyConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -150,7 +151,7 @@ def test_folds_are_of_whole_recordings() -> None:
     assert all(set(folds[(truth == c) & (folds != NEVER)]) == set(range(5)) for c in range(4))
     sizes = np.bincount(folds[folds != NEVER])
     assert sizes.max() - sizes.min() <= 12
-    assert _recordings(["a", "b", "c", "d"], ["1", "1", "2", "3"]).tolist() == [0, 0, 1, 2]
+    assert recordings(["a", "b", "c", "d"], ["1", "1", "2", "3"]).tolist() == [0, 0, 1, 2]
 
 
 def test_an_interval_is_there_when_all_is_right() -> None:
@@ -199,7 +200,7 @@ def test_a_fitted_model_is_one_as_any_other(home: Path, tmp_path: Path) -> None:
     path = fitted(home, home / "sounds").path
     model = load_model(path)
     half = load_model(save_model(tmp_path / "half.safetensors", model.network, model.vocabulary, model.card, "float16"))
-    clips = psla.training.fit.open_clips(home / "sounds")
+    clips = open_clips(home / "sounds")
     source = open_source(clips, RATE)
     said = [predict(each.network, source, clips.vocabulary).predictions.probabilities for each in (model, half)]
     np.testing.assert_allclose(said[0], said[1], atol=0.02)
@@ -255,7 +256,7 @@ def test_features_are_the_taggers(home: Path, tmp_path: Path) -> None:
 def test_what_was_heard_survives(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: a run that breaks off leaves whole shards, and the next hears only the rest; a file that changes is heard
     again; a shard that is damaged is refused by name."""
-    network, clips = load_model(home / "trunk.safetensors").network, psla.training.fit.open_clips(home / "sounds")
+    network, clips = load_model(home / "trunk.safetensors").network, open_clips(home / "sounds")
     monkeypatch.setattr(features, "SHARD", 5)
     real, calls = features.tag_waveforms, []
 

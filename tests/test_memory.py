@@ -4,6 +4,8 @@ import ctypes
 import json
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +63,76 @@ def test_training_does_not_grow() -> None:
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert seen["400"] <= 1.03 * seen["100"], seen
+
+
+# Features of soundscapes by a small network in a process of its own; resident memory on the way.
+FEATURES = """
+import json, sys, torch
+from pathlib import Path
+from psla.data.clips import Clips
+from psla.synth.scene import SoundscapeConfig, table, vocabulary
+from psla.model.backbones.efficientnet import VARIANTS, Variant
+from psla.model.frontends.kaldi import FrontEndConfig
+from psla.model.network import NetworkConfig, TaggingNetwork
+from psla.training import features
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+VARIANTS["efficientnet_lite0"] = Variant(width=0.1, depth=0.1, image_size=224, lite=True)
+features.SHARD = int(sys.argv[3])
+front_end = FrontEndConfig(frames=32, mel_bins=32)
+network = TaggingNetwork(NetworkConfig("efficientnet_lite0", 2, front_end=front_end)).eval()
+clips = Clips.from_rows(table(SoundscapeConfig(seconds=0.3, clips=int(sys.argv[2])), "train"), vocabulary())
+done, seen = 0, []
+
+def heard(more):
+    global done
+    done += more
+    if done % 500 == 0:
+        with open("/proc/self/status") as file:
+            seen.append(next(int(line.split()[1]) for line in file if line.startswith("VmRSS")))
+
+features.hear(network, clips, Path(sys.argv[1]), 1, heard)
+print(json.dumps(seen))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
+def test_features_do_not_grow(tmp_path: Path) -> None:
+    """Resident memory after 3,000 clips is that after 500 and the numbers that they have; far below 800 MB."""
+    words = [sys.executable, "-c", FEATURES, str(tmp_path), "3000", "128"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen[-1] - seen[0] <= 30_000, seen
+    assert seen[-1] <= 800_000, seen
+
+
+@pytest.mark.slow
+def test_features_survive_a_kill(tmp_path: Path) -> None:
+    """Killed without notice, twice, and begun again: the cache is the same, byte for byte, as one that was not."""
+
+    def begin(folder: str) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-c", FEATURES, str(tmp_path / folder), "400", "10"]
+        return subprocess.Popen(words, stdout=subprocess.DEVNULL)
+
+    def shards(folder: str) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / folder).glob("[!.]*")}
+
+    assert begin("whole").wait(600) == 0
+    for wanted in (3, 12):
+        process = begin("killed")
+        end = time.monotonic() + 600
+        while len(shards("killed")) < wanted:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+    assert begin("killed").wait(600) == 0
+    assert len(shards("whole")) == 40
+    assert shards("killed") == shards("whole")
 
 
 # Predictions of 20,000 soundscapes by a small network in a process of its own; resident memory on the way.

@@ -24,6 +24,8 @@ _NAMES = {
     "Tagger": "psla.tagging.tagger",
     "TaggingNetwork": "psla.model.network",
     "Vocabulary": "psla.data.vocabulary",
+    "calibrate": "psla.training.calibrate",
+    "find": "psla.training.similar",
     "fit": "psla.training.fit",
     "load": "psla.tagging.tagger",
     "read_released": "psla.weights.readers.psla",
@@ -60,10 +62,12 @@ if TYPE_CHECKING:
     from psla.techniques import labeling as labeling
     from psla.techniques import sampling as sampling
     from psla.techniques.sampling import EpochPlan as EpochPlan
+    from psla.training.calibrate import calibrate as calibrate
     from psla.training.fit import fit as fit
     from psla.training.recipe import Recipe as Recipe
     from psla.training.run import Run as Run
     from psla.training.session import train as train
+    from psla.training.similar import find as find
     from psla.weights.readers.contract import read_weights as read_weights
     from psla.weights.readers.psla import read_released as read_released
 

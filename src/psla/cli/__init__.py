@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from psla.cli import corpus, doctor, fit, lab, labels, models, pack, predictions, tag, training
+from psla.cli import calibrate, corpus, doctor, find, fit, lab, labels, models, pack, predictions, tag, training
 from psla.cli.console import end_as_interrupted, escape_what_cannot_be_said, guarded, open_descriptors
 
 Command = Callable[..., None]
@@ -30,6 +30,8 @@ app = _group(
         training.train,
         training.teach,
         fit.fit,
+        calibrate.calibrate,
+        find.find,
         predictions.predict,
         predictions.evaluate,
         tag.tag,

@@ -37,6 +37,20 @@ def fit(
     cache: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where what was heard is kept."), Writes(folder=True)
     ] = None,
+    keep_classes: Annotated[
+        bool, typer.Option("--keep-classes", help="Keep the outputs of the model's own classes beside the new ones.")
+    ] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Train the trunk, too, and say what that is worth; slow.")
+    ] = False,
+    review: Annotated[
+        Path | None, typer.Option(help="A CSV of corrections, clip_id and decision: a class, keep or drop."), READ
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Also write a page: scores, and clips to look at, hear and correct."),
+        Writes("html"),
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -53,8 +67,23 @@ def fit(
                 shown.advance(tasks[what], more)
 
         count = workers or os.cpu_count() or 1
-        made = run_fit(data, out, model, background=background, cache=cache, workers=count, told=told)
+        made = run_fit(
+            data,
+            out,
+            model,
+            background=background,
+            keep_classes=keep_classes,
+            tuned=tune,
+            review=review,
+            cache=cache,
+            workers=count,
+            told=told,
+        )
     report = made.report
+    if html is not None:
+        from psla.tagging.fit_page import write_fit_page
+
+        write_fit_page(html, made)
     answer(as_json, report, *_lines(report), f"{out}: {len(report['classes'])} classes")
     for id, reason in list(report["rejected"].items())[:3]:
         typer.echo(f"psla: left out: {id}: {reason}", err=True)
@@ -80,6 +109,17 @@ def _lines(report: dict[str, Any]) -> list[str]:
         ]
     curve = ", ".join(f"{point['value']:.2f} of {point['clips_per_class']}" for point in report["learning_curve"])
     lines += ["", f"by clips of a class: {curve}"] if curve else [""]
+    if (twice := report["twice_as_many"]) is not None:
+        lines[-1] += f"; twice as many would give about {twice:.2f}"
+    counts = report["suspects"]
+    lines.append(
+        f"to look at: {counts['mistakes']} mistakes, {counts['doubtful_labels']} labels that look wrong, "
+        f"{counts['near_duplicates']} near-duplicates of other labels or recordings"
+    )
+    if "tuned" in report:
+        frozen, tuned = (report["tuned"][name] for name in ("frozen", "tuned"))
+        text = "of {clips} clips held out: {value:.3f} (95 % {low:.3f} to {high:.3f})"
+        lines += [f"frozen {text.format(**frozen)}", f"tuned {text.format(**tuned)}"]
     kept, signals = known["familiar_in_cross_validation"], known["familiar_of_other_plain_signals"]
     lines.append(
         f"flagged unfamiliar: {1 - kept:.2f} of these clips, {1 - signals:.2f} of silence, noise, hum and tones"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from psla.cli.calibrate import told_of
 from psla.cli.console import CommandError, answer, fetching, progress, table
 from psla.cli.options import Json, ModelName
 from psla.cli.places import READ, Writes
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 def info(model: ModelName, as_json: Json = False) -> None:
     """Say what a model file or an ensemble holds: architecture, front end, classes, provenance, scores."""
+    from psla.model.clip_ids import count
     from psla.model.ensemble import load_ensemble
     from psla.model.file import read_header
     from psla.weights.catalogue import resolve
@@ -41,8 +43,14 @@ def info(model: ModelName, as_json: Json = False) -> None:
         told = [f"file: {path}", f"version: {header['version']}", f"classes: {_some(classes)}"]
         for part in ("architecture", "front_end"):
             told.append(f"{part.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in header[part].items()))
+    ids = header["vocabulary"]["ids"]
+    names = dict(zip(ids, header["vocabulary"].get("names") or ids, strict=True))
     for key, value in header["card"].items():
-        if value and key != "recipe":
+        if key == "calibration" and value:
+            told += told_of(value, names)
+        elif key == "training_clips" and value:
+            told.append(f"training clips: {count(value)}, by the hashes of their ids")
+        elif value and key != "recipe":
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             told.append(f"{key.replace('_', ' ')}: {text}")
     answer(as_json, header, *told)

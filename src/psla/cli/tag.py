@@ -49,7 +49,10 @@ ModelOption = Annotated[
     typer.Option(help="The model, by default $PSLA_MODEL, else that of the user's config.yaml, else audioset-small."),
     READ,
 ]
-Top = Annotated[int | None, typer.Option(min=1, help="How many classes to show: 5, or all that reach --threshold.")]
+Top = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many classes to show: 5, or all that reach --threshold or a calibrated model's own."),
+]
 Classes = Annotated[
     list[str] | None, typer.Option(help="Only this class, by name or id, and its kinds; may be given again.")
 ]
@@ -149,10 +152,10 @@ def tag(
 
         model_path, tagger = _tagger(choice, hop, combine, precision)
         rule = EventRule(threshold, release, max_gap, min_length) if events or audacity else None
-        shown = 5 if top is None and threshold is None else top
+        shown, level = _levels(top, threshold, tagger)
         chosen, withheld = _asked(classes, exclude, drop_speech, speech_threshold, tagger.model.vocabulary)
         fewer = not (as_json or as_csv) if deepest is None else deepest
-        settings = RowSettings(shown, threshold or 0.0, chosen, roll_up, rule, fewer)
+        settings = RowSettings(shown, level, chosen, roll_up, rule, fewer, unfamiliar=top is not None)
         kept = None if embeddings is None else EmbeddingFile(embeddings)
         views = views_of(tagger, settings, threshold, release, max_gap, min_length) if plot or html else None
         model_hash = f"{sha256_of(model_path)} {precision.value}" if journal else ""
@@ -210,6 +213,13 @@ def _choice(model: str | None, words: Sequence[str]) -> tuple[Choice, list[str]]
         return choose(model or named), expand_sources(sources)
 
 
+def _levels(top: int | None, threshold: float | None, tagger: Tagger) -> tuple[int | None, float | None]:
+    """How many classes are shown, and from which probability on; None: all, and the thresholds of the model's own."""
+    if top is None and threshold is None:
+        return (None, None) if tagger.calibration else (5, 0.0)
+    return top, threshold or 0.0
+
+
 def _tagger(choice: Choice, hop: float | None, combine: Combine, precision: Precision) -> tuple[Path, Tagger]:
     """The model's file, fetched if need be, and its tagger."""
     from psla.model.host_memory import keep_freed_memory
@@ -249,6 +259,8 @@ def _introduce(choice: Choice, model: Model, settings: RowSettings, quiet: bool)
     none_better = name == DEFAULT == named("audioset").name
     better = "; a better one: psla models --fetch mn10_as, then --model audioset" if none_better else ""
     level = f"threshold {settings.threshold:g}" if settings.threshold else "no threshold"
+    if settings.threshold is None:
+        level = f"thresholds the model's own, for {model.card.calibration['goal']}"
     if rule is not None and rule.threshold is None:
         own = "the model's own, else " if model.card.thresholds else ""
         level = f"threshold of events {own}{THRESHOLD:g}"

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from psla.audio.decode import from_array
 from psla.files import sha256_of, write_json_atomic
 from psla.journal import json_object
+from psla.model.clip_ids import hashed
 from psla.model.file import Model, ModelCard, load_model
 from psla.model.inference import padded
 from psla.model.network import Precision, TaggingNetwork
@@ -258,5 +259,6 @@ def _assemble(
         licence="; ".join(dict.fromkeys(card.licence for card in cards if card.licence)),
         training_data="; ".join(dict.fromkeys(card.training_data for card in cards if card.training_data)),
         provenance={"ensemble": members},
+        training_clips=hashed([], *(card.training_clips for card in cards)),
     )
     return Model(network, models[0].vocabulary, card)

@@ -25,7 +25,9 @@ from torch import Tensor
 
 from psla.data.vocabulary import Vocabulary
 from psla.journal import json_object
+from psla.model import clip_ids
 from psla.model.backbones.contract import BACKBONES
+from psla.model.calibration import Calibration
 from psla.model.frontends.contract import front_end_config
 from psla.model.network import NetworkConfig, TaggingModel, TaggingNetwork
 from psla.model.pooling import HEADS
@@ -51,7 +53,7 @@ class ModelCard:
 
     recipe: the resolved recipe, as plain data. scores: as in scores.json. licence: of the weights. training_data: what
     they were trained on, and its licence. provenance: the run, the epochs averaged, the software. thresholds: for each
-    class id, where one was fitted.
+    class id, where one was fitted. calibration: see `psla.model.calibration`. training_clips: `psla.model.clip_ids`.
     """
 
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -60,6 +62,13 @@ class ModelCard:
     training_data: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
+    training_clips: str = ""
+
+    @property
+    def raw_thresholds(self) -> dict[str, float]:
+        """Those of classes that are not calibrated, which hold for what the network says."""
+        return {id: value for id, value in self.thresholds.items() if id not in self.calibration.get("classes", {})}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelCard:
@@ -73,12 +82,13 @@ class ModelCard:
         if unknown := sorted(str(key) for key in values if key not in known):
             raise ValueError(f"the card has the unknown fields {', '.join(unknown)}; known are {', '.join(known)}")
         for name, value in values.items():
-            text = name in ("licence", "training_data")
+            text = name in ("licence", "training_data", "training_clips")
             if not isinstance(value, str if text else dict):
                 raise ValueError(f"the card's {name} must be {'text' if text else 'a JSON object'}, not {value!r:.80}")
         for id, threshold in values.get("thresholds", {}).items():
             if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
                 raise ValueError(f"the threshold of {id!r} must be a finite number, not {threshold!r:.80}")
+        clip_ids.count(values.get("training_clips", ""))  # refuses what is none
         return cls(**values)
 
 
@@ -119,7 +129,7 @@ def save_model(
         raise ValueError(f"dtype must be float32 or float16, not {dtype!r}")
     if network.config.classes != len(vocabulary):
         raise ModelFileError(f"the network has {network.config.classes} classes, the vocabulary {len(vocabulary)}")
-    _check_thresholds(card, vocabulary)
+    _check_classes(card, vocabulary)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     if dtype == "float16":
         tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
@@ -127,13 +137,23 @@ def save_model(
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise ModelFileError(f"{name} has numbers that float16 cannot hold: store the model as float32")
     header = {
-        "version": VERSION,
         "architecture": {key: value for key, value in asdict(network.config).items() if key != "front_end"},
         "front_end": network.config.front_end.to_dict(),
         "vocabulary": vocabulary.to_dict(),
-        "card": asdict(card),
     }
-    return _write(path, tensors, header)
+    return _write(path, tensors, {**header, "card": asdict(card)})
+
+
+def with_card(path: str | Path, out: str | Path, card: ModelCard) -> Path:
+    """Write a model file with the weights of another, to the bit, and another card; atomically.
+
+    Raises:
+        ModelFileError: `path` is no model file, or the card has classes that are not in its vocabulary.
+    """
+    model, header = load_model(path), read_header(path)
+    _check_classes(card, model.vocabulary)
+    parts = {part: header[part] for part in _PARTS if part != "card"}
+    return _write(out, read_tensors(path), {**parts, "card": asdict(card)})
 
 
 def _write(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
@@ -199,7 +219,7 @@ def _from_version_1(header: dict[str, Any]) -> dict[str, Any]:
 
 # What files may lack: fields that came later, with what was meant before they were there.
 _LATER: dict[str, dict[str, Any]] = {
-    "architecture": {"head": "attention", "options": {}, "familiarity": 0},
+    "architecture": {"head": "attention", "options": {}, "familiarity": 0, "fitted": 0, "fitted_head": ""},
     "front_end": {"shortest_frames": 0, "repeat_frames": 0},
 }
 
@@ -217,7 +237,9 @@ def load_model(path: str | Path) -> Model[TaggingNetwork]:
     header, shapes = _read_header(path)
     config, vocabulary, card = _contents(path, header)
     # The largest that the architecture can ask for; the rest of a network is bounded by its backbone's options.
-    needed = {f"pooling.{HEADS[config.head].largest}": max(config.heads, 1) * config.classes}
+    where, kept = ("pooling.kept", config.classes - config.fitted) if config.fitted else ("pooling", config.classes)
+    needed = {f"{where}.{HEADS[config.head].largest}": max(config.heads, 1) * kept}
+    needed |= {"pooling.fitted.output.weight": config.fitted} if config.fitted else {}
     for name, rows in (needed | ({"familiarity.weight": config.familiarity} if config.familiarity else {})).items():
         if shapes.get(name, ())[:1] != (rows,):
             found = f"has the shape {shapes[name]}" if name in shapes else "is missing"
@@ -233,7 +255,7 @@ def _contents(path: str | Path, header: dict[str, Any]) -> tuple[NetworkConfig, 
         config = _config(header)
         vocabulary = Vocabulary.from_dict(header["vocabulary"])
         card = ModelCard.from_dict(header["card"])
-        _check_thresholds(card, vocabulary)
+        _check_classes(card, vocabulary)
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"{path}: the metadata cannot be used: {error}") from error
     if config.classes != len(vocabulary):
@@ -298,7 +320,8 @@ def config_name(config: NetworkConfig) -> str:
     usual = BACKBONES[config.backbone].options
     options = ", ".join(f"{name} {value}" for name, value in config.options.items() if value != usual[name])
     head = f"{config.heads} heads" if config.head == "attention" else f"head {config.head}"
-    return f"{config.backbone}{f' ({options})' if options else ''}, {head}, {config.classes} classes"
+    own = f" and {config.fitted_head} for {config.fitted} classes" if config.fitted else ""
+    return f"{config.backbone}{f' ({options})' if options else ''}, {head}{own}, {config.classes} classes"
 
 
 def _config(header: dict[str, Any]) -> NetworkConfig:
@@ -323,9 +346,10 @@ def _config(header: dict[str, Any]) -> NetworkConfig:
     return NetworkConfig(**architecture, front_end=front_end)
 
 
-def _check_thresholds(card: ModelCard, vocabulary: Vocabulary) -> None:
+def _check_classes(card: ModelCard, vocabulary: Vocabulary) -> None:
     if unknown := [id for id in card.thresholds if id not in vocabulary]:
         raise ModelFileError(f"thresholds of classes that are not in the vocabulary: {', '.join(unknown[:5])}")
+    Calibration(card.calibration, vocabulary)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -18,7 +18,7 @@ from psla.model.augmentation import Masks, apply_masks
 from psla.model.backbones.contract import BACKBONES, backbone_options, build_backbone
 from psla.model.familiarity import Familiarity
 from psla.model.frontends.contract import FrontEndSettings, build_front_end, front_end_config
-from psla.model.pooling import HEADS, Tagging, build_head
+from psla.model.pooling import HEADS, Beside, Tagging, build_head
 
 Precision = Literal["float32", "folded", "bf16"]
 
@@ -61,6 +61,8 @@ class NetworkConfig:
     options: of the backbone; those left out are given their defaults here.
     familiarity: rows of `psla.model.familiarity`, one a class and then its backgrounds; 0: the network has no such
         score.
+    fitted: how many classes, the first ones, have a head of their own, of the kind `fitted_head` (linear or softmax);
+        the others have `head`. 0: all have `head`.
 
     Raises:
         ValueError: a field out of its range.
@@ -74,11 +76,13 @@ class NetworkConfig:
     head: str = "attention"
     options: Mapping[str, Any] = field(default_factory=dict)
     familiarity: int = 0
+    fitted: int = 0
+    fitted_head: str = ""
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
             raise ValueError(f"no backbone is called {self.backbone!r}; there are {', '.join(BACKBONES)}")
-        for name, least in (("classes", 1), ("heads", 0), ("familiarity", 0)):
+        for name, least in (("classes", 1), ("heads", 0), ("familiarity", 0), ("fitted", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
@@ -89,6 +93,11 @@ class NetworkConfig:
             raise ValueError(f"no head is called {self.head!r}; there are {', '.join(HEADS)}")
         if self.heads and self.head != "attention":
             raise ValueError(f"heads is {self.heads}; only the head attention has heads, {self.head} takes 0")
+        if self.fitted >= self.classes or self.fitted_head not in (("linear", "softmax") if self.fitted else ("",)):
+            raise ValueError(
+                f"of {self.classes} classes {self.fitted} have the head {self.fitted_head!r} of their own; that is "
+                "linear or softmax and leaves some to the other, or there is none"
+            )
         object.__setattr__(self, "options", backbone_options(self.backbone, self.options))
 
 
@@ -120,9 +129,12 @@ class TaggingNetwork(nn.Module):
         self.front_end = build_front_end(config.front_end)
         momentum = config.batch_norm_momentum
         self.backbone = build_backbone(config.backbone, momentum, config.options)
-        self.pooling = build_head(config.head, self.backbone, config.classes, config.heads, momentum)
+        self.pooling = build_head(config.head, self.backbone, config.classes - config.fitted, config.heads, momentum)
+        if config.fitted:
+            own = build_head(config.fitted_head, self.backbone, config.fitted, 0, momentum)
+            self.pooling = Beside(own, self.pooling)
         rows, channels = config.familiarity, self.backbone.channels
-        self.familiarity = Familiarity(channels, config.classes, rows) if rows else None
+        self.familiarity = Familiarity(channels, config.fitted or config.classes, rows) if rows else None
         self.sample_rate, self.window_samples = config.front_end.sample_rate, config.front_end.window_samples
         self.shortest_samples = config.front_end.shortest_samples
         self.step_samples = self.backbone.stride * config.front_end.hop_samples

@@ -257,6 +257,30 @@ class SoftmaxHead(LinearHead):
         return self.logits(features).softmax(dim=-1)
 
 
+class Beside(Head):
+    """Two heads on the same features; the classes of the first come first.
+
+    Example:
+        >>> Beside(SoftmaxHead(8, 2), LinearHead(8, 3))(torch.zeros(1, 8, 4, 5)).clip_probabilities.tolist()[0][:2]
+        [0.5, 0.5]
+    """
+
+    per_class = ()
+    heads = 0
+
+    def __init__(self, fitted: Head, kept: Head) -> None:
+        super().__init__()
+        self.fitted, self.kept = fitted, kept
+        self.classes = fitted.classes + kept.classes
+
+    def forward(self, features: Tensor, valid_steps: Tensor | None = None) -> Tagging:
+        """See `Head`."""
+        one, other = self.fitted(features, valid_steps), self.kept(features, valid_steps)
+        clip = torch.cat([one.clip_probabilities, other.clip_probabilities], dim=1)
+        frames = torch.cat([one.frame_probabilities, other.frame_probabilities], dim=2)
+        return one._replace(clip_probabilities=clip, frame_probabilities=frames)
+
+
 def build_head(kind: str, backbone: Backbone, classes: int, heads: int, momentum: float) -> Head:
     """The head of a network.
 

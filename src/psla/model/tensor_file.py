@@ -34,8 +34,8 @@ from psla.journal import json_object
 from psla.sealed import ANOTHER
 
 CHECKPOINT = "psla_checkpoint"
-# A vocabulary of 527 classes, its scores and a recipe take 150 KB.
-MOST_HEADER_BYTES = 16 << 20
+# A vocabulary of 527 classes, its scores and a recipe take 150 KB, the hashes of two million clip ids 16 MB.
+MOST_HEADER_BYTES = 32 << 20
 _MOST_PICKLE_BYTES = 64 << 20  # names and shapes; a network of a thousand tensors has 100 KB
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 

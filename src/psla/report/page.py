@@ -170,7 +170,22 @@ class Folded:
     parts: Sequence[Part]
 
 
-Part = Heading | Text | Numbers | Table | Picture | Gallery | Cards | Folded | Player
+@dataclass(frozen=True)
+class Decision:
+    """A field in which a reader says what a clip is; `Decisions` offers what was said as a file."""
+
+    clip_id: str
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """The button that offers all decisions of the page as a CSV file of this name; `choices` are proposed."""
+
+    name: str
+    choices: Sequence[str]
+
+
+Part = Decision | Decisions | Heading | Text | Numbers | Table | Picture | Gallery | Cards | Folded | Player
 
 
 def page(title: str, parts: Sequence[Part], note: str = "") -> str:
@@ -263,6 +278,8 @@ def _scripts(parts: Sequence[Part]) -> list[str]:
         found.add("sortable.js")
     if any(isinstance(part, Player) for part in parts):
         found.add("player.js")
+    if any(isinstance(part, Decisions) for part in parts):
+        found.add("review.js")
     return sorted(found)
 
 

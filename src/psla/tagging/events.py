@@ -21,9 +21,9 @@ from itertools import pairwise
 import numpy as np
 
 from psla.data.vocabulary import SoundClass
+from psla.tagging.result import THRESHOLD as THRESHOLD
 from psla.tagging.result import TagResult
 
-THRESHOLD = 0.5
 NOTE = "the model was trained on labels of whole clips, not on onsets and offsets: times are approximate"
 _TINY = 1e-9  # seconds
 
@@ -81,7 +81,7 @@ class Event:
 def find_events(
     result: TagResult, rule: EventRule | None = None, thresholds: Mapping[str, float] | None = None
 ) -> list[Event]:
-    """The events of a recording, by onset, then in the vocabulary's order.
+    """The events of a recording, by onset, then in the vocabulary's order; none where all is unfamiliar.
 
     Args:
         rule: how; the defaults of `EventRule`.
@@ -95,13 +95,15 @@ def find_events(
         [(1.0, 3.0, 'dog')]
     """
     rule = rule or EventRule()
-    events, parts = [], _unbroken(result.times)
+    events, parts, own = [], _unbroken(result.times), frozenset(result.own)
     for sound in result.vocabulary:
         threshold = rule.threshold
         if threshold is None:
             threshold = (thresholds or {}).get(sound.id, THRESHOLD)
         for part in parts:
             probability, times = result.frames[part, sound.index], result.times[part]
+            if result.unfamiliar is not None and sound.id in own:
+                probability = np.where(result.unfamiliar[part], 0.0, probability)
             for first, last in _spans(probability, threshold, rule, times):
                 onset, offset = float(times[first, 0]), float(times[last, 1])
                 events.append(Event(onset, offset, sound, float(probability[first : last + 1].max())))

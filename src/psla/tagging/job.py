@@ -145,7 +145,7 @@ class TagJob:
         asked, embed = [path for path, _ in files], self.embeddings is not None
         for done in tag_groups(self.tagger, asked, pool, embed, self.heard):
             group = [self.withheld.of(file) for file in done]
-            rows = [row_of(file, self.settings, self.tagger.model.card.thresholds) for file in group]
+            rows = [row_of(file, self.settings, self.tagger.thresholds) for file in group]
             if journal is not None:
                 keyed = [{KEY: next(keys), **row} for row in rows]
                 journal.append(*(row for file, row in zip(group, keyed, strict=True) if not file.passing))

@@ -24,6 +24,7 @@ from psla.data.ontology import Ontology
 from psla.files import is_text
 from psla.tagging.batch import FileResult
 from psla.tagging.events import EventRule, find_events
+from psla.tagging.recording import UNFAMILIAR
 from psla.tagging.result import TagResult, roll_up
 
 TAGGED, FAILED = "tagged", "failed"
@@ -35,27 +36,30 @@ class RowSettings:
 
     Args:
         top: so many classes of the clip, 0 or more; None: all.
-        threshold: only classes at least so probable, 0 to 1; of them the `top` are taken.
+        threshold: only classes at least so probable, 0 to 1; of them the `top` are taken. None: as the model's own
+            thresholds say, and 0.5 where it has none.
         classes: ids of the classes that are looked at; None: all.
         roll_up: first make every class at least as probable as its kinds in AudioSet's ontology.
         events: also the events that this rule finds.
         deepest: leave out classes that a kind of theirs stands for; see `TagResult.top`.
+        unfamiliar: name classes, too, of a recording that is flagged `unfamiliar`.
 
     Raises:
         ValueError: a value out of its range.
     """
 
     top: int | None = 5
-    threshold: float = 0.0
+    threshold: float | None = 0.0
     classes: tuple[str, ...] | None = None
     roll_up: bool = False
     events: EventRule | None = None
     deepest: bool = False
+    unfamiliar: bool = False
 
     def __post_init__(self) -> None:
         if self.top is not None and self.top < 0:
             raise ValueError(f"top must be 0 classes or more, not {self.top}")
-        if not 0 <= self.threshold <= 1:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be a probability from 0 to 1, not {self.threshold}")
 
 
@@ -63,13 +67,18 @@ def row_of(file: FileResult, settings: RowSettings, thresholds: Mapping[str, flo
     """The row of one file.
 
     Args:
-        thresholds: the model's own, by class id, for events.
+        thresholds: the model's own, by class id, for events and where the settings have none.
     """
     if file.result is None:
         return {"path": file.path, "status": FAILED, "error": file.reason}
     result = looked_at(file.result, settings)
-    top = len(result.vocabulary) if settings.top is None else settings.top
-    row = {"path": file.path, "status": TAGGED, **result.to_dict(top, settings.threshold, settings.deepest)}
+    named, top = result, len(result.vocabulary) if settings.top is None else settings.top
+    if UNFAMILIAR in result.flags and not settings.unfamiliar:
+        # What is like none of the classes gets the name of none; others may have been kept beside them.
+        others = [id for id in result.vocabulary.ids if id not in result.own]
+        named, top = result.part(others) if others else result, top if others else 0
+    level = thresholds if settings.threshold is None else settings.threshold
+    row = {"path": file.path, "status": TAGGED, **named.to_dict(top, level, settings.deepest)}
     if settings.events is not None:
         row["events"] = [event.to_dict() for event in find_events(result, settings.events, thresholds)]
     return row

@@ -79,6 +79,7 @@ def drop_speech(result: TagResult, threshold: float = SPEECH_THRESHOLD) -> TagRe
         frames=frames,
         times=result.times[kept],
         embedding=embedding,
+        unfamiliar=None if result.unfamiliar is None else result.unfamiliar[kept],
         dropped_s=(result.dropped_s or 0.0) + float(lengths[~kept].sum()),
     )
 

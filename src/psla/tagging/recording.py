@@ -38,7 +38,7 @@ window (which is a little longer than the clips that a model was trained on: 10.
 that hears each recording at its own length, its shortest.
 
 `unfamiliar`: like none of the model's classes, if the model can tell (`psla.model.familiarity`); windows are combined
-as for the probabilities.
+as for the probabilities. A step is so whose windows are so (the same, of those that it lies in): no event is there.
 
 Not covered: a narrow band whose rest holds other noise than that of rounding, such as that of an analogue tape.
 """
@@ -229,6 +229,7 @@ class Recording:
         step, window, hop: lengths in samples. shortest: what is heard at least, see `TaggingModel`.
         sample_rate: samples in a second.
         combine: `mean` or `max`; see the module's head.
+        own: how many classes, the first ones, the familiarity speaks of; 0: all.
         source_rate: sample rate of the source in Hz, where it is known.
 
     Attributes:
@@ -245,11 +246,13 @@ class Recording:
         hop: int,
         sample_rate: int,
         combine: Combine = "mean",
+        own: int = 0,
         source_rate: float | None = None,
     ) -> None:
         self.vocabulary, self.combine, self.source_rate = vocabulary, combine, source_rate
         self.step, self.window, self.hop, self.sample_rate = step, window, hop, sample_rate
         self.shortest = shortest
+        self.own = tuple(vocabulary.ids[: own or None])
         self.windows = self.samples = 0
         self.levels: Levels | None = None
         self.unfinished = False
@@ -259,6 +262,7 @@ class Recording:
         self._sum, self._highest = np.zeros(len(vocabulary)), np.full(len(vocabulary), -np.inf)
         self._feature_sum: np.ndarray | float = 0.0
         self._familiarity: list[tuple[float, int]] = []  # of each window, and its samples
+        self._familiar_steps = Timeline(step, 1, sample_rate)
         self._weight = 0
 
     def add(
@@ -284,6 +288,7 @@ class Recording:
         self._frames.add(begin, end, frames)
         if familiarity is not None:
             self._familiarity.append((familiarity, length))
+            self._familiar_steps.add(begin, end, np.full((len(frames), 1), familiarity))
         if features is not None:
             if self._features is None:
                 self._features = Timeline(self.step, features.shape[1], self.sample_rate)
@@ -309,6 +314,8 @@ class Recording:
             windows=self.windows,
             flags=(*flags, UNFAMILIAR) if self._unfamiliar() else flags,
             embedding=embedding,
+            unfamiliar=self._familiar_steps.read(self.samples)[0][:, 0] < 0 if self._familiarity else None,
+            own=self.own if self._familiarity else (),
         )
 
     def _unfamiliar(self) -> bool:

@@ -18,6 +18,8 @@ from psla.data.vocabulary import SoundClass, Vocabulary, VocabularyError
 
 STANDS_FOR = 0.5
 """A class stands for one above it from this share of its probability on; see `TagResult.top`."""
+THRESHOLD = 0.5
+"""Of a class for which the model has no threshold of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,8 @@ class TagResult:
             and `unfamiliar`; see `psla.tagging.recording`.
         embedding: only where it was asked for.
         dropped_s: seconds of the steps that `psla.tagging.privacy.drop_speech` took out; None where it was not asked.
+        unfamiliar: (steps,) bool, the steps of windows that are like none of the classes; None: the model cannot tell.
+        own: ids of the classes that this, and the flag, speaks of: all, but where others were kept beside them.
 
     Example:
         >>> result = TagResult(Vocabulary(["dog", "rain"]), np.float32([0.25, 0.5]), np.float32([[0.25, 0.5]]),
@@ -67,12 +71,17 @@ class TagResult:
     flags: tuple[str, ...] = ()
     embedding: Embedding | None = None
     dropped_s: float | None = None
+    unfamiliar: np.ndarray | None = None
+    own: tuple[str, ...] = ()
 
-    def top(self, n: int, threshold: float = 0.0, deepest: bool = False) -> list[tuple[SoundClass, float]]:
+    def top(
+        self, n: int, threshold: float | Mapping[str, float] = 0.0, deepest: bool = False
+    ) -> list[tuple[SoundClass, float]]:
         """The n most probable classes, the most probable first; equal ones in the order of the vocabulary.
 
         Args:
-            threshold: classes of a lower probability are left out, before n of the others are taken.
+            threshold: classes of a lower probability are left out, before n of the others are taken. By class id, as
+                `Tagger.thresholds`: of each class its own, of one that is not there 0.5.
             deepest: then a class is left out, too, that has a kind at any depth which is not left out itself and is at
                 least half as probable (`STANDS_FOR`). The most probable such kind takes its place among the n, so that
                 each of the n most probable classes is there, or a kind of it.
@@ -86,7 +95,9 @@ class TagResult:
         """
         probability = self.clip_probabilities.tolist()
         # NaN, of a recording that was dropped, reaches no threshold.
-        places = {i: each for i, each in enumerate(probability) if each >= threshold}
+        least = threshold if isinstance(threshold, Mapping) else dict.fromkeys(self.vocabulary.ids, threshold)
+        levels = [least.get(id, THRESHOLD) for id in self.vocabulary.ids]
+        places = {i: each for i, (each, level) in enumerate(zip(probability, levels, strict=True)) if each >= level}
         if deepest:
             places = _deepest(places, _kin(self.vocabulary, Ontology.audioset()))
         taken = sorted(places, key=lambda i: (-places[i], i))[: max(0, n)]
@@ -111,7 +122,7 @@ class TagResult:
         gone = set(choose_classes(classes, self.vocabulary, Ontology.audioset()))
         return self.part([id for id in self.vocabulary.ids if id not in gone])
 
-    def to_dict(self, top: int, threshold: float = 0.0, deepest: bool = False) -> dict[str, Any]:
+    def to_dict(self, top: int, threshold: float | Mapping[str, float] = 0.0, deepest: bool = False) -> dict[str, Any]:
         """Plain data for JSON: duration_s, windows, flags and the classes that `top` gives; no frames.
 
         And `speech_dropped_s`, where speech was to be dropped.

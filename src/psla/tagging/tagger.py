@@ -28,10 +28,11 @@ from psla.audio.pipes import Spool, is_pipe
 from psla.audio.pool import decode_pool
 from psla.audio.sound_file import name_of
 from psla.audio.worker import checked_rate
+from psla.model.calibration import Calibration
 from psla.model.ensemble import EnsembleError
 from psla.model.file import Model
 from psla.model.inference import tag_waveforms
-from psla.model.network import Precision
+from psla.model.network import Precision, TaggingNetwork
 from psla.tagging.batch import BATCH, FileResult, tag_files
 from psla.tagging.recording import Combine, Recording
 from psla.tagging.result import Embedding, TagResult
@@ -53,10 +54,13 @@ class Tagger:
         combine: how several windows become one clip, `mean` or `max`; see `psla.tagging.recording`.
         precision: of the backbone: `float32`, or, for a faster copy of the network, `folded`, which moves a probability
             by about 1e-6, or `bf16`, which moves it by up to a few hundredths.
+        calibrated: whether each window's probabilities go through the model's calibration, where it has one.
 
     Attributes:
         sample_rate: of the waveforms that the model hears, in Hz; audio of any rate is brought to it.
         window_s, hop_s, step_s: seconds of a window, from one window to the next, and of a step of the frames.
+        calibration: the maps in force; false where there are none.
+        thresholds: by class id, the model's own; without calibration, of classes that have none.
 
     Raises:
         ValueError: a hop out of range, or an unknown rule.
@@ -69,7 +73,12 @@ class Tagger:
     """
 
     def __init__(
-        self, model: Model, hop_s: float | None = None, combine: Combine = "mean", precision: Precision = "float32"
+        self,
+        model: Model,
+        hop_s: float | None = None,
+        combine: Combine = "mean",
+        precision: Precision = "float32",
+        calibrated: bool = True,
     ) -> None:
         if combine not in ("mean", "max"):
             raise ValueError(f"combine must be mean or max, not {combine!r}")
@@ -80,6 +89,8 @@ class Tagger:
         if hop_s is not None and not 1 / rate <= hop_s <= self.window_s:
             raise ValueError(f"hop_s must be above 0 and at most the window of {self.window_s:g} s, not {hop_s}")
         self.model, self.combine = model, combine
+        self.calibration = Calibration(model.card.calibration if calibrated else {}, model.vocabulary)
+        self.thresholds = model.card.thresholds if calibrated else model.card.raw_thresholds
         self.hop_samples = self.window_samples if hop_s is None else round(hop_s * rate)
         self.hop_s = self.hop_samples / rate
         network.eval()
@@ -183,6 +194,7 @@ class Tagger:
             hop=self.hop_samples,
             sample_rate=self.sample_rate,
             combine=self.combine,
+            own=self._network.config.fitted if isinstance(self._network, TaggingNetwork) else 0,
             source_rate=source_rate,
         )
 
@@ -209,7 +221,8 @@ class Tagger:
         tagging = tag_waveforms(self._network, windows, self.sample_rate, device)
         if embed and tagging.frame_features is None:
             raise EnsembleError("an ensemble has no features of its own: ask one of its members")
-        clips, frames = tagging.clip_probabilities.cpu().numpy(), tagging.frame_probabilities.cpu().numpy()
+        both = (tagging.clip_probabilities, tagging.frame_probabilities)
+        clips, frames = (self.calibration(each.cpu().numpy()) for each in both)
         features = None if tagging.frame_features is None else tagging.frame_features.cpu().numpy()
         familiarity = [None] * len(windows) if tagging.familiarity is None else tagging.familiarity.tolist()
         said: list[_Said] = []
@@ -237,6 +250,7 @@ def load(
     hop_s: float | None = None,
     combine: Combine = "mean",
     precision: Precision = "float32",
+    calibrated: bool = True,
 ) -> Tagger:
     """The tagger of a model: a model file, an ensemble's file, or a model by name.
 
@@ -244,7 +258,7 @@ def load(
         model: a path, or a name that `psla models` lists: `audioset-small` and `esc10-lite0` come with the package, a
             published model is fetched at first use. None: that of `$PSLA_MODEL`, else of the user's configuration,
             else `audioset-small` (`psla.weights.choice`).
-        hop_s, combine, precision: as `Tagger` takes them.
+        hop_s, combine, precision, calibrated: as `Tagger` takes them.
 
     Raises:
         ModelFileError, EnsembleError, PublishedError, DownloadError: as `psla.weights.catalogue.load_any`.
@@ -255,7 +269,7 @@ def load(
         >>> len(load("esc10-lite0").model.vocabulary)
         10
     """
-    return Tagger(load_any(choose(model).model), hop_s, combine, precision)
+    return Tagger(load_any(choose(model).model), hop_s, combine, precision, calibrated)
 
 
 def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[np.ndarray]:

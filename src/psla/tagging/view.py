@@ -66,7 +66,7 @@ class Views:
         if file.result is None:
             return
         result = looked_at(file.result, self.settings)
-        found = [event.to_dict() for event in find_events(result, self.rule, self.tagger.model.card.thresholds)]
+        found = [event.to_dict() for event in find_events(result, self.rule, self.tagger.thresholds)]
         kept = file.result.times if file.result.dropped_s else None
         part = _reduced(result.part([each["id"] for each in row["classes"][:CLASSES]]))
         self._tagged.append(_Tagged(file.path, part, row, found, kept))
@@ -144,10 +144,10 @@ def look(tagger: Tagger, path: str | Path, settings: RowSettings | None = None, 
         >>> from psla.report.view import draw
         >>> draw(look(tagger, "street.flac"), "street.png")  # doctest: +SKIP
     """
-    settings = settings or RowSettings()
+    settings = settings or RowSettings(unfamiliar=True)
     file = FileResult(str(path), tagger.tag(path))
     views = Views(tagger, settings, settings.events)
-    views.add(file, row_of(file, settings, tagger.model.card.thresholds))
+    views.add(file, row_of(file, settings, tagger.thresholds))
     with decode_pool(1) as pool:
         [(_, view)] = views.made(pool, sound_s)
     if isinstance(view, AudioError):
@@ -193,7 +193,7 @@ def _silenced(blocks: Iterable[np.ndarray], kept: np.ndarray, rate: int) -> Iter
 
 def _reduced(result: TagResult) -> TagResult:
     """The result with at most so many steps, each of the highest probabilities of those it stands for."""
-    result = replace(result, embedding=None)
+    result = replace(result, embedding=None, unfamiliar=None)
     together = -(-len(result.times) // STEPS)
     if together <= 1:
         return result

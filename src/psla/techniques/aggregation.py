@@ -24,6 +24,7 @@ from psla.files import sha256_of
 from psla.metrics.predictions import Predictions
 from psla.metrics.predictions import average as average_predictions
 from psla.metrics.scores import average_precisions
+from psla.model.clip_ids import hashed
 from psla.model.file import ModelFileError, load_model, read_header, read_tensors, save_model
 from psla.model.tensor_file import first_few
 
@@ -118,8 +119,10 @@ def average_model(
     averaged = average_weights(paths, shares)
     like = _template(paths[0]) if like is None else Path(like)
     header = read_header(like)
+    clips = [header["card"].get("training_clips", "")]
     for path in paths:
         other = _header_of(path)
+        clips += [] if other is None else [other["card"].get("training_clips", "")]
         for part in ("architecture", "front_end", "vocabulary"):
             if other is not None and other[part] != header[part]:
                 raise AggregationError(f"{path} has another {part.replace('_', ' ')} than {like}; they must agree")
@@ -135,7 +138,8 @@ def average_model(
     # What was measured with other weights does not hold for these.
     variant = f"{'average' if shares is None else 'weighted average'} of {len(paths)} files"
     provenance = {**model.card.provenance, "variant": variant, "members": members}
-    card = replace(model.card, scores={}, thresholds={}, provenance=provenance)
+    card = replace(model.card, scores={}, thresholds={}, calibration={}, provenance=provenance)
+    card = replace(card, training_clips=hashed([], *clips))
     return save_model(out, model.network, model.vocabulary, card)
 
 

@@ -139,6 +139,7 @@ class InitReport:
         dropped: ids of the file's classes that are none of the network's.
         remark: why no class was carried, if that has another reason than the ids; else empty.
         front_end: fields of the front end -> the file's value and the network's, where they differ.
+        training_clips: on which clips the file's weights were trained (`psla.model.clip_ids`).
     """
 
     source: str
@@ -149,6 +150,7 @@ class InitReport:
     dropped: tuple[str, ...]
     remark: str
     front_end: dict[str, tuple[Any, Any]]
+    training_clips: str = ""
 
     def summary(self) -> str:
         """One line for a log."""
@@ -197,7 +199,7 @@ def load_init(network: TaggingNetwork, vocabulary: Vocabulary, model: str | Path
         raise PretrainingError(
             f"{path} hears {theirs.front_end.mel_bins} mel bins, the recipe {ours.front_end.mel_bins}: set them alike"
         )
-    same_heads = (theirs.head, theirs.heads) == (ours.head, ours.heads)
+    same_heads = (theirs.head, theirs.heads, theirs.fitted) == (ours.head, ours.heads, ours.fitted)
     carried = [id for id in vocabulary.ids if same_heads and id in found.vocabulary]
     network.backbone.load_state_dict(found.network.backbone.state_dict())
     if carried:
@@ -214,6 +216,7 @@ def load_init(network: TaggingNetwork, vocabulary: Vocabulary, model: str | Path
         dropped=tuple(id for id in found.vocabulary.ids if id not in kept),
         remark="" if same_heads else f"{_other_head(theirs, ours)} here: the pooling is new",
         front_end={name: (before[name], after[name]) for name in after if before[name] != after[name]},
+        training_clips=found.card.training_clips,
     )
 
 

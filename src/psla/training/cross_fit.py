@@ -9,6 +9,7 @@ Not here: the file and its report (`psla.training.fit`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -203,9 +204,35 @@ def learning_curve(task: Task, answers: Answers) -> list[dict[str, float]]:
     return curve
 
 
+def twice_as_many(curve: Sequence[Mapping[str, float]], value: float) -> float | None:
+    """About what twice as many clips would give: the errors of the curve fall as a power of the clips of a class.
+
+    Args:
+        curve: of `learning_curve`. value: the score of all clips.
+
+    Returns: None where the curve has fewer than two points.
+
+    Example:
+        >>> points = [{"clips_per_class": n, "value": 1 - 0.4 / n} for n in (1, 2, 4)]
+        >>> round(twice_as_many(points, 0.95), 3)
+        0.975
+    """
+    points = curve[-3:]
+    if len(points) < 2:
+        return None
+    sizes = [point["clips_per_class"] for point in points]
+    errors = [max(1 - point["value"], 1e-3) for point in points]
+    power = min(float(np.polyfit(np.log(sizes), np.log(errors), 1)[0]), 0.0)
+    return 1 - (1 - value) * 2**power
+
+
 def thresholds(answers: Answers, labels: np.ndarray) -> np.ndarray:
     """(classes,) the threshold of the highest F1 in cross-validation, of 0.05, 0.1, ... 0.95; the middle of equals."""
-    said, true = answers.probabilities[answers.asked], labels[answers.asked]
+    return best_f1(answers.probabilities[answers.asked], labels[answers.asked])
+
+
+def best_f1(said: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """(classes,) as `thresholds`, of these probabilities and labels, (clips, classes)."""
     grid = np.arange(1, _STEPS) / _STEPS
     named = said[None] >= grid[:, None, None]
     f1 = 2 * (named & true).sum(axis=1) / np.maximum(named.sum(axis=1) + true.sum(axis=0), 1)

@@ -6,14 +6,14 @@
 
 The cache has a folder for each network file (its SHA-256). A clip's key is made of the SHA-256 of its sound file, or
 the address that it is synthesised from, with its span; in a pack, of its samples. Whoever is killed loses what was
-heard since the last shard; shards are written whole, and no two have one name.
+heard since the last shard; shards are written whole and named after what is in them, so that a cache is the same to the
+byte however often its making broke off.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -138,7 +138,8 @@ def features_of(network: TaggingNetwork, wave: np.ndarray) -> np.ndarray:
 
 def _keep(folder: Path, keys: list[str], known: dict[str, np.ndarray]) -> None:
     values = torch.from_numpy(np.stack([known[key] for key in keys]))
-    write_sealed(folder / f"{secrets.token_hex(8)}.safetensors", {"features": values}, _KEY, {"keys": keys})
+    name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
+    write_sealed(folder / f"{name}.safetensors", {"features": values}, _KEY, {"keys": keys})
 
 
 def _kept(folder: Path, wanted: set[str]) -> dict[str, np.ndarray]:

@@ -15,25 +15,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from psla.audio.folders import sound_files
-from psla.corpora.folder import read_csv, read_folders
 from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
 from psla.download import cache_folder
-from psla.files import is_text, sha256_of, write_json_atomic
+from psla.files import sha256_of, write_json_atomic
+from psla.model.clip_ids import hashed
 from psla.model.file import Model, ModelCard, load_model, save_model
 from psla.model.network import TaggingNetwork
+from psla.model.pooling import Beside
 from psla.synth.plain_signals import KINDS
 from psla.synth.plain_signals import make as plain_signals
 from psla.training.cross_fit import (
@@ -41,23 +39,24 @@ from psla.training.cross_fit import (
     Task,
     cross_validate,
     folds_of,
+    held_out_familiarity,
     learning_curve,
     measured,
     threshold_of,
     thresholds,
+    twice_as_many,
 )
 from psla.training.features import Features, features_of, hear
 from psla.training.known import Known, at_most
 from psla.training.logistic import Linear
+from psla.training.own_clips import FitError, background_clips, check, occurring, open_clips, recordings
+from psla.training.review import reviewed, suspects
+from psla.training.tune import compared, head_of, tune
 from psla.weights.catalogue import resolve
 from psla.weights.choice import choose
 
 SIGNALS = 5  # plain signals of each kind that are backgrounds; as many others are asked for the report
 Told = Callable[[str, int, int], None]
-
-
-class FitError(ValueError):
-    """Clips that no head can be fitted to, or a model that has no features."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,12 @@ class Fitted:
     Attributes:
         path: the model file.
         report: what stands in the JSON file beside it, whose name ends in `.fit.json`.
+        clips: those that it was fitted to.
     """
 
     path: Path
     report: dict[str, Any]
+    clips: Clips
 
 
 def fit(
@@ -79,6 +80,9 @@ def fit(
     model: str | os.PathLike[str] | None = None,
     *,
     background: str | os.PathLike[str] | None = None,
+    keep_classes: bool = False,
+    tuned: bool = False,
+    review: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
     workers: int = 2,
     told: Told = lambda what, more, total: None,
@@ -92,13 +96,17 @@ def fit(
         out: the model file, `.safetensors`.
         model: a model file or a name that `psla models` lists, whose features are used; None: what `psla tag` takes.
         background: a folder of sounds that are of none of the classes.
+        keep_classes: keep the outputs of the model's own classes beside the new ones.
+        tuned: train the trunk, too, from the head on (`psla.training.tune`); slow.
+        review: a CSV of a person's corrections (`psla.training.review`).
         cache: where features are kept; None: in psla's cache folder.
         workers: processes that decode.
         told: of what is heard: which, how many more, of how many.
 
     Raises:
         FitError: fewer than two classes, no class with two recordings, all clips of one recording, labels that differ
-            by case or spaces only, no sound in the background, an ensemble, or a name that is no model file's.
+            by case or spaces only, no sound in the background, a review of other clips, an ensemble, or a name that is
+            no model file's.
         ClipsError, PackError, ModelFileError, PublishedError, FeatureCacheError: what cannot be read.
 
     Example:
@@ -108,47 +116,116 @@ def fit(
     out = Path(out)
     if out.suffix != ".safetensors":
         raise FitError(f"{out}: the name of a model file ends in .safetensors")
+    if keep_classes and tuned:
+        raise FitError("the classes that are kept belong to the trunk as it is: keep them, or tune, not both")
     clips = open_clips(data)
     clips = clips.filter(clips.frame["split"] != "evaluation")
-    _check(clips)
-    negatives = None if background is None else _background(Path(background))
+    clips = clips if review is None else reviewed(clips, review)
+    check(clips)
+    negatives = None if background is None else background_clips(Path(background))
     path = resolve(choose(model).model)
     if path.suffix == ".json":
         raise FitError(f"{path} is an ensemble, which has no features of its own: give one of its members")
-    base, sha256 = load_model(path), sha256_of(path)
-    folder = (cache_folder() / "features" if cache is None else Path(cache)) / sha256
-
-    def heard(what: str, table: Clips) -> Features:
-        found = hear(base.network, table, folder, workers, lambda clips: told(what, clips, len(table)))
-        if not len(found.values):
-            raise FitError(f"none of the {what} can be read; the first: {next(iter(found.rejected.values()))}")
-        return found
-
-    features, signals = heard("clips", clips), heard("plain signals", plain_signals(2 * SIGNALS * len(KINDS))).values
-    others = [] if negatives is None else [at_most(heard("background sounds", negatives).values)]
-    backgrounds = np.vstack([*others, backgrounds_of(base.network, signals)])
-    chosen = clips.select(features.clip_ids)
-    _check(chosen)
-    chosen = chosen.part(_occurring(chosen))
-    task = _task(chosen, features, backgrounds)
-    begun = {"version": 1, "model": path.name, "model_sha256": sha256, "rejected": features.rejected}
-    return _written(out, base, chosen, task, signals[SIGNALS * len(KINDS) :], begun)
+    base = load_model(path)
+    if keep_classes and base.network.config.fitted:
+        raise FitError(f"{path} has classes of two heads already: keep those of the model that it was made of")
+    listening = _Listening(cache_folder() / "features" if cache is None else Path(cache), workers, told)
+    return _made(base, path, clips, negatives, listening, _Asked(out, keep_classes, tuned))
 
 
-def _written(
-    out: Path, base: Model[TaggingNetwork], clips: Clips, task: Task, signals: np.ndarray, begun: dict[str, Any]
+@dataclass(frozen=True)
+class _Asked:
+    """What a fit is to make; see there."""
+
+    out: Path
+    keep_classes: bool
+    tuned: bool
+
+
+def _made(
+    base: Model[TaggingNetwork], path: Path, clips: Clips, negatives: Clips | None, listening: _Listening, asked: _Asked
 ) -> Fitted:
-    """Cross-validation, the head of all clips, and the two files; signals: features to ask the familiarity about."""
-    answers, whole = cross_validate(task), np.arange(len(clips))
-    head, known, threshold = task.head(whole, answers.strength), task.known(whole), threshold_of(answers.familiarity)
-    scores = [answers.familiarity[answers.asked], known.score(signals)]
+    """What is heard, what is learnt, and the two files; path: of the base."""
+    sha256 = sha256_of(path)
+    sounds = listening.to(base.network, sha256, clips, negatives)
+    chosen = clips.select(sounds.features.clip_ids)
+    check(chosen)
+    chosen = chosen.part(occurring(chosen))
+    task = _task(chosen, sounds.features, sounds.backgrounds)
+    answers, whole = cross_validate(task), np.arange(len(chosen))
+    report = {"version": 1, "model": path.name, "model_sha256": sha256, "rejected": sounds.features.rejected}
+    report |= _told(chosen, task, answers) | suspects(chosen, task, answers, sounds.features.keys)
+    levels, trunk, head = thresholds(answers, task.labels), base.network, task.head(whole, answers.strength)
+    if asked.tuned:
+        runs = asked.out.with_suffix(".tune")
+        found = tune(partial(_started, trunk, task, answers.strength), chosen, answers.folds, runs, listening.told)
+        report["tuned"], levels = compared(found, chosen, task, levels)
+        trunk, head = found.model.network, head_of(found.model.network)
+        sounds = listening.to(trunk, found.sha256, chosen, negatives)
+        task = dataclasses.replace(task, features=sounds.features.values, backgrounds=sounds.backgrounds)
+        answers = dataclasses.replace(answers, familiarity=held_out_familiarity(task, answers.folds))
+    known, threshold = task.known(whole), threshold_of(answers.familiarity)
+    scores = [answers.familiarity[answers.asked], known.score(sounds.others)]
     kept, passed = (float((each >= threshold).mean()) for each in scores)
     shares = {"familiar_in_cross_validation": kept, "familiar_of_other_plain_signals": passed}
-    report = begun | _told(clips, task, answers) | {"familiarity": {"threshold": threshold, **shares}}
-    card = _card(base, clips, report, thresholds(answers, task.labels))
-    save_model(out, build(base.network, head, known, threshold, task.single), clips.vocabulary, card)
-    write_json_atomic(out.with_suffix(".fit.json"), report)
-    return Fitted(out, report)
+    report |= {"familiarity": {"threshold": threshold, **shares}}
+    card = _card(base, chosen, report, levels)
+    if asked.keep_classes:
+        _save_beside(asked.out, base, (head, known, threshold, task.single), chosen.vocabulary, card)
+    else:
+        save_model(asked.out, build(trunk, head, known, threshold, task.single), chosen.vocabulary, card)
+    write_json_atomic(asked.out.with_suffix(".fit.json"), report)
+    return Fitted(asked.out, report, chosen)
+
+
+def _save_beside(
+    out: Path, base: Model[TaggingNetwork], made: tuple[Linear, Known, float, bool], own: Vocabulary, card: ModelCard
+) -> None:
+    """The model file with the outputs of the base beside the new ones, but for classes that both have."""
+    others = base.vocabulary.part([id for id in base.vocabulary.ids if id not in own])
+    vocabulary = Vocabulary([*own.ids, *others.ids], [*own.names, *others.names])
+    levels = {id: level for id, level in base.card.raw_thresholds.items() if id in others} | card.thresholds
+    kept = [base.vocabulary.index_of(id) for id in others.ids]
+    save_model(out, build(base.network, *made, kept), vocabulary, dataclasses.replace(card, thresholds=levels))
+
+
+@dataclass(frozen=True)
+class _Sounds:
+    """What was heard: the clips, backgrounds of the familiarity, and plain signals that it is asked about."""
+
+    features: Features
+    backgrounds: np.ndarray
+    others: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Listening:
+    """How clips are heard; see `fit`."""
+
+    cache: Path
+    workers: int
+    told: Told
+
+    def to(self, network: TaggingNetwork, sha256: str, clips: Clips, negatives: Clips | None) -> _Sounds:
+        """All that a fit hears, through the trunk of the file with this SHA-256."""
+
+        def heard(what: str, table: Clips) -> Features:
+            done = partial(self.told, what)
+            found = hear(network, table, self.cache / sha256, self.workers, lambda clips: done(clips, len(table)))
+            if not len(found.values):
+                raise FitError(f"none of the {what} can be read; the first: {next(iter(found.rejected.values()))}")
+            return found
+
+        features = heard("clips", clips)
+        signals = heard("plain signals", plain_signals(2 * SIGNALS * len(KINDS))).values
+        others = [] if negatives is None else [at_most(heard("background sounds", negatives).values)]
+        backgrounds = np.vstack([*others, backgrounds_of(network, signals)])
+        return _Sounds(features, backgrounds, signals[SIGNALS * len(KINDS) :])
+
+
+def _started(trunk: TaggingNetwork, task: Task, strength: float, rows: np.ndarray) -> TaggingNetwork:
+    """The network that a tuning starts from: a head of these rows, and no familiarity."""
+    return build(trunk, task.head(rows, strength), None, 0.0, task.single)
 
 
 def backgrounds_of(network: TaggingNetwork, signals: np.ndarray) -> np.ndarray:
@@ -161,55 +238,40 @@ def backgrounds_of(network: TaggingNetwork, signals: np.ndarray) -> np.ndarray:
     return np.vstack([*silence, signals[: SIGNALS * len(KINDS)]])
 
 
-def open_clips(data: Clips | str | os.PathLike[str]) -> Clips:
-    """The clips that `fit` takes; without splits of their own, all are to train on."""
-    if isinstance(data, Clips):
-        return data
-    path = Path(data)
-    if path.is_dir() and not (path / "pack.json").is_file():
-        return read_folders(path, evaluation_share=0)
-    return read_csv(path, evaluation_share=0) if path.suffix.lower() == ".csv" else Clips.read(path)
+def build(
+    trunk: TaggingNetwork,
+    head: Linear,
+    known: Known | None,
+    threshold: float,
+    single: bool,
+    kept: Sequence[int] | None = None,
+) -> TaggingNetwork:
+    """A network of a trunk and a head; the trunk is left as it is.
 
-
-def build(trunk: TaggingNetwork, head: Linear, known: Known, threshold: float, single: bool) -> TaggingNetwork:
-    """A network of a trunk and a head; the trunk is left as it is."""
-    kind, rows = "softmax" if single else "linear", len(known.bias)
-    config = dataclasses.replace(trunk.config, classes=len(head.bias), heads=0, head=kind, familiarity=rows)
+    Args:
+        known: of the familiarity; None: the network has none.
+        kept: classes of the trunk's own head, by index, whose outputs stand behind those of the head; None: none.
+    """
+    kind, rows = "softmax" if single else "linear", 0 if known is None else len(known.bias)
+    own: dict[str, Any] = {"fitted": len(head.bias), "fitted_head": kind} if kept else {"heads": 0, "head": kind}
+    classes = len(head.bias) + len(kept or ())
+    config = dataclasses.replace(trunk.config, classes=classes, familiarity=rows, **own)
     network = TaggingNetwork(config)
+    fitted = "pooling.fitted.output" if kept else "pooling.output"
     tensors = {name: each for name, each in trunk.state_dict().items() if name.startswith(("backbone.", "front_end."))}
-    own = {"pooling.output.weight": head.weight, "pooling.output.bias": head.bias}
-    own |= {"familiarity.weight": known.weight, "familiarity.bias": known.bias}
-    own["familiarity.threshold"] = np.array([threshold])
-    network.load_state_dict(tensors | {name: torch.from_numpy(each).float() for name, each in own.items()})
+    numbers = {f"{fitted}.weight": head.weight, f"{fitted}.bias": head.bias}
+    if known is not None:
+        numbers |= {"familiarity.weight": known.weight, "familiarity.bias": known.bias}
+        numbers["familiarity.threshold"] = np.array([threshold])
+    if kept and isinstance(network.pooling, Beside):
+        network.pooling.kept.carry(trunk.pooling, torch.arange(len(kept)), torch.tensor(kept))
+        tensors |= {f"pooling.kept.{name}": each for name, each in network.pooling.kept.state_dict().items()}
+    network.load_state_dict(tensors | {name: torch.from_numpy(each).float() for name, each in numbers.items()})
     return network.eval()
 
 
-def _check(clips: Clips) -> None:
-    classes = _occurring(clips)
-    seen: dict[str, str] = {}
-    for c in classes:
-        plain = " ".join(c.name.casefold().split())
-        if plain in seen:
-            raise FitError(f"the labels {seen[plain]!r} and {c.name!r} differ by case or spaces only: make them one")
-        seen[plain] = c.name
-    if len(classes) < 2:
-        has = f"all clips are of {classes[0].name!r}" if len(classes) else "no clip has a label"
-        raise FitError(f"a fit needs two classes or more to train on, and {has}: add clips of another")
-    if clips.frame["source"].n_unique() < 2:
-        raise FitError(
-            f"all {len(clips)} clips are of the one source {clips.frame['source'][0]!r}, so nothing is left to ask: "
-            "say in the column source which recording each clip is from"
-        )
-
-
-def _occurring(clips: Clips) -> Vocabulary:
-    """The part of the vocabulary that the clips have."""
-    counts = clips.labels().counts()
-    return clips.vocabulary.part([c.id for c in clips.vocabulary if counts[c.index]])
-
-
 def _task(clips: Clips, features: Features, backgrounds: np.ndarray) -> Task:
-    groups, labels = _recordings(clips.frame["source"].to_list(), features.keys), clips.labels().matrix().astype(bool)
+    groups, labels = recordings(clips.frame["source"].to_list(), features.keys), clips.labels().matrix().astype(bool)
     if folds_of(labels, groups).max() < 1:
         raise FitError(
             f"of the {len(clips.vocabulary)} classes none has two recordings that cross-validation could hold out, "
@@ -218,31 +280,13 @@ def _task(clips: Clips, features: Features, backgrounds: np.ndarray) -> Task:
     return Task(features.values, labels, groups, clips.is_single_label, backgrounds)
 
 
-def _background(folder: Path) -> Clips:
-    found = sound_files(folder)
-    for remark in found.remarks():
-        warnings.warn(f"{folder}: {remark}", stacklevel=3)
-    if not (files := [file for file in found.files if is_text(file)]):
-        raise FitError(f"{folder}: the background is a folder with sound files in it")
-    rows = [{"clip_id": each, "source": each, "path": each, "split": "train", "labels": []} for each in files]
-    return Clips.from_rows(rows, Vocabulary(["background"]), "background")
-
-
-def _recordings(sources: Sequence[str], keys: Sequence[str]) -> np.ndarray:
-    """(clips,) numbers that are equal for clips of one source, or of one content under two names."""
-    one, other = (np.unique(each, return_inverse=True)[1] for each in (sources, keys))
-    count = int(one.max()) + 1
-    size = count + int(other.max()) + 1
-    tied = coo_array((np.ones(len(one)), (one, count + other)), shape=(size, size))
-    return np.unique(connected_components(tied, directed=False)[1][one], return_inverse=True)[1].reshape(-1)
-
-
 def _told(clips: Clips, task: Task, answers: Answers) -> dict[str, Any]:
     """The report, but for the familiarity."""
     several = np.flatnonzero(task.labels.sum(axis=1) != 1)[:1]
     alone = [c.name for c in clips.vocabulary if len(set(task.groups[task.labels[:, c.index]])) == 1]
     asked, folds = answers.asked, int(answers.folds.max()) + 1
     labels = clips.labels().select([id for id, held in zip(clips.clip_ids, asked, strict=True) if held])
+    curve = learning_curve(task, answers)
     scores = measured(answers.probabilities[asked], labels, task.groups[asked], task.single)
     return {
         "clips": len(clips),
@@ -254,7 +298,8 @@ def _told(clips: Clips, task: Task, answers: Answers) -> dict[str, Any]:
         "strength": answers.strength,
         "log_loss_by_strength": {f"{each:g}": loss for each, loss in answers.losses.items()},
         "cross_validation": {"folds": folds, **scores},
-        "learning_curve": learning_curve(task, answers),
+        "learning_curve": curve,
+        "twice_as_many": twice_as_many(curve, scores["value"]),
     }
 
 
@@ -268,4 +313,5 @@ def _card(base: Model, clips: Clips, report: dict[str, Any], fitted: np.ndarray)
         training_data=f"{clips.name or 'clips'}, on features of a model of: {base.card.training_data or 'not stated'}",
         provenance={"fit": made, "model": base.card.provenance},
         thresholds=dict(zip(clips.vocabulary.ids, map(float, fitted), strict=True)),
+        training_clips=hashed(clips.clip_ids, base.card.training_clips),
     )

@@ -21,6 +21,7 @@ from psla.data.vocabulary import Vocabulary
 from psla.files import remove_leftovers, sha256_of, write_json_atomic, write_text_atomic
 from psla.metrics.predictions import Predictions, average
 from psla.metrics.scores import Scores, score
+from psla.model.clip_ids import hashed
 from psla.model.file import ModelCard, load_tensors, read_tensors, save_model
 from psla.model.inference import Inference
 from psla.model.network import TaggingNetwork
@@ -262,16 +263,17 @@ class Run:
             remove_leftovers(folder)
 
     def _write_models(self, network: TaggingNetwork, vocabulary: Vocabulary, scores: Mapping[str, Any]) -> None:
-        recipe = self.recipe
+        recipe, begun = self.recipe, self._json("pretraining.json")
         card = ModelCard(
             recipe=recipe.model_dump(),
             scores={s: {v: x["mean_average_precision"] for v, x in each.items()} for s, each in scores.items()},
             training_data=self._json("environment.json")["clips"]["name"],
             provenance={
                 "psla": version("psla"),
-                "weights": self._json("pretraining.json")["summary"],
+                "weights": begun["summary"],
                 "variant": "averaged",
             },
+            training_clips=hashed(self.clips.split("train").clip_ids, begun.get("training_clips", "")),
         )
         load_tensors(network, self.averaged)
         save_model(self.model_file, network, vocabulary, card)
