@@ -49,8 +49,8 @@ app = _group(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_CORPORA: list[Command] = [corpus.audioset, corpus.fsd50k, corpus.esc50, corpus.folder, corpus.csv, corpus.soundscape]
-_CORPORA += [corpus.signals, corpus.merge]
+_CORPORA: list[Command] = [corpus.audioset, corpus.fsd50k, corpus.esc50, corpus.folder, corpus.csv, corpus.annotations]
+_CORPORA += [corpus.soundscape, corpus.signals, corpus.merge]
 _LAB: list[Command] = [lab.run, lab.select, lab.cross_validate, lab.report]
 app.add_typer(_group("Make a table of clips from a corpus.", _CORPORA), name="corpus")
 app.add_typer(_group("Experiments of several runs.", _LAB), name="lab")

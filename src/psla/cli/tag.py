@@ -17,6 +17,7 @@ from psla.cli.options import Json, Precision, WithPrecision
 from psla.cli.tag_view import picture_files, screens, views_of, write_pictures
 
 if TYPE_CHECKING:
+    from psla.data.annotations import Format
     from psla.data.vocabulary import Vocabulary
     from psla.model.file import Model
     from psla.tagging.output import RowSettings
@@ -61,15 +62,27 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Do not say which model spe
 Events = Annotated[
     bool, typer.Option("--events", help="Onsets and offsets; approximate: the model was trained on clip labels.")
 ]
+FormatName = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="Write the events as raven, audacity, textgrid, webvtt, jams, tsv (DCASE, sed_eval) or label-studio; "
+        "with several files into a folder, but for tsv and label-studio.",
+    ),
+]
 MaxGap = Annotated[
     float | None,
     typer.Option(help="Events of a class with fewer seconds between them are one; by default: one step."),
 ]
 Out = Annotated[
-    Path | None, typer.Option(help="Write to this file; with --audacity and several files, into this folder.")
+    Path | None,
+    typer.Option(help="Write to this file; into this folder with --audacity or --format and several files."),
 ]
 JournalFile = Annotated[
     Path | None, typer.Option(help="Keep the rows of finished files here; run again, they are not done again.")
+]
+Window = Annotated[
+    float | None, typer.Option(help="Seconds of a window, if shorter than the model's own: sooner, and less well heard.")
 ]
 Plot = Annotated[
     Path | None, typer.Option(help="Also draw log-mel, classes and events: a .png, .svg or .pdf; a folder for several.")
@@ -92,11 +105,14 @@ def tag(
     release: Annotated[float, typer.Option(help="An event goes on above this share of its threshold.")] = 0.8,
     max_gap: MaxGap = None,
     min_length: Annotated[float, typer.Option(help="Leave out events of fewer seconds.")] = 0.0,
+    median: Annotated[int, typer.Option(help="First take the median of so many steps, an odd number.")] = 1,
+    window: Window = None,
     hop: Annotated[float | None, typer.Option(help="Seconds between windows; by default a whole window.")] = None,
     combine: Annotated[Combine, typer.Option(help="How windows become one clip.")] = Combine.mean,
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     audacity: Annotated[bool, typer.Option("--audacity", help="Print events as a label track for Audacity.")] = False,
+    format: FormatName = None,
     out: Out = None,
     journal: JournalFile = None,
     plot: Plot = None,
@@ -107,11 +123,12 @@ def tag(
     quiet: Quiet = False,
 ) -> None:
     """Say what sounds in files; exits with 1 if one of them could not be read."""
-    _check(as_json + as_csv + audacity, embeddings, journal)
+    _check(as_json + as_csv + audacity + (format is not None), embeddings, journal)
+    written_as = _format("audacity" if audacity else format, events or audacity)
     from psla.audio.pool import decode_pool
 
     choice, paths = _choice(model, words)
-    _check_tracks(audacity and out is None, len(paths))
+    _check_tracks(written_as, out, len(paths))
     plots = picture_files(plot, html, paths, journal is not None)
     with ExitStack() as stack:
         # The workers start while torch is imported and the model is loaded.
@@ -121,14 +138,14 @@ def tag(
         from psla.tagging.job import EmbeddingFile, TagJob
         from psla.tagging.output import RowSettings
 
-        model_path, tagger = _tagger(choice, hop, combine, precision)
-        rule = EventRule(threshold, release, max_gap, min_length) if events or audacity else None
+        model_path, tagger = _tagger(choice, hop, combine, precision, window)
+        rule = EventRule(threshold, release, max_gap, min_length, median) if events or audacity else None
         shown = 5 if top is None and threshold is None else top
         chosen, withheld = _asked(classes, exclude, drop_speech, speech_threshold, tagger.model.vocabulary)
         fewer = not (as_json or as_csv) if deepest is None else deepest
         settings = RowSettings(shown, threshold or 0.0, chosen, roll_up, rule, fewer)
         kept = None if embeddings is None else EmbeddingFile(embeddings)
-        views = views_of(tagger, settings, threshold, release, max_gap, min_length) if plot or html else None
+        views = views_of(tagger, settings, threshold, release, max_gap, min_length, median) if plot or html else None
         model_hash = f"{sha256_of(model_path)} {precision.value}" if journal else ""
         job = TagJob(tagger, model_hash, settings, kept, withheld, views)
         _introduce(choice, tagger.model, settings, quiet)
@@ -137,8 +154,8 @@ def tag(
         silent = len(paths) < 2 or (out is None and sys.stdout.isatty())
         failed: list[Row] = []
         rows = _watched(job.rows(paths, pool, written), failed, len(paths), silent)
-        if audacity:
-            _write_label_tracks(rows, paths, out)
+        if written_as is not None:
+            _write_annotations(rows, paths, out, written_as, choice.model)
         else:
             _write(_pieces(rows, as_json, as_csv, rule is not None, out is None and sys.stdout.isatty()), out)
         if kept is not None:
@@ -150,14 +167,23 @@ def tag(
 
 def _check(formats: int, embeddings: Path | None, journal: Path | None) -> None:
     if formats > 1:
-        raise CommandError("--json, --csv and --audacity exclude each other: choose one")
+        raise CommandError("--json, --csv, --audacity and --format exclude each other: choose one")
     if embeddings is not None and journal is not None:
         raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
 
 
-def _check_tracks(printed: bool, files: int) -> None:
-    if printed and files > 1:
-        raise CommandError(f"--audacity makes a label track for each of {files} files: give a folder with --out")
+def _format(name: str | None, events: bool) -> Format | None:
+    """The format of the annotations, if any."""
+    from psla.data.annotations import FORMATS
+
+    if name is not None and not events:
+        raise CommandError(f"--format {name} writes events: ask for them with --events")
+    return None if name is None else FORMATS[name]
+
+
+def _check_tracks(written_as: Format | None, out: Path | None, files: int) -> None:
+    if written_as is not None and not written_as.many and out is None and files > 1:
+        raise CommandError(f"each of {files} files gets annotations of its own: give a folder with --out")
 
 
 def _choice(model: str | None, words: Sequence[str]) -> tuple[Choice, list[str]]:
@@ -171,7 +197,9 @@ def _choice(model: str | None, words: Sequence[str]) -> tuple[Choice, list[str]]
     return choose(model or named), expand_sources(sources)
 
 
-def _tagger(choice: Choice, hop: float | None, combine: Combine, precision: Precision) -> tuple[Path, Tagger]:
+def _tagger(
+    choice: Choice, hop: float | None, combine: Combine, precision: Precision, window: float | None = None
+) -> tuple[Path, Tagger]:
     """The model's file, fetched if need be, and its tagger."""
     from psla.model.host_memory import keep_freed_memory
     from psla.tagging.tagger import load
@@ -180,7 +208,7 @@ def _tagger(choice: Choice, hop: float | None, combine: Combine, precision: Prec
     with fetching(choice.model) as told:
         path = resolve(choice.model, told)
     keep_freed_memory()
-    return path, load(path, hop, combine.value, precision.value)
+    return path, load(path, hop, combine.value, precision.value, window)
 
 
 def _asked(
@@ -270,10 +298,17 @@ def _write(pieces: Iterable[str], out: Path | None) -> None:
         file.writelines(pieces)
 
 
-def _write_label_tracks(rows: Iterable[Row], paths: Sequence[str], out: Path | None) -> None:
-    from psla.tagging.output import audacity_labels, label_file_names
+def _write_annotations(
+    rows: Iterable[Row], paths: Sequence[str], out: Path | None, written_as: Format, model: str
+) -> None:
+    from psla.tagging.output import annotated, label_file_names
 
+    maker = f"psla, {model}"
+    if written_as.many:
+        _write([written_as.write([annotated(row) for row in rows if "error" not in row], maker)], out)
+        return
     single = len(paths) == 1 and (out is None or not out.is_dir())
-    for row, name in zip(rows, label_file_names(paths), strict=True):
+    for row, name in zip(rows, label_file_names(paths, written_as.suffix), strict=True):
         if "error" not in row:
-            _write([audacity_labels(row)], out if single or out is None else out / name)
+            text = written_as.write([annotated(row)], maker)
+            _write([text], out if single or out is None else out / name)
