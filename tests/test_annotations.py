@@ -20,8 +20,10 @@ from psla.data.annotations import FORMATS, Annotated, Annotation, AnnotationErro
 from psla.data.clips import Clips, ClipsError
 from tagging_models import noise, tiny_model_file
 
-HOSTILE = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\t\n\r\\"\',;<>&! 0.75'), min_size=1)
-NAMES = HOSTILE | st.sampled_from(["Take 0.50", "a\tb", 'say "it"', "a,b;c", "line\nend\r\n", "\\t\\\t", "x --> y", "<exists>"])
+HOSTILE = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\t\n\r\\\"',;<>&! 0.75"), min_size=1)
+NAMES = HOSTILE | st.sampled_from(
+    ["Take 0.50", "a\tb", 'say "it"', "a,b;c", "line\nend\r\n", "\\t\\\t", "x --> y", "<exists>"]
+)
 TIMES = st.floats(0, 90000) | st.integers(0, 1000).map(lambda step: step * 0.32)
 CHANCES = st.none() | st.floats(0, 1, width=32)
 
@@ -51,9 +53,11 @@ def kept(format: str, each: Annotation) -> tuple:
 @pytest.mark.parametrize("format", list(FORMATS))
 @settings(max_examples=40, deadline=None)
 @given(found=annotations(), path=NAMES)
-@example(found=[Annotation(0, 1, "Take 0.50"), Annotation(0, 1, "Take", 0.5), Annotation(2, 2, "click")], path="a\tb.wav")
+@example(
+    found=[Annotation(0, 1, "Take 0.50"), Annotation(0, 1, "Take", 0.5), Annotation(2, 2, "click")], path="a\tb.wav"
+)
 def test_round_trip(format: str, found: list[Annotation], path: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Law: written, saved, known again by its content, and read: the same times, names, probabilities, and the path."""
+    """Law: written, saved, known by its content and read: the same times, names, probabilities, and the path."""
     text = FORMATS[format].write([Annotated(path, found, duration_s=1e5)], "psla test")
     file = tmp_path_factory.getbasetemp() / f"round-trip{FORMATS[format].suffix}"
     file.write_bytes(text.encode())
@@ -92,15 +96,23 @@ def test_tables_are_what_csv_readers_read() -> None:
 
 
 def test_what_others_wrote_is_read(tmp_path: Path) -> None:
-    """Law: Raven's two views of a selection are one; Audacity's frequencies are none; Praat's short text is its long."""
+    """Law: Raven's two views of a selection are one; Audacity's frequencies are none; Praat's short text is read."""
     raven = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tSpecies\r\n"
     raven += "1\tWaveform 1\t1\t0.5\t1.5\t0\tBlackbird\r\n1\tSpectrogram 1\t1\t0.5\t1.5\t0\tBlackbird\r\n"
     labels = "0.5\t1.5\tBlackbird\n\\\t1000.0\t8000.0\n"
-    short = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n2\n<exists>\n1\n"IntervalTier"\n"birds"\n0\n2\n3\n'
+    short = (
+        'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n2\n<exists>\n1\n"IntervalTier"\n"birds"\n0\n2\n3\n'
+    )
     short += '0\n0.5\n""\n0.5\n1.5\n"Blackbird"\n1.5\n2\n""\n'
     vtt = "WEBVTT - title\n\nNOTE nothing\n\n1\n00:00.500 --> 00:01.500 align:start\n<v A>Blackbird</v>\n"
     dcase = "a.wav\t0.5\t1.5\tBlackbird\n"
-    for text, encoding in ((raven, "utf-8-sig"), (labels, "utf-8"), (short, "utf-16"), (vtt, "utf-8"), (dcase, "utf-8")):
+    for text, encoding in (
+        (raven, "utf-8-sig"),
+        (labels, "utf-8"),
+        (short, "utf-16"),
+        (vtt, "utf-8"),
+        (dcase, "utf-8"),
+    ):
         file = tmp_path / "annotations"
         file.write_bytes(text.encode(encoding))
         (recording,) = read_annotations(file)
@@ -151,8 +163,8 @@ def test_annotations_become_clips(sounds: Path, tmp_path: Path) -> None:
     (tmp_path / "lost.txt").write_text("0\t1\tdog\n")
     with pytest.raises(ClipsError, match=r"lost\.txt"):
         read([tmp_path / "lost.txt"], audio_root=sounds)
-    with pytest.raises(ClipsError, match="not a class|is none|no class|unknown|siren"):
-        (tmp_path / "classes.txt").write_text("siren\n")
+    (tmp_path / "classes.txt").write_text("siren\n")
+    with pytest.raises(ClipsError, match="extend the vocabulary"):
         read(files, audio_root=sounds, vocabulary=str(tmp_path / "classes.txt"))
 
 

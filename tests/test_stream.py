@@ -336,18 +336,19 @@ def check_beeps(found: list[tuple[int, int]], count: int, off: int) -> None:
         assert 0 <= offset - (k * PERIOD + END) <= off
 
 
-@pytest.mark.parametrize(("rate", "hop", "off"), [(RATE, 32 * STEP, 0), (RATE, 17 * STEP, 0), (48000, 32 * STEP, STEP)])
-def test_an_hour(rate: int, hop: int, off: int) -> None:
+@pytest.mark.parametrize(("rate", "hop", "off"), [(RATE, 17 * STEP, 0), (24000, 32 * STEP, STEP)])
+def test_twenty_minutes(rate: int, hop: int, off: int) -> None:
     """Law: as the day below."""
-    events, opened, position, _ = long_stream(3600, rate, hop)
-    check_beeps(events, 188, off)
-    assert (opened, position) == (188, 3600)
+    events, opened, position, _ = long_stream(1200, rate, hop)
+    check_beeps(events, 63, off)
+    assert (opened, position) == (63, 1200)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("rate", "hop", "off"),
-    [(RATE, 32 * STEP, 0), (RATE, 13 * STEP, 0), (RATE, 4 * RATE + 1, STEP), (48000, 32 * STEP, STEP)],
+    [(RATE, 32 * STEP, 0), (RATE, 13 * STEP, 0), (RATE, 4 * RATE + 1, STEP), (24000, 32 * STEP, STEP)],
 )
 def test_a_day(rate: int, hop: int, off: int) -> None:
     """Law: 24 hours as fast as they go: every event told once, at its place to the sample, in memory that stays flat.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
@@ -70,7 +70,9 @@ def raw_pcm(pipe: BinaryIO, sample_rate: int, channels: int = 1, kind: str = "s1
         [[[1, 2]]]
     """
     if kind not in PCM or channels < 1 or sample_rate < 1:
-        raise ValueError(f"raw sound is one of {', '.join(PCM)} with 1 channel and 1 Hz or more, not {kind}, {channels}")
+        raise ValueError(
+            f"raw sound is one of {', '.join(PCM)} with 1 channel and 1 Hz or more, not {kind}, {channels}"
+        )
     type, held = PCM[kind], b""
     size = type.itemsize * channels
     read = getattr(pipe, "read1", pipe.read)  # what is there, and not what is asked for, which would be late
@@ -155,10 +157,8 @@ def microphone(device: str | int | None = None, sample_rate: int | None = None) 
     coming: queue.Queue[tuple[np.ndarray, float, bool]] = queue.Queue(round(10 / BLOCK_S))
 
     def take(data: np.ndarray, frames: int, time: Any, status: Any) -> None:
-        try:
+        with suppress(queue.Full):  # the next one that is taken shows by its time how much is missing
             coming.put_nowait((data.copy(), time.inputBufferAdcTime, bool(status.input_overflow)))
-        except queue.Full:
-            pass  # the next one that is taken shows by its time how much is missing
 
     try:
         own = sounddevice.query_devices(device, "input")["default_samplerate"]

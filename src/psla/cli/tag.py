@@ -82,7 +82,8 @@ JournalFile = Annotated[
     Path | None, typer.Option(help="Keep the rows of finished files here; run again, they are not done again.")
 ]
 Window = Annotated[
-    float | None, typer.Option(help="Seconds of a window, if shorter than the model's own: sooner, and less well heard.")
+    float | None,
+    typer.Option(help="Seconds of a window, if shorter than the model's own; less well heard."),
 ]
 Plot = Annotated[
     Path | None, typer.Option(help="Also draw log-mel, classes and events: a .png, .svg or .pdf; a folder for several.")
@@ -138,10 +139,10 @@ def tag(
         from psla.tagging.job import EmbeddingFile, TagJob
         from psla.tagging.output import RowSettings
 
-        model_path, tagger = _tagger(choice, hop, combine, precision, window)
+        model_path, tagger = tagger_of(choice, hop, combine, precision, window)
         rule = EventRule(threshold, release, max_gap, min_length, median) if events or audacity else None
         shown = 5 if top is None and threshold is None else top
-        chosen, withheld = _asked(classes, exclude, drop_speech, speech_threshold, tagger.model.vocabulary)
+        chosen, withheld = asked(classes, exclude, drop_speech, speech_threshold, tagger.model.vocabulary)
         fewer = not (as_json or as_csv) if deepest is None else deepest
         settings = RowSettings(shown, threshold or 0.0, chosen, roll_up, rule, fewer)
         kept = None if embeddings is None else EmbeddingFile(embeddings)
@@ -197,7 +198,7 @@ def _choice(model: str | None, words: Sequence[str]) -> tuple[Choice, list[str]]
     return choose(model or named), expand_sources(sources)
 
 
-def _tagger(
+def tagger_of(
     choice: Choice, hop: float | None, combine: Combine, precision: Precision, window: float | None = None
 ) -> tuple[Path, Tagger]:
     """The model's file, fetched if need be, and its tagger."""
@@ -211,7 +212,7 @@ def _tagger(
     return path, load(path, hop, combine.value, precision.value, window)
 
 
-def _asked(
+def asked(
     classes: list[str] | None, exclude: list[str] | None, drop: bool, level: float | None, vocabulary: Vocabulary
 ) -> tuple[tuple[str, ...] | None, Withheld]:
     """Ids of the classes that are looked at (None: all), and what is taken out before."""

@@ -9,8 +9,8 @@ r"""Annotations: what sounds when, in the formats that people label sound with; 
     label-studio   pre-annotations of tasks          .json       https://labelstud.io/guide/predictions
 
 Reading what was written gives the same annotations, as far as the format can hold them. Names may hold anything: where
-a format has no way of its own for tabs and line ends they are written as \t, \n, \r, and a backslash as \\. Where a format has no place for a probability, it follows the name ("Dog 0.75"), as it always did
-in Audacity's tracks.
+a format has no way of its own for tabs and line ends they are written as \t, \n, \r, and a backslash as \\. Where a
+format has no place for a probability, it follows the name ("Dog 0.75"), as it always did in Audacity's tracks.
 
 Here, and not beside what is tagged, because corpora read these files too.
 """

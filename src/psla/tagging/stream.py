@@ -47,6 +47,7 @@ class Stream:
         classes: ids of the classes whose events are told; None: all.
 
     Attributes:
+        vocabulary: the classes whose events are told.
         latency_s: seconds after which a step is final at the latest; see the module's head.
         frames, times: the steps that became final in the last call of `push`, `gap` or `close`: (steps, classes)
             float32 in [0, 1], all of the model's classes, and (steps, 2) float64, begin and end in seconds since the
@@ -81,7 +82,8 @@ class Stream:
         vocabulary = tagger.model.vocabulary
         ids = vocabulary.ids if classes is None else list(classes)
         self._columns = np.array([vocabulary.index_of(id) for id in ids], int)
-        self._tracker = EventTracker(vocabulary.part(ids), tagger.step_s, rule, tagger.thresholds)
+        self.vocabulary = vocabulary.part(ids)
+        self._tracker = EventTracker(self.vocabulary, tagger.step_s, rule, tagger.thresholds)
         widest = max(each.median_steps for each in (rule, *rule.classes.values()))
         self.latency_s = tagger.window_s + tagger.step_s * (1 + widest // 2)
         self.frames, self.times = self._no_steps()

@@ -31,7 +31,9 @@ def _tiers(annotations: Sequence[Annotation]) -> list[tuple[str, list[Annotation
     tiers: dict[tuple[str, bool], list[list[Annotation]]] = {}
     for each in sorted(annotations, key=lambda a: (a.onset_s, a.offset_s)):
         own = tiers.setdefault((each.label, each.onset_s == each.offset_s), [])
-        free = next((tier for tier in own if tier[-1].offset_s <= each.onset_s and tier[-1].onset_s < each.onset_s), None)
+        free = next(
+            (tier for tier in own if tier[-1].offset_s <= each.onset_s and tier[-1].onset_s < each.onset_s), None
+        )
         if free is None:
             own.append([each])
         else:

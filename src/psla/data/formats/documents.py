@@ -71,7 +71,9 @@ def _read_label_studio(text: str, label_column: str | None) -> list[Annotated]:
         for part in task.get("annotations") or task.get("predictions") or []:
             for region in part["result"]:
                 value, length = region["value"], region.get("original_length", length)
-                own += [Annotation(value["start"], value["end"], label, region.get("score")) for label in value["labels"]]
+                own += [
+                    Annotation(value["start"], value["end"], label, region.get("score")) for label in value["labels"]
+                ]
         found.append(Annotated(task["data"].get("audio", ""), own, length))
     return found
 

@@ -1,7 +1,7 @@
 r"""Annotations a line each: Raven's selection tables, Audacity's label tracks, the TSV of DCASE and sed_eval.
 
-Raven and Audacity take a line as it stands, so tabs and line ends in names are escaped (`psla.data.annotations`). TSV is
-read by csv readers: cells that need it stand in quotes. In Raven's tables a selection has a line for each view; it
+Raven and Audacity take a line as it stands, so tabs and line ends in names are escaped (`psla.data.annotations`). TSV
+is read by csv readers: cells that need it stand in quotes. In Raven's tables a selection has a line for each view; it
 counts once.
 """
 
@@ -155,7 +155,9 @@ def _knows_tsv(text: str) -> bool:
     cells = next(csv.reader(io.StringIO(text, newline=""), delimiter="\t"), [])
     if {"onset", "offset"} <= set(cells):
         return True
-    return len(cells) == 4 and _chance(cells[0]) is None and all(each.replace(".", "", 1).isdigit() for each in cells[1:3])
+    return (
+        len(cells) == 4 and _chance(cells[0]) is None and all(each.replace(".", "", 1).isdigit() for each in cells[1:3])
+    )
 
 
 FORMATS.add("raven", Format(".txt", False, _write_raven, _read_raven, _knows_raven))

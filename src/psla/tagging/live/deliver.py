@@ -1,7 +1,7 @@
 """Messages to somebody who may be slow, away or broken: a bounded queue, retries, and a word of what was lost.
 
 Listening never waits for who is told. Each of them has a thread and a queue of so many messages; a message that does
-not fit, or that could not be delivered after all tries, is lost, and that is told (`failed`), never left out in silence.
+not fit, or that could not be delivered after all tries, is lost, and that is told (`failed`).
 """
 
 from __future__ import annotations

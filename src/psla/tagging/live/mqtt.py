@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -82,10 +83,8 @@ class Mqtt:
 
     def close(self) -> None:
         """Say that it has ended."""
-        try:
+        with suppress(OSError):  # the broker is away: its own last word says so
             self._publish([(f"{self._topic}/availability", "offline", True)])
-        except OSError:
-            pass  # the broker is away: its own last word says so
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -137,8 +136,6 @@ def _slug(id: str) -> str:
 
     Example:
         >>> _slug("/m/0bt9lr"), _slug("dog bark"), _slug("dog_bark")
-        ('_2fm_2f0bt9lr', 'dog_20bark', 'dog_5fbark')
+        ('_2f_m_2f_0bt9lr', 'dog_20_bark', 'dog_5f_bark')
     """
-    return "".join(
-        each if each.isascii() and (each.isalnum() or each == "-") else f"_{ord(each):x}" for each in id
-    )
+    return "".join(each if each.isascii() and (each.isalnum() or each == "-") else f"_{ord(each):x}_" for each in id)
