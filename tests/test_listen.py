@@ -498,7 +498,7 @@ def test_the_command_ends_cleanly(tmp_path: Path) -> None:
 
 
 def test_the_command_hears_a_file_and_refuses_nonsense(tmp_path: Path) -> None:
-    """Law: an address that ends, ends; one that is not there is one sentence and exit code 2; the last message stands."""
+    """Law: an address that ends, ends; one that is not there is a sentence and exit code 2; the last message stands."""
     soundfile.write(tmp_path / "a.wav", noise(16000), RATE)
     model = tiny_model_file(tmp_path, mel_bins=32)
 

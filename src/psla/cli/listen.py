@@ -16,12 +16,14 @@ from psla.cli.console import CommandError, asked_to_stop
 from psla.cli.options import Json, Precision, WithPrecision
 from psla.cli.tag import (
     Classes,
+    ClassRules,
     Exclude,
     MaxGap,
     ModelOption,
     Quiet,
     Window,
     asked,
+    ruled,
     tagger_of,
 )
 from psla.cli.tag import Combine as _Combine
@@ -73,6 +75,7 @@ def listen(
     median: Annotated[int, typer.Option(help="First take the median of so many steps, an odd number.")] = 1,
     classes: Classes = None,
     exclude: Exclude = None,
+    class_rules: ClassRules = None,
     window: Window = None,
     hop: Annotated[float | None, typer.Option(help="Seconds between windows; by default a whole window.")] = None,
     as_json: Json = False,
@@ -94,9 +97,9 @@ def listen(
     if model is not None and named is not None:
         raise CommandError(f"two models are named, {model} and {named}: choose one")
     _check(source, rate, channels, device)
-    rule = EventRule(threshold, release, max_gap, min_length, median)
     choice = choose(model or named)
     _, tagger = tagger_of(choice, hop, _Combine.mean, precision, window)
+    rule = ruled(EventRule(threshold, release, max_gap, min_length, median), class_rules, tagger)
     chosen, withheld = asked(classes, exclude, False, None, tagger.model.vocabulary)
     ids = tagger.model.vocabulary.ids if chosen is None else list(chosen)
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,12 +15,13 @@ import typer
 
 from psla.cli.console import CommandError, fetching, progress, table
 from psla.cli.options import Json, Precision, WithPrecision
-from psla.cli.tag_view import picture_files, screens, views_of, write_pictures
+from psla.cli.tag_view import picture_files, screens, write_pictures
 
 if TYPE_CHECKING:
     from psla.data.annotations import Format
     from psla.data.vocabulary import Vocabulary
     from psla.model.file import Model
+    from psla.tagging.events import EventRule
     from psla.tagging.output import RowSettings
     from psla.tagging.privacy import Withheld
     from psla.tagging.tagger import Tagger
@@ -81,6 +83,10 @@ Out = Annotated[
 JournalFile = Annotated[
     Path | None, typer.Option(help="Keep the rows of finished files here; run again, they are not done again.")
 ]
+ClassRules = Annotated[
+    Path | None,
+    typer.Option(help="YAML: for a class what its events differ in, as in 'Gunshot, gunfire: {median_steps: 1}'."),
+]
 Window = Annotated[
     float | None,
     typer.Option(help="Seconds of a window, if shorter than the model's own; less well heard."),
@@ -107,6 +113,7 @@ def tag(
     max_gap: MaxGap = None,
     min_length: Annotated[float, typer.Option(help="Leave out events of fewer seconds.")] = 0.0,
     median: Annotated[int, typer.Option(help="First take the median of so many steps, an odd number.")] = 1,
+    class_rules: ClassRules = None,
     window: Window = None,
     hop: Annotated[float | None, typer.Option(help="Seconds between windows; by default a whole window.")] = None,
     combine: Annotated[Combine, typer.Option(help="How windows become one clip.")] = Combine.mean,
@@ -138,15 +145,17 @@ def tag(
         from psla.tagging.events import EventRule
         from psla.tagging.job import EmbeddingFile, TagJob
         from psla.tagging.output import RowSettings
+        from psla.tagging.view import Views
 
         model_path, tagger = tagger_of(choice, hop, combine, precision, window)
-        rule = EventRule(threshold, release, max_gap, min_length, median) if events or audacity else None
+        own = ruled(EventRule(threshold or None, release, max_gap, min_length, median), class_rules, tagger)
+        rule = replace(own, threshold=threshold) if events or audacity else None
         shown = 5 if top is None and threshold is None else top
         chosen, withheld = asked(classes, exclude, drop_speech, speech_threshold, tagger.model.vocabulary)
         fewer = not (as_json or as_csv) if deepest is None else deepest
         settings = RowSettings(shown, threshold or 0.0, chosen, roll_up, rule, fewer)
         kept = None if embeddings is None else EmbeddingFile(embeddings)
-        views = views_of(tagger, settings, threshold, release, max_gap, min_length, median) if plot or html else None
+        views = Views(tagger, settings, own) if plot or html else None
         model_hash = f"{sha256_of(model_path)} {precision.value}" if journal else ""
         job = TagJob(tagger, model_hash, settings, kept, withheld, views)
         _introduce(choice, tagger.model, settings, quiet)
@@ -210,6 +219,13 @@ def tagger_of(
         path = resolve(choice.model, told)
     keep_freed_memory()
     return path, load(path, hop, combine.value, precision.value, window)
+
+
+def ruled(rule: EventRule, file: Path | None, tagger: Tagger) -> EventRule:
+    """The rule with those of single classes, where a file has some."""
+    from psla.tagging.events import class_rules
+
+    return rule if file is None else class_rules(file, rule, tagger.model.vocabulary)
 
 
 def asked(

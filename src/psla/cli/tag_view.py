@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from psla.audio.pool import DecodePool
-    from psla.tagging.output import RowSettings
-    from psla.tagging.tagger import Tagger
     from psla.tagging.view import Views
 
 MOST_FILES = 20  # on a page
@@ -44,14 +42,6 @@ def picture_files(plot: Path | None, html: Path | None, paths: Sequence[str], jo
         raise CommandError(f"--plot takes a folder, or a file that ends in {', '.join(FORMATS)}; not {plot}")
     names = label_file_names(paths)
     return {path: plot / f"{name.removesuffix('.txt')}.png" for path, name in zip(paths, names, strict=True)}
-
-
-def views_of(tagger: Tagger, settings: RowSettings, threshold: float | None, *rule: Any) -> Views:
-    """What gathers the views; they show events whether or not the rows do, 0 being a threshold of classes alone."""
-    from psla.tagging.events import EventRule
-    from psla.tagging.view import Views
-
-    return Views(tagger, settings, EventRule(threshold or None, *rule))
 
 
 def write_pictures(views: Views, pool: DecodePool, plots: Mapping[str, Path], html: Path | None) -> bool:

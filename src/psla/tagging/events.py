@@ -18,12 +18,15 @@ needs to be right about clips, on the grid of its steps, and no more.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from psla.data.vocabulary import SoundClass, Vocabulary
 from psla.tagging.result import TagResult
@@ -74,6 +77,10 @@ class EventRule:
         if nested := [id for id, rule in self.classes.items() if rule.classes]:
             raise ValueError(f"the rule of class {nested[0]!r} has rules of classes itself: give them beside it")
 
+    def part(self, vocabulary: Vocabulary) -> EventRule:
+        """The rule without those of classes that are not in a vocabulary."""
+        return replace(self, classes={id: rule for id, rule in self.classes.items() if id in vocabulary})
+
 
 @dataclass(frozen=True)
 class Event:
@@ -118,6 +125,34 @@ class StreamEvent:
     def to_dict(self) -> dict[str, Any]:
         """Plain data: state, number, and what `Event.to_dict` gives."""
         return {"state": self.state, "number": self.number, **self.event.to_dict()}
+
+
+def class_rules(path: str | os.PathLike[str], rule: EventRule, vocabulary: Vocabulary) -> EventRule:
+    """A rule with those of single classes from a YAML file: for a name or an id, what differs from the rule.
+
+        Gunshot, gunfire: {median_steps: 1, threshold: 0.3}
+        /m/06mb1: {min_length_s: 2.0}
+
+    Raises:
+        ValueError: no such mapping, a class that is not in the vocabulary, a setting that is not one or out of range.
+        OSError: the file cannot be read.
+    """
+    try:
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    known = [name for name in asdict(rule) if name != "classes"]
+    own = {}
+    if not isinstance(given, dict):
+        raise ValueError(f"{path} must hold classes, each with its settings, as in 'Rain: {{threshold: 0.3}}'")
+    for name, settings in given.items():
+        if not isinstance(settings, dict) or set(settings) - set(known):
+            raise ValueError(f"{path}: the settings of {name!r} are of {', '.join(known)}; not {settings!r}")
+        try:
+            own[vocabulary.find(str(name)).id] = replace(rule, classes={}, **settings)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {name!r}: {error}") from error
+    return replace(rule, classes=own)
 
 
 def find_events(

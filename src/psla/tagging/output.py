@@ -73,7 +73,8 @@ def row_of(file: FileResult, settings: RowSettings, thresholds: Mapping[str, flo
     top = len(result.vocabulary) if settings.top is None else settings.top
     row = {"path": file.path, "status": TAGGED, **result.to_dict(top, settings.threshold, settings.deepest)}
     if settings.events is not None:
-        row["events"] = [event.to_dict() for event in find_events(result, settings.events, thresholds)]
+        rule = settings.events.part(result.vocabulary)
+        row["events"] = [event.to_dict() for event in find_events(result, rule, thresholds)]
     return row
 
 

@@ -82,7 +82,10 @@ class Stream:
         vocabulary = tagger.model.vocabulary
         ids = vocabulary.ids if classes is None else list(classes)
         self._columns = np.array([vocabulary.index_of(id) for id in ids], int)
+        if unknown := [id for id in rule.classes if id not in vocabulary]:
+            raise ValueError(f"events: there is a rule for {unknown[0]!r}, which is none of the model's classes")
         self.vocabulary = vocabulary.part(ids)
+        rule = rule.part(self.vocabulary)
         self._tracker = EventTracker(self.vocabulary, tagger.step_s, rule, tagger.thresholds)
         widest = max(each.median_steps for each in (rule, *rule.classes.values()))
         self.latency_s = tagger.window_s + tagger.step_s * (1 + widest // 2)
