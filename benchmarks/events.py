@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from sed_scores_eval import collar_based, intersection_based
 from sed_scores_eval.base_modules.scores import create_score_dataframe
 
@@ -48,6 +49,17 @@ GRID: Mapping[str, tuple[float | int, ...]] = {
     "max_gap_s": (0.0, 0.33, 0.65, 1.0),
     "min_length_s": (0.0, 0.33, 0.65),
 }
+
+
+class Writable(pd.DataFrame):
+    """A table whose arrays may be written, as the compiled part of the scores asks: those of pandas 3 may not."""
+
+    @property
+    def _constructor(self) -> type[Writable]:
+        return Writable
+
+    def to_numpy(self, *args, **options) -> np.ndarray:
+        return np.array(super().to_numpy(*args, **options))
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,7 @@ def binary(result: TagResult, rule: EventRule, ids: list[str], seconds: float):
     scores = np.zeros((len(edges) - 1, len(ids)))
     for event in events:
         scores[(edges[:-1] >= event.onset_s) & (edges[1:] <= event.offset_s), event.sound.index] = 1.0
-    return create_score_dataframe(scores, edges, ids)
+    return Writable(create_score_dataframe(scores, edges, ids))
 
 
 def f_scores(scenes: Scenes, rule: EventRule, ids: list[str]) -> dict[str, float]:
@@ -110,7 +122,7 @@ def psds(scenes: Scenes, steps: int, ids: list[str]) -> dict[str, float]:
         pieces = [median.push(part.frames, part.times), median.close()]
         frames = np.concatenate([rows for rows, _ in pieces if len(rows)])
         edges = np.append(part.times[:, 0], part.times[-1, 1])
-        scores[clip] = create_score_dataframe(frames.astype(np.float64), edges, ids)
+        scores[clip] = Writable(create_score_dataframe(frames.astype(np.float64), edges, ids))
     durations = dict.fromkeys(scores, scenes.seconds)
     return {
         name: intersection_based.psds(scores, scenes.truth, durations, **settings)[0] for name, settings in PSDS.items()

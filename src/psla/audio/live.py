@@ -25,7 +25,12 @@ import numpy as np
 from psla.audio.decode import AudioError
 from psla.extras import needed
 
-PCM = {"u8": np.dtype("u1"), "s16le": np.dtype("<i2"), "s32le": np.dtype("<i4"), "f32le": np.dtype("<f4")}
+PCM: dict[str, np.dtype[Any]] = {
+    "u8": np.dtype("u1"),
+    "s16le": np.dtype("<i2"),
+    "s32le": np.dtype("<i4"),
+    "f32le": np.dtype("<f4"),
+}
 """Raw samples by the names that ffmpeg gives them."""
 
 BLOCK_S = 0.1  # of what is read at a time
