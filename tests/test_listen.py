@@ -517,7 +517,7 @@ def test_the_command_hears_a_file_and_refuses_nonsense(tmp_path: Path) -> None:
         (["rtsp://a", "--rate", 8000], "--rate"),
         (["-", "--device", "x"], "--device"),
         (["-", "--channels", 2], "--rate"),
-        (["-", "--rate", 8000, "--pcm", "mp3"], "raw sound"),
+        (["-", "--rate", 8000, "--pcm", "mp3"], "--pcm is one of"),
         (["-", "--rate", 8000, "--exec", ""], "empty"),
         (["-", "--rate", 8000, "--mqtt", "broker"], "mqtt://HOST"),
         (["-", "--rate", 8000, "--window", 99], "window_s"),

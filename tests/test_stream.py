@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 import psla
 from psla.audio.decode import AudioError
 from psla.data.vocabulary import Vocabulary
-from psla.tagging.events import Event, EventRule, EventTracker, StreamEvent, find_events
+from psla.tagging.events import Event, EventRule, EventTracker, StreamEvent, class_rules, find_events
 from psla.tagging.result import TagResult
 from psla.tagging.stream import Stream
 from psla.tagging.tagger import Tagger
@@ -256,6 +258,31 @@ def test_an_event_is_told_while_it_lasts() -> None:
         new = tracker.push(np.float32([[probability]]), np.array([[step, step + 1.0]]))
         told.append([each.state for each in new])
     assert told == [[], ["opened"], ["continued"], [], ["continued"], [], ["closed"]]
+
+
+def test_rules_of_classes_come_from_a_file(tmp_path: Path) -> None:
+    """Law: what a class's own settings leave out is the rule's; names and ids; what is wrong is refused by name."""
+    file = tmp_path / "rules.yaml"
+    file.write_text("Dog: {threshold: 0.25, median_steps: 1}\n/m/06mb1: {min_length_s: 2}\n")
+    base = EventRule(0.5, 0.9, median_steps=5)
+    rule = class_rules(file, base, CLASSES)
+    assert rule.classes == {
+        DOG: EventRule(0.25, 0.9, median_steps=1),
+        "/m/06mb1": EventRule(0.5, 0.9, min_length_s=2, median_steps=5),
+    }
+    assert rule.part(CLASSES.part([DOG])).classes.keys() == {DOG}
+    for text, match in (
+        ("Cat: {}", "Cat"),
+        ("Dog: {speed: 1}", "'Dog' are of threshold, release"),
+        ("Dog: {release: 2}", "release must be"),
+        ("Dog: {classes: {}}", "not {'classes'"),
+        ("Dog: {release: high}", "Dog"),
+        ("- Dog", "must hold classes"),
+        ("Dog: [", "is no YAML"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=re.escape(match)):
+            class_rules(file, base, CLASSES)
 
 
 def test_a_rule_for_no_class_is_refused() -> None:

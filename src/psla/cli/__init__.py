@@ -50,7 +50,7 @@ app = _group(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_CORPORA: list[Command] = [corpus.audioset, corpus.fsd50k, corpus.esc50, corpus.folder, corpus.csv, corpus.annotations]
+_CORPORA: list[Command] = [corpus.audioset, corpus.fsd50k, corpus.esc50, corpus.folder, corpus.csv, corpus.annotations_]
 _CORPORA += [corpus.soundscape, corpus.signals, corpus.merge]
 _LAB: list[Command] = [lab.run, lab.select, lab.cross_validate, lab.report]
 app.add_typer(_group("Make a table of clips from a corpus.", _CORPORA), name="corpus")

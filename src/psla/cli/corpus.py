@@ -158,7 +158,7 @@ def csv(
     _take(clips, out, validation, seed, inventory, decode, json)
 
 
-def annotations(
+def annotations_(
     files: Annotated[list[Path], typer.Argument(metavar="FILES", help="Annotation files, or folders of them.")],
     audio: Annotated[Path | None, typer.Option(help="Where the recordings are; else beside the annotations.")] = None,
     vocabulary: VocabularyName = None,

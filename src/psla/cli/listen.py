@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,6 +60,7 @@ RecordEvents = Annotated[Path | None, typer.Option(help="Keep the sound of each 
 Before = Annotated[float, typer.Option(min=0, help="Seconds of sound kept before and after an event.")]
 Seconds = Annotated[float | None, typer.Option(min=0, help="Stop after so much sound.")]
 CLOSE_S = 10.0
+HURRIED = ("rtsp", "rtp", "udp", "srt", "rtmp")  # addresses that do not wait; others hold back what is not read
 
 
 def listen(
@@ -90,16 +92,15 @@ def listen(
     quiet: Quiet = False,
 ) -> None:
     """Say what sounds now, as it begins and ends; Ctrl-C ends it, and the events that are going on with it."""
-    from psla.tagging.events import EventRule
     from psla.weights.choice import choose
 
     named, source = _split(words or [])
     if model is not None and named is not None:
         raise CommandError(f"two models are named, {model} and {named}: choose one")
-    _check(source, rate, channels, device)
+    _check(source, rate, channels, device, pcm)
     choice = choose(model or named)
     _, tagger = tagger_of(choice, hop, _Combine.mean, precision, window)
-    rule = ruled(EventRule(threshold, release, max_gap, min_length, median), class_rules, tagger)
+    rule = ruled((threshold, release, max_gap, min_length, median), class_rules, tagger)
     chosen, withheld = asked(classes, exclude, False, None, tagger.model.vocabulary)
     ids = tagger.model.vocabulary.ids if chosen is None else list(chosen)
 
@@ -120,7 +121,8 @@ def listen(
             held = stream.latency_s + tagger.hop_s + 2 * before + max(max_gap or 0.0, min_length) + 5.0
             recorder = Recorder(record_events, before, held, lambda reason: shown.failed("recording", reason, 1))
         blocks = _blocks(source, rate, channels, pcm, device)
-        feed = stack.enter_context(Feed(_first(blocks, seconds), live=source != "-", stopped=stopped))
+        live = not source or source.partition("://")[0] in HURRIED
+        feed = stack.enter_context(Feed(_first(blocks, seconds), live, stopped=stopped))
 
         def tell(message: dict[str, Any]) -> None:
             shown.tell(message)
@@ -149,7 +151,11 @@ def _split(words: Sequence[str]) -> tuple[str | None, str]:
     return models[0] if models else None, sources[0] if sources else ""
 
 
-def _check(source: str, rate: int | None, channels: int, device: str | None) -> None:
+def _check(source: str, rate: int | None, channels: int, device: str | None, pcm: str) -> None:
+    from psla.audio.live import PCM
+
+    if pcm not in PCM:
+        raise CommandError(f"--pcm is one of {', '.join(PCM)}, not {pcm}")
     if source not in ("", "-") and (rate is not None or channels != 1):
         raise CommandError("--rate and --channels are of raw samples on standard input: an address says its own")
     if source == "-" and rate is None and channels != 1:
@@ -165,7 +171,8 @@ def _blocks(source: str, rate: int | None, channels: int, pcm: str, device: str 
         return live.microphone(int(device) if device is not None and device.isdecimal() else device, rate)
     if source != "-":
         return live.container(source)
-    pipe = sys.stdin.buffer
+    # Without Python's buffer: a thread that waits in it holds a lock, over which the interpreter stumbles at its end.
+    pipe = FileIO(sys.stdin.fileno(), closefd=False)
     return live.container(pipe) if rate is None else live.raw_pcm(pipe, rate, channels, pcm)
 
 

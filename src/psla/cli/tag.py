@@ -132,27 +132,25 @@ def tag(
 ) -> None:
     """Say what sounds in files; exits with 1 if one of them could not be read."""
     _check(as_json + as_csv + audacity + (format is not None), embeddings, journal)
-    written_as = _format("audacity" if audacity else format, events or audacity)
     from psla.audio.pool import decode_pool
 
     choice, paths = _choice(model, words)
-    _check_tracks(written_as, out, len(paths))
+    written_as = _format("audacity" if audacity else format, events or audacity, out, len(paths))
     plots = picture_files(plot, html, paths, journal is not None)
     with ExitStack() as stack:
         # The workers start while torch is imported and the model is loaded.
         pool = stack.enter_context(decode_pool(workers or min(len(paths), os.cpu_count() or 1)))
         from psla.files import Journal, sha256_of
-        from psla.tagging.events import EventRule
         from psla.tagging.job import EmbeddingFile, TagJob
         from psla.tagging.output import RowSettings
         from psla.tagging.view import Views
 
         model_path, tagger = tagger_of(choice, hop, combine, precision, window)
-        own = ruled(EventRule(threshold or None, release, max_gap, min_length, median), class_rules, tagger)
+        own = ruled((threshold or None, release, max_gap, min_length, median), class_rules, tagger)
         rule = replace(own, threshold=threshold) if events or audacity else None
-        shown = 5 if top is None and threshold is None else top
         chosen, withheld = asked(classes, exclude, drop_speech, speech_threshold, tagger.model.vocabulary)
         fewer = not (as_json or as_csv) if deepest is None else deepest
+        shown = 5 if top is None and threshold is None else top
         settings = RowSettings(shown, threshold or 0.0, chosen, roll_up, rule, fewer)
         kept = None if embeddings is None else EmbeddingFile(embeddings)
         views = Views(tagger, settings, own) if plot or html else None
@@ -164,10 +162,8 @@ def tag(
         silent = len(paths) < 2 or (out is None and sys.stdout.isatty())
         failed: list[Row] = []
         rows = _watched(job.rows(paths, pool, written), failed, len(paths), silent)
-        if written_as is not None:
-            _write_annotations(rows, paths, out, written_as, choice.model)
-        else:
-            _write(_pieces(rows, as_json, as_csv, rule is not None, out is None and sys.stdout.isatty()), out)
+        how = as_json, as_csv, rule is not None, out is None and sys.stdout.isatty()
+        _write_rows(rows, paths, out, f"psla, {choice.model}", written_as, *how)
         if kept is not None:
             kept.save()
         drawn_all = views is None or write_pictures(views, pool, plots, html)
@@ -182,18 +178,15 @@ def _check(formats: int, embeddings: Path | None, journal: Path | None) -> None:
         raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
 
 
-def _format(name: str | None, events: bool) -> Format | None:
-    """The format of the annotations, if any."""
+def _format(name: str | None, events: bool, out: Path | None, files: int) -> Format | None:
+    """The format of the annotations, if any; what it cannot write there is refused."""
     from psla.data.annotations import FORMATS
 
     if name is not None and not events:
         raise CommandError(f"--format {name} writes events: ask for them with --events")
+    if name is not None and not FORMATS[name].many and out is None and files > 1:
+        raise CommandError(f"{name} makes annotations for each of {files} files: give a folder with --out")
     return None if name is None else FORMATS[name]
-
-
-def _check_tracks(written_as: Format | None, out: Path | None, files: int) -> None:
-    if written_as is not None and not written_as.many and out is None and files > 1:
-        raise CommandError(f"each of {files} files gets annotations of its own: give a folder with --out")
 
 
 def _choice(model: str | None, words: Sequence[str]) -> tuple[Choice, list[str]]:
@@ -221,10 +214,11 @@ def tagger_of(
     return path, load(path, hop, combine.value, precision.value, window)
 
 
-def ruled(rule: EventRule, file: Path | None, tagger: Tagger) -> EventRule:
-    """The rule with those of single classes, where a file has some."""
-    from psla.tagging.events import class_rules
+def ruled(settings: Sequence[Any], file: Path | None, tagger: Tagger) -> EventRule:
+    """The rule of these settings, in the order of `EventRule`; with those of single classes, where a file has some."""
+    from psla.tagging.events import EventRule, class_rules
 
+    rule = EventRule(*settings)
     return rule if file is None else class_rules(file, rule, tagger.model.vocabulary)
 
 
@@ -315,12 +309,14 @@ def _write(pieces: Iterable[str], out: Path | None) -> None:
         file.writelines(pieces)
 
 
-def _write_annotations(
-    rows: Iterable[Row], paths: Sequence[str], out: Path | None, written_as: Format, model: str
+def _write_rows(
+    rows: Iterable[Row], paths: Sequence[str], out: Path | None, maker: str, written_as: Format | None, *how: bool
 ) -> None:
     from psla.tagging.output import annotated, label_file_names
 
-    maker = f"psla, {model}"
+    if written_as is None:
+        _write(_pieces(rows, *how), out)
+        return
     if written_as.many:
         _write([written_as.write([annotated(row) for row in rows if "error" not in row], maker)], out)
         return

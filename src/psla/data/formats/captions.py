@@ -88,7 +88,7 @@ def _read_textgrid(text: str, label_column: str | None) -> list[Annotated]:
 
     def take(kind: type) -> str | float:
         item = next(items, None)
-        if not isinstance(item, kind):
+        if item is None or not isinstance(item, kind):
             raise AnnotationError(f"not a TextGrid: there is {item!r} where a {kind.__name__} must be")
         return item
 

@@ -24,7 +24,12 @@ def _write_jams(recordings: Sequence[Annotated], maker: str) -> str:
     ]
     about = {"corpus": "", "version": "", "curator": {"name": "", "email": ""}, "annotator": {}, "data_source": "psla"}
     about |= {"annotation_tools": maker, "annotation_rules": "", "validation": ""}
-    file = {"title": os.path.basename(recording.path), "artist": "", "release": "", "duration": recording.duration_s}
+    file: dict[str, Any] = {
+        "title": os.path.basename(recording.path),
+        "artist": "",
+        "release": "",
+        "duration": recording.duration_s,
+    }
     file |= {"identifiers": {}, "jams_version": JAMS_VERSION}
     whole = {"time": 0, "duration": recording.duration_s}
     annotation = {"namespace": "segment_open", "data": data, "annotation_metadata": about, "sandbox": {}, **whole}

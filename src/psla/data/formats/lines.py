@@ -146,8 +146,8 @@ def _read_tsv(text: str, label_column: str | None) -> list[Annotated]:
         cells = dict(zip(head, row, strict=False))
         own = found.setdefault(cells.get("filename", ""), [])
         if cells.get("onset"):
-            times = (number(cells.get(name, ""), f"{name} of event {place}") for name in ("onset", "offset"))
-            own.append(Annotation(*times, cells.get(label, ""), _chance(cells.get("probability"))))
+            begin, end = (number(cells.get(name, ""), f"{name} of event {place}") for name in ("onset", "offset"))
+            own.append(Annotation(begin, end, cells.get(label, ""), _chance(cells.get("probability"))))
     return [Annotated(path, each) for path, each in found.items()]
 
 
