@@ -131,9 +131,9 @@ def tag(
     quiet: Quiet = False,
 ) -> None:
     """Say what sounds in files; exits with 1 if one of them could not be read."""
-    _check(as_json + as_csv + audacity + (format is not None), embeddings, journal)
     from psla.audio.pool import decode_pool
 
+    _check(as_json + as_csv + audacity + (format is not None), embeddings, journal)
     choice, paths = _choice(model, words)
     written_as = _format("audacity" if audacity else format, events or audacity, out, len(paths))
     plots = picture_files(plot, html, paths, journal is not None)
@@ -150,9 +150,8 @@ def tag(
         rule = replace(own, threshold=threshold) if events or audacity else None
         chosen, withheld = asked(classes, exclude, drop_speech, speech_threshold, tagger.model.vocabulary)
         fewer = not (as_json or as_csv) if deepest is None else deepest
-        shown = 5 if top is None and threshold is None else top
-        settings = RowSettings(shown, threshold or 0.0, chosen, roll_up, rule, fewer)
-        kept = None if embeddings is None else EmbeddingFile(embeddings)
+        settings = RowSettings(_places(top, threshold), threshold or 0.0, chosen, roll_up, rule, fewer)
+        kept = EmbeddingFile(embeddings) if embeddings else None
         views = Views(tagger, settings, own) if plot or html else None
         model_hash = f"{sha256_of(model_path)} {precision.value}" if journal else ""
         job = TagJob(tagger, model_hash, settings, kept, withheld, views)
@@ -160,8 +159,7 @@ def tag(
         written = stack.enter_context(Journal(journal)) if journal else None
         # No bar for a single file, nor where the rows themselves appear on the terminal.
         silent = len(paths) < 2 or (out is None and sys.stdout.isatty())
-        failed: list[Row] = []
-        rows = _watched(job.rows(paths, pool, written), failed, len(paths), silent)
+        rows = _watched(job.rows(paths, pool, written), failed := list[Row](), len(paths), silent)
         how = as_json, as_csv, rule is not None, out is None and sys.stdout.isatty()
         _write_rows(rows, paths, out, f"psla, {choice.model}", written_as, *how)
         if kept is not None:
@@ -212,6 +210,10 @@ def tagger_of(
         path = resolve(choice.model, told)
     keep_freed_memory()
     return path, load(path, hop, combine.value, precision.value, window)
+
+
+def _places(top: int | None, threshold: float | None) -> int | None:
+    return 5 if top is None and threshold is None else top
 
 
 def ruled(settings: Sequence[Any], file: Path | None, tagger: Tagger) -> EventRule:
