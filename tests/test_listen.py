@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_told() -> None:
         next(feed)
         stopped.set()
         assert list(feed) == []
-        assert feed.held_s > 0
+        until(lambda: feed.held_s > 0.4)  # what was read ahead is not handed out, and is counted
 
 
 class FakeMicrophone:

@@ -6,7 +6,7 @@
 
 All of it is what files go through, so the steps and the events of a stream are those of the file: at the model's own
 rate to the bit (on the CPU), and at others too as far as the resampler's output does not depend on cuts, which its
-authors say and the tests hold to 2 units of 16 bits. Positions are counted in samples, in whole numbers, so they do not
+authors say (the tests hold the steps to 1e-4). Positions are counted in samples, in whole numbers, so they do not
 drift. Memory does not grow: what is held is a window, the steps that are not final, and what events are going on.
 
 How late: a step is final, and its event told, at most `latency_s` after its beginning has been pushed: a window, a step
