@@ -16,6 +16,16 @@ __all__ = ["EXEMPT", "interruption_files", "interruption_lab", "interruption_tra
 # What the rules find and no scenario interrupts, each with the reason.
 EXEMPT = {
     "psla.audio.worker_handle.WorkerHandle.messages": "a worker that does not come to its end is replaced: DecodePool",
+    "psla.audio.live.raw_pcm": "live: what has passed does not come again, and nothing is written",
+    "psla.audio.live.container": "live, as raw_pcm",
+    "psla.audio.live.microphone": "live, as raw_pcm",
+    "psla.tagging.live.listen.listen": "live: what ends it closes its events; see test_listen",
+    "psla.tagging.live.deliver.Delivery": "live: a queue in memory; `failed` is told what is lost",
+    "psla.tagging.live.recorder.Recorder": "live: `failed` is told of a disk, not of how it gets on",
+    "psla.tagging.tagger.Cutter.push": "in memory: what `cut_windows` is made of, which is interrupted",
+    "psla.tagging.tagger.Cutter.close": "in memory, as Cutter.push",
+    "psla.tagging.tracking.Track.push": "in memory: a few steps of one class",
+    "psla.tagging.tracking.Track.close": "in memory, as Track.push",
     "psla.tagging.batch.FileStream.blocks": "what one reader takes out of a queue, once: tag_groups makes another",
     "psla.tagging.batch.WindowTagger.windows": "what a Tagger is to batches; the Tagger's own is `cut_windows`",
     "psla.metrics.resampling.drawn_precisions": "in memory: `compare` and the lab's verdicts write what it gives",

@@ -9,21 +9,8 @@ import pytest
 import psla
 
 ROOMS = [
-    *(
-        "journal",
-        "files",
-        "sealed",
-        "yaml_files",
-        "registry",
-        "download",
-        "audio",
-        "data",
-        "corpora",
-        "synth",
-        "metrics",
-        "model",
-        "weights",
-    ),
+    *("journal", "files", "sealed", "yaml_files", "registry", "extras", "download"),
+    *("audio", "data", "corpora", "synth", "metrics", "model", "weights"),
     *("techniques", "report", "training", "tagging", "lab", "export", "serve", "cluster", "cli", "__main__"),
 ]
 SOURCE = Path(psla.__file__).parent

@@ -105,6 +105,7 @@ def no_files() -> None:
 BLOCKS: Mapping[str, tuple[Callable[[], None], str]] = {
     "# tag a file": (tag_by_name, "Rain"),
     "# the same with a step of half a second from window to window": (tag_by_file, "Rain"),
+    "# sound as it comes": (lambda: None, "30 s heard"),
     "# a picture and a page": (tag_by_name, "Rain"),
     "# leave speech and music out": (sound_file, ""),
     "# read a checkpoint": (checkpoint, "32000 4 not stated"),

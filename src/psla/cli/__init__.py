@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from psla.cli import calibrate, corpus, doctor, find, fit, lab, labels, models, pack, predictions, tag, training
+from psla.cli import calibrate, corpus, doctor, find, fit, lab, labels, listen, models, pack, predictions, tag, training
 from psla.cli.console import end_as_interrupted, escape_what_cannot_be_said, guarded, open_descriptors
 
 Command = Callable[..., None]
@@ -35,6 +35,7 @@ app = _group(
         predictions.predict,
         predictions.evaluate,
         tag.tag,
+        listen.listen,
         models.info,
         training.demo,
         labels.enhance,
@@ -52,8 +53,8 @@ app = _group(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_CORPORA: list[Command] = [corpus.audioset, corpus.fsd50k, corpus.esc50, corpus.folder, corpus.csv, corpus.soundscape]
-_CORPORA += [corpus.signals, corpus.merge]
+_CORPORA: list[Command] = [corpus.audioset, corpus.fsd50k, corpus.esc50, corpus.folder, corpus.csv, corpus.annotations_]
+_CORPORA += [corpus.soundscape, corpus.signals, corpus.merge]
 _LAB: list[Command] = [lab.run, lab.select, lab.cross_validate, lab.report]
 app.add_typer(_group("Make a table of clips from a corpus.", _CORPORA), name="corpus")
 app.add_typer(_group("Experiments of several runs.", _LAB), name="lab")

@@ -180,6 +180,31 @@ def csv(
     _take(clips, out, validation, seed, inventory, decode, json)
 
 
+def annotations_(
+    files: Annotated[list[Path], typer.Argument(metavar="FILES", help="Annotation files, or folders of them.")],
+    audio: Annotated[Path | None, typer.Option(help="Where the recordings are; else beside the annotations.")] = None,
+    vocabulary: VocabularyName = None,
+    label_column: Annotated[str | None, typer.Option(help="The column with the labels, of a table of Raven.")] = None,
+    format: Annotated[str | None, typer.Option(help="By default known by what is in the file.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Cut recordings into clips so long; else one each.")] = None,
+    evaluation: Evaluation = 0.2,
+    out: Out = Path("clips.parquet"),
+    validation: Validation = 0.0,
+    seed: Seed = 0,
+    inventory: InventoryFolder = None,
+    decode: Decode = False,
+    json: Json = False,
+) -> None:
+    """Recordings that people labelled over time: tables of Raven, tracks of Audacity, TSV, TextGrids, JAMS.
+
+    Clips have the annotations as events, and their classes as labels. `psla tag --events --format` writes such files.
+    """
+    from psla.corpora.annotations import read
+
+    clips = read(files, audio, vocabulary, label_column, format, seconds, evaluation, seed)
+    _take(clips, out, validation, seed, inventory, decode, json)
+
+
 def soundscape(
     clips: Annotated[int, typer.Option(min=1, help="Clips of the split train.")] = 1000,
     evaluation_clips: Annotated[int, typer.Option(min=0, help="Clips of the split evaluation.")] = 200,

@@ -6,20 +6,24 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, fetching, hearing, keeps, progress, says_all, table, warnings_told
+from psla.cli.console import CommandError, fetching, hearing, keeps, progress, warnings_told
 from psla.cli.options import Json, Precision, WithPrecision
 from psla.cli.places import READ, Reads, Writes, check_output
-from psla.cli.tag_view import picture_files, screens, views_of, write_pictures
+from psla.cli.tag_rows import write_rows
+from psla.cli.tag_view import picture_files, write_pictures
 
 if TYPE_CHECKING:
+    from psla.data.annotations import Format
     from psla.data.vocabulary import Vocabulary
     from psla.model.file import Model
+    from psla.tagging.events import EventRule
     from psla.tagging.output import RowSettings
     from psla.tagging.privacy import Withheld
     from psla.tagging.tagger import Tagger
@@ -67,19 +71,35 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Do not say which model spe
 Events = Annotated[
     bool, typer.Option("--events", help="Onsets and offsets; approximate: the model was trained on clip labels.")
 ]
+FormatName = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="Write the events as raven, audacity, textgrid, webvtt, jams, tsv (DCASE, sed_eval) or label-studio; "
+        "with several files into a folder, but for tsv and label-studio.",
+    ),
+]
 MaxGap = Annotated[
     float | None,
     typer.Option(help="Events of a class with fewer seconds between them are one; by default: one step."),
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="Write to this file; with --audacity and several files, into this folder."),
+    typer.Option(help="Write to this file; into this folder with --audacity or --format and several files."),
     Writes("rows", folder=True),
 ]
 JournalFile = Annotated[
     Path | None,
     typer.Option(help="Keep the rows of finished files here; run again, they are not done again."),
     Writes("journal"),
+]
+ClassRules = Annotated[
+    Path | None,
+    typer.Option(help="YAML: for a class what its events differ in, as in 'Gunshot, gunfire: {median_steps: 1}'."),
+]
+Window = Annotated[
+    float | None,
+    typer.Option(help="Seconds of a window, if shorter than the model's own; less well heard."),
 ]
 Plot = Annotated[
     Path | None,
@@ -114,11 +134,15 @@ def tag(
     release: Annotated[float, typer.Option(help="An event goes on above this share of its threshold.")] = 0.8,
     max_gap: MaxGap = None,
     min_length: Annotated[float, typer.Option(help="Leave out events of fewer seconds.")] = 0.0,
+    median: Annotated[int, typer.Option(help="First take the median of so many steps, an odd number.")] = 1,
+    class_rules: ClassRules = None,
+    window: Window = None,
     hop: Annotated[float | None, typer.Option(help="Seconds between windows; by default a whole window.")] = None,
     combine: Annotated[Combine, typer.Option(help="How windows become one clip.")] = Combine.mean,
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     audacity: Annotated[bool, typer.Option("--audacity", help="Print events as a label track for Audacity.")] = False,
+    format: FormatName = None,
     out: Out = None,
     journal: JournalFile = None,
     plot: Plot = None,
@@ -131,33 +155,33 @@ def tag(
     quiet: Quiet = False,
 ) -> None:
     """Say what sounds in files; exits with 1 if one of them could not be read."""
-    _check(as_json + as_csv + audacity, embeddings, journal)
-    if out is not None and out.is_dir() and not audacity:
-        raise CommandError(f"--out {out} is a folder: give the name of a file, such as {out / 'tags.json'}")
     from psla.audio.pool import decode_pool
 
+    _check(as_json + as_csv + audacity + (format is not None), embeddings, journal)
     choice, paths = _choice(model, words)
-    _check_tracks(audacity and out is None, len(paths))
+    written_as = _format("audacity" if audacity else format, events or audacity, out, len(paths))
     plots = picture_files(plot, html, paths, journal is not None)
     read = [("FILES", path) for path in paths] + [("MODEL", choice.model)] * os.path.exists(choice.model)
-    for option, path, mark in _targets(paths, out if audacity else None, plots):
+    tracks = None if written_as is None or written_as.many else out
+    for option, path, mark in _targets(paths, tracks, written_as.suffix if written_as else "", plots):
         check_output(option, path, mark, read)
     with ExitStack() as stack:
         # The workers start while torch is imported and the model is loaded.
         pool = stack.enter_context(decode_pool(workers or min(len(paths), os.cpu_count() or 1)))
         from psla.files import Journal, sha256_of
-        from psla.tagging.events import EventRule
         from psla.tagging.job import EmbeddingFile, TagJob
         from psla.tagging.output import RowSettings
+        from psla.tagging.view import Views
 
-        model_path, tagger = _tagger(choice, hop, combine, precision)
-        rule = EventRule(threshold, release, max_gap, min_length) if events or audacity else None
+        model_path, tagger = tagger_of(choice, hop, combine, precision, window)
+        own = ruled((threshold or None, release, max_gap, min_length, median), class_rules, tagger)
+        rule = replace(own, threshold=threshold) if events or audacity else None
         shown, level = _levels(top, threshold, tagger)
-        chosen, withheld = _asked(classes, exclude, drop_speech, speech_threshold, tagger.model.vocabulary)
+        chosen, withheld = asked(classes, exclude, drop_speech, speech_threshold, tagger.model.vocabulary)
         fewer = not (as_json or as_csv) if deepest is None else deepest
         settings = RowSettings(shown, level, chosen, roll_up, rule, fewer, unfamiliar=top is not None)
         kept = None if embeddings is None else EmbeddingFile(embeddings)
-        views = views_of(tagger, settings, threshold, release, max_gap, min_length) if plot or html else None
+        views = Views(tagger, settings, own) if plot or html else None
         model_hash = f"{sha256_of(model_path)} {precision.value}" if journal else ""
         _introduce(choice, tagger.model, settings, quiet)
         written = stack.enter_context(Journal(journal)) if journal else None
@@ -165,12 +189,9 @@ def tag(
         silent = len(paths) < 2 or (out is None and sys.stdout.isatty())
         heard = stack.enter_context(hearing(silent))
         job = TagJob(tagger, model_hash, settings, kept, withheld, views, heard)
-        failed: list[Row] = []
-        rows = _watched(job.rows(paths, pool, written), failed, len(paths), silent)
-        if audacity:
-            _write_label_tracks(rows, paths, out)
-        else:
-            _write(_pieces(rows, as_json, as_csv, rule is not None, out), out)
+        rows = _watched(job.rows(paths, pool, written), failed := list[Row](), len(paths), silent)
+        how = as_json, as_csv, rule is not None
+        write_rows(rows, paths, out, f"psla, {choice.model}", written_as, how)
         if kept is not None:
             kept.save()
         drawn_all = views is None or write_pictures(views, pool, plots, html)
@@ -180,25 +201,33 @@ def tag(
 
 def _check(formats: int, embeddings: Path | None, journal: Path | None) -> None:
     if formats > 1:
-        raise CommandError("--json, --csv and --audacity exclude each other: choose one")
+        raise CommandError("--json, --csv, --audacity and --format exclude each other: choose one")
     if embeddings is not None and journal is not None:
         raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
 
 
 def _targets(
-    paths: Sequence[str], tracks: Path | None, plots: Mapping[str, Path]
+    paths: Sequence[str], tracks: Path | None, suffix: str, plots: Mapping[str, Path]
 ) -> Iterator[tuple[str, Path, Writes]]:
     """The files that are written into folders."""
     from psla.tagging.output import label_file_names
 
     yield from (("--plot", path, Writes("picture")) for path in plots.values())
     if tracks is not None and (len(paths) > 1 or tracks.is_dir()):
-        yield from (("--out", tracks / name, Writes("rows")) for name in label_file_names(paths))
+        yield from (("--out", tracks / name, Writes("rows")) for name in label_file_names(paths, suffix))
 
 
-def _check_tracks(printed: bool, files: int) -> None:
-    if printed and files > 1:
-        raise CommandError(f"--audacity makes a label track for each of {files} files: give a folder with --out")
+def _format(name: str | None, events: bool, out: Path | None, files: int) -> Format | None:
+    """The format of the annotations, if any; what it cannot write there is refused."""
+    from psla.data.annotations import FORMATS
+
+    if name is not None and not events:
+        raise CommandError(f"--format {name} writes events: ask for them with --events")
+    if name is not None and not FORMATS[name].many and out is None and files > 1:
+        raise CommandError(f"{name} makes annotations for each of {files} files: give a folder with --out")
+    if out is not None and out.is_dir() and (name is None or FORMATS[name].many):
+        raise CommandError(f"--out {out} is a folder: give the name of a file, such as {out / 'tags.json'}")
+    return None if name is None else FORMATS[name]
 
 
 def _choice(model: str | None, words: Sequence[str]) -> tuple[Choice, list[str]]:
@@ -220,7 +249,9 @@ def _levels(top: int | None, threshold: float | None, tagger: Tagger) -> tuple[i
     return top, threshold or 0.0
 
 
-def _tagger(choice: Choice, hop: float | None, combine: Combine, precision: Precision) -> tuple[Path, Tagger]:
+def tagger_of(
+    choice: Choice, hop: float | None, combine: Combine, precision: Precision, window: float | None = None
+) -> tuple[Path, Tagger]:
     """The model's file, fetched if need be, and its tagger."""
     from psla.model.host_memory import keep_freed_memory
     from psla.tagging.tagger import load
@@ -229,10 +260,18 @@ def _tagger(choice: Choice, hop: float | None, combine: Combine, precision: Prec
     with fetching(choice.model) as told:
         path = resolve(choice.model, told)
     keep_freed_memory()
-    return path, load(path, hop, combine.value, precision.value)
+    return path, load(path, hop, combine.value, precision.value, window_s=window)
 
 
-def _asked(
+def ruled(settings: Sequence[Any], file: Path | None, tagger: Tagger) -> EventRule:
+    """The rule of these settings, in the order of `EventRule`; with those of single classes, where a file has some."""
+    from psla.tagging.events import EventRule, class_rules
+
+    rule = EventRule(*settings)
+    return rule if file is None else class_rules(file, rule, tagger.model.vocabulary)
+
+
+def asked(
     classes: list[str] | None, exclude: list[str] | None, drop: bool, level: float | None, vocabulary: Vocabulary
 ) -> tuple[tuple[str, ...] | None, Withheld]:
     """Ids of the classes that are looked at (None: all), and what is taken out before."""
@@ -280,51 +319,3 @@ def _watched(rows: Iterable[Row], failed: list[Row], count: int, silent: bool) -
                 typer.echo(f"psla: {row['path']}: {' '.join(row['error'].split())}", err=True)
             yield row
             report("tag", 1)
-
-
-def _pieces(rows: Iterable[Row], as_json: bool, as_csv: bool, events: bool, out: Path | None) -> Iterator[str]:
-    from psla.tagging.output import csv_lines, json_array
-
-    if as_json:
-        return json_array(rows, ascii_only=out is None and not says_all())
-    if as_csv:
-        return csv_lines(rows, events)
-    return screens(rows, events) if out is None and sys.stdout.isatty() else _tables(rows, events)
-
-
-def _tables(rows: Iterable[Row], events: bool) -> Iterator[str]:
-    from psla.tagging.output import heading
-
-    head = ["event", "id", "onset s", "offset s", "probability"] if events else ["class", "id", "probability"]
-    for row in rows:
-        if "error" in row:  # has been said on stderr
-            continue
-        lines = []
-        for found in row["events" if events else "classes"]:
-            times = [f"{found['onset_s']:.2f}", f"{found['offset_s']:.2f}"] if events else []
-            lines.append([found["name"], found["id"], *times, found["probability"]])
-        yield f"{heading(row)}\n{table(head, lines) if lines else f'no {head[0]}'}\n\n"
-
-
-def _write(pieces: Iterable[str], out: Path | None) -> None:
-    if out is None:
-        for piece in pieces:
-            # A file name may hold bytes that are no text.
-            typer.echo(piece.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), nl=False)
-        return
-    from psla.files import atomic_write
-
-    with (
-        atomic_write(out) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        file.writelines(pieces)
-
-
-def _write_label_tracks(rows: Iterable[Row], paths: Sequence[str], out: Path | None) -> None:
-    from psla.tagging.output import audacity_labels, label_file_names
-
-    single = len(paths) == 1 and (out is None or not out.is_dir())
-    for row, name in zip(rows, label_file_names(paths), strict=True):
-        if "error" not in row:
-            _write([audacity_labels(row)], out if single or out is None else out / name)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from psla.audio.pool import DecodePool
-    from psla.tagging.output import RowSettings
-    from psla.tagging.tagger import Tagger
     from psla.tagging.view import Views
 
 MOST_FILES = 20  # on a page
@@ -44,14 +42,6 @@ def picture_files(plot: Path | None, html: Path | None, paths: Sequence[str], jo
         raise CommandError(f"--plot takes a folder, or a file that ends in {', '.join(FORMATS)}; not {plot}")
     names = label_file_names(paths)
     return {path: plot / f"{name.removesuffix('.txt')}.png" for path, name in zip(paths, names, strict=True)}
-
-
-def views_of(tagger: Tagger, settings: RowSettings, threshold: float | None, *rule: Any) -> Views:
-    """What gathers the views; they show events whether or not the rows do, 0 being a threshold of classes alone."""
-    from psla.tagging.events import EventRule
-    from psla.tagging.view import Views
-
-    return Views(tagger, settings, EventRule(threshold or None, *rule))
 
 
 def write_pictures(views: Views, pool: DecodePool, plots: Mapping[str, Path], html: Path | None) -> bool:
@@ -109,7 +99,7 @@ def _head(row: Mapping[str, Any]) -> list[RenderableType]:
     return [name, *(Text(f"  {FLAG_WORDS[flag]}", "yellow") for flag in row["flags"])]
 
 
-def _grid(*justify: str) -> Any:
+def grid_of(*justify: str) -> Any:
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 1))
@@ -121,10 +111,10 @@ def _grid(*justify: str) -> Any:
 def _classes(row: Mapping[str, Any], console: Console) -> list[RenderableType]:
     from rich.text import Text
 
-    grid, (name, width) = _grid("left", "left", "right"), _widths(console, 8)
+    grid, (name, width) = grid_of("left", "left", "right"), _widths(console, 8)
     for each in row["classes"]:
         p = each["probability"]
-        grid.add_row(_cut(each["name"], name, console), Text(_bar(p, width, console).ljust(width), "cyan"), f"{p:.4f}")
+        grid.add_row(cut(each["name"], name, console), Text(bar(p, width, console).ljust(width), "cyan"), f"{p:.4f}")
     return [*_head(row), grid if row["classes"] else Text("no class")]
 
 
@@ -136,12 +126,12 @@ def _events(row: Mapping[str, Any], console: Console) -> list[RenderableType]:
     found = row["events"]
     if not found:
         return [*_head(row), Text("no event")]
-    table, line = _grid("left", "right", "right", "right"), _grid("left", "left", "right")
+    table, line = grid_of("left", "right", "right", "right"), grid_of("left", "left", "right")
     name, width = _widths(console, 6)
     for each in found:
         times = [f"{each[key]:.2f}" for key in ("onset_s", "offset_s")]
         table.add_row(
-            _cut(each["name"], max(8, min(40, console.width - 28)), console), *times, f"{each['probability']:.4f}"
+            cut(each["name"], max(8, min(40, console.width - 28)), console), *times, f"{each['probability']:.4f}"
         )
     cell = row["duration_s"] / width
     full, empty = ("█", "·") if _can(console, "█·") else ("#", ".")
@@ -153,7 +143,7 @@ def _events(row: Mapping[str, Any], console: Console) -> list[RenderableType]:
             last = max(first + 1, min(width, -int(-each["offset_s"] / cell // 1)))
             cells[first:last] = [full] * (last - first)
         highest = max(each["probability"] for each in own)
-        line.add_row(_cut(called, name, console), Text("".join(cells), "green"), f"{highest:.2f}")
+        line.add_row(cut(called, name, console), Text("".join(cells), "green"), f"{highest:.2f}")
     line.add_row("time", Text(_axis(row["duration_s"], width)), "")
     more = [Text(f"{left} more classes have events")] if left else []
     return [*_head(row), table, Text(), line, *more]
@@ -178,7 +168,7 @@ def _widths(console: Console, number: int) -> tuple[int, int]:
     return name, max(8, console.width - name - number - 2)
 
 
-def _cut(text: str, width: int, console: Console) -> Any:
+def cut(text: str, width: int, console: Console) -> Any:
     from rich.text import Text
 
     from psla.files import visible
@@ -188,7 +178,7 @@ def _cut(text: str, width: int, console: Console) -> Any:
     return shown
 
 
-def _bar(share: float, width: int, console: Console) -> str:
+def bar(share: float, width: int, console: Console) -> str:
     """A bar in eighths of a cell; in whole cells where the terminal's encoding has no such characters."""
     share = min(1.0, max(0.0, share))
     if not _can(console, _EIGHTHS):

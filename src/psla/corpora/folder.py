@@ -100,7 +100,7 @@ def read_folders(
         split = p[0] if has_splits else "train"
         rows.append({"clip_id": id, "source": id, "path": str(file), "split": split, "labels": [label]})
     clips = _labelled(rows, vocabulary, root.resolve().name)
-    return clips if has_splits else _hold_out_evaluation(clips, evaluation_share, seed)
+    return clips if has_splits else hold_out_evaluation(clips, evaluation_share, seed)
 
 
 def read_csv(
@@ -143,7 +143,7 @@ def read_csv(
     if not rows:
         raise ClipsError(f"{csv_path} lists no clips: there is no line below the head line")
     clips = _labelled(rows, vocabulary, csv_path.stem)
-    return clips if "split" in file.columns else _hold_out_evaluation(clips, evaluation_share, seed)
+    return clips if "split" in file.columns else hold_out_evaluation(clips, evaluation_share, seed)
 
 
 def open_vocabulary(name: str) -> Vocabulary:
@@ -320,7 +320,7 @@ def _labelled(rows: Sequence[dict[str, Any]], vocabulary: str | None, name: str)
     return Clips.from_rows([{**row, "labels": [ids[x] for x in row["labels"]]} for row in rows], classes, name)
 
 
-def _hold_out_evaluation(clips: Clips, share: float, seed: int) -> Clips:
+def hold_out_evaluation(clips: Clips, share: float, seed: int) -> Clips:
     """Hold out as `Clips.hold_out` does, and call what was held out evaluation. All clips must be train before."""
     if share == 0:
         return clips

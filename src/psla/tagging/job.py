@@ -116,7 +116,7 @@ class TagJob:
             seen(path)
         except OSError:
             state = []
-        tagger = {"hop": self.tagger.hop_samples, "combine": self.tagger.combine}
+        tagger = {"hop": self.tagger.hop_samples, "window": self.tagger.window_samples, "combine": self.tagger.combine}
         what = [os.path.abspath(path), state, self.model_hash, tagger, asdict(self.settings), asdict(self.withheld)]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 

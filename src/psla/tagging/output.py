@@ -1,7 +1,8 @@
 """What is told of files: rows of plain data, and rows as text for people, machines and other programs.
 
 {"path": ..., "status": "tagged", "duration_s": ..., "windows": ..., "flags": [...], "classes": [{id, name,
- probability}, ...], "events": [{onset_s, offset_s, id, name, probability}, ...]}      (events where asked for)
+ probability}, ...], "events": [{onset_s, offset_s, id, name, probability, mean_probability}, ...]}
+                                                                                        (events where asked for)
 {"path": ..., "status": "failed", "error": why}
 
 "speech_dropped_s": where speech was to be dropped (`psla.tagging.privacy`). The cut to so many classes comes last.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from psla.data.annotations import FORMATS, Annotated, Annotation
 from psla.data.ontology import Ontology
 from psla.files import is_text
 from psla.tagging.batch import FileResult
@@ -80,7 +82,8 @@ def row_of(file: FileResult, settings: RowSettings, thresholds: Mapping[str, flo
     level = thresholds if settings.threshold is None else settings.threshold
     row = {"path": file.path, "status": TAGGED, **named.to_dict(top, level, settings.deepest)}
     if settings.events is not None:
-        row["events"] = [event.to_dict() for event in find_events(result, settings.events, thresholds)]
+        rule = settings.events.part(result.vocabulary)
+        row["events"] = [event.to_dict() for event in find_events(result, rule, thresholds)]
     return row
 
 
@@ -179,23 +182,24 @@ def csv_lines(rows: Iterable[Mapping[str, Any]], events: bool) -> Iterator[str]:
             yield writer.writerow({**common, **found, "class_id": found.get("id", "")})
 
 
+def annotated(row: Mapping[str, Any]) -> Annotated:
+    """The events of one file, for the formats of `psla.data.annotations`."""
+    events = [Annotation(e["onset_s"], e["offset_s"], e["name"], e["probability"]) for e in row.get("events", ())]
+    return Annotated(row.get("path", ""), events, row.get("duration_s"))
+
+
 def audacity_labels(row: Mapping[str, Any]) -> str:
     """The events of one file as a label track: onset, offset and name, in Audacity's own form.
-
-    Source: https://manual.audacityteam.org/man/importing_and_exporting_labels.html
 
     Example:
         >>> audacity_labels({"events": [{"onset_s": 0.32, "offset_s": 1.0, "name": "Dog", "probability": 0.75}]})
         '0.320000\\t1.000000\\tDog 0.75\\n'
     """
-    return "".join(
-        f"{event['onset_s']:.6f}\t{event['offset_s']:.6f}\t{event['name']} {event['probability']:.2f}\n"
-        for event in row.get("events", ())
-    )
+    return FORMATS["audacity"].write([annotated(row)], "")
 
 
-def label_file_names(paths: Sequence[str]) -> list[str]:
-    """A name for each file's label track: its path below the folder that all share, with `.txt`; all different.
+def label_file_names(paths: Sequence[str], suffix: str = ".txt") -> list[str]:
+    """A name for each file's annotations: its path below the folder that all share, with a suffix; all different.
 
     Example:
         >>> label_file_names(["day/a.wav", "day/night/a.wav"])
@@ -205,7 +209,7 @@ def label_file_names(paths: Sequence[str]) -> list[str]:
         return []
     whole = [os.path.abspath(path) for path in paths]
     shared = os.path.commonpath([os.path.dirname(path) for path in whole])
-    return [os.path.relpath(path, shared) + ".txt" for path in whole]
+    return [os.path.relpath(path, shared) + suffix for path in whole]
 
 
 def heading(row: Mapping[str, Any]) -> str:

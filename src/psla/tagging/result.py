@@ -103,6 +103,13 @@ class TagResult:
         taken = sorted(places, key=lambda i: (-places[i], i))[: max(0, n)]
         return [(self.vocabulary[i], probability[i]) for i in sorted(taken, key=lambda i: (-probability[i], i))]
 
+    def familiar_frames(self) -> np.ndarray:
+        """The frames with 0 in place of what is said of its own classes in steps that are like none of them."""
+        if self.unfamiliar is None:
+            return self.frames
+        own = frozenset(self.own)
+        return muted(self.frames, self.unfamiliar, [c.index for c in self.vocabulary if c.id in own])
+
     def part(self, ids: Sequence[str]) -> TagResult:
         """The result for these classes only, in this order.
 
@@ -138,6 +145,15 @@ class TagResult:
             **({} if self.dropped_s is None else {"speech_dropped_s": self.dropped_s}),
             "classes": classes,
         }
+
+
+def muted(frames: np.ndarray, unfamiliar: np.ndarray, own: Sequence[int]) -> np.ndarray:
+    """Frames (steps, classes) with 0 in these columns where a step (steps,) is unfamiliar."""
+    if not unfamiliar.any():
+        return frames
+    frames = frames.copy()
+    frames[np.ix_(unfamiliar, np.asarray(own, int))] = 0.0
+    return frames
 
 
 def choose_classes(wanted: Iterable[str], vocabulary: Vocabulary, ontology: Ontology) -> list[str]:
