@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from psla.cli import corpus, fit, lab, labels, models, pack, predictions, tag, training
+from psla.cli import corpus, export, fit, lab, labels, models, pack, predictions, tag, training
 from psla.cli.console import guarded
 
 Command = Callable[..., None]
@@ -30,6 +30,7 @@ app = _group(
         training.train,
         training.teach,
         fit.fit,
+        export.export,
         predictions.predict,
         predictions.evaluate,
         tag.tag,

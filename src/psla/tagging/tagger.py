@@ -170,7 +170,8 @@ class Tagger:
 
     def run(self, batch: Sequence[tuple[Recording, np.ndarray]], embed: bool = False) -> None:
         """Tag a batch of windows, each given with its recording, which must get its windows in their order."""
-        device = next(self._network.parameters()).device
+        weights = next(self._network.parameters(), None)
+        device = "cpu" if weights is None else weights.device  # an exported model has none that torch sees
         tagging = tag_waveforms(self._network, [window for _, window in batch], self.sample_rate, device)
         if embed and tagging.frame_features is None:
             raise EnsembleError("an ensemble has no features of its own: ask one of its members")
@@ -201,7 +202,7 @@ def load(
     combine: Combine = "mean",
     precision: Precision = "float32",
 ) -> Tagger:
-    """The tagger of a model: a model file, an ensemble's file, or a model by name.
+    """The tagger of a model: a model file, an ensemble's file, an exported model (.onnx), or a model by name.
 
     Args:
         model: a path, or a name that `psla models` lists: `audioset-small` and `esc10-lite0` come with the package, a
