@@ -106,7 +106,8 @@ def export(
     helper.set_model_props(graph, metadata_of(model, precision) | {"parity": json.dumps(said)})
     with atomic_write(out) as temporary:
         temporary.write_bytes(graph.SerializeToString())
-    write_json_atomic(out.with_suffix(".parity.json"), {"precision": precision, **parity.to_dict()})
+    heard = {name: getattr(model.network, name) for name in ("sample_rate", "window_samples", "step_samples")}
+    write_json_atomic(out.with_suffix(".parity.json"), {"precision": precision, **heard, **parity.to_dict()})
     return parity
 
 
