@@ -65,12 +65,7 @@ def export(
         OSError: the file cannot be written; what stood there stays.
     """
     out = Path(out)
-    if out.suffix != ".onnx":
-        raise ExportError(f"{out}: the name of an exported model ends in .onnx")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-    if isinstance(model.network, ExportedNetwork):
-        raise ExportError("the model is an exported one already: export the model file that it was made of")
+    _check(model, out, precision)
     helper = needed("onnx.helper", "onnx")
     sounds = sounds or synthesised(model.network.sample_rate)
     if precision == "int8" and not force and (sounds.labels is None or not sounds.labels.counts().any()):
@@ -99,9 +94,10 @@ def export(
             f"int8 loses {parity.loss or 0:.4f} of mean average precision, more than {MOST_LOSS}: nothing is written; "
             "use float16, or --force"
         )
-    kept = [each for each in graph.graph.output if frames or each.name not in FRAME_OUTPUTS]
-    del graph.graph.output[:]
-    graph.graph.output.extend(kept)
+    if not frames:
+        kept = [each for each in graph.graph.output if each.name not in FRAME_OUTPUTS]
+        del graph.graph.output[:]
+        graph.graph.output.extend(kept)
     said = {key: value for key, value in parity.to_dict().items() if key != "per_class"}
     helper.set_model_props(graph, metadata_of(model, precision) | {"parity": json.dumps(said)})
     with atomic_write(out) as temporary:
@@ -109,6 +105,15 @@ def export(
     heard = {name: getattr(model.network, name) for name in ("sample_rate", "window_samples", "step_samples")}
     write_json_atomic(out.with_suffix(".parity.json"), {"precision": precision, **heard, **parity.to_dict()})
     return parity
+
+
+def _check(model: Model, out: Path, precision: str) -> None:
+    if out.suffix != ".onnx":
+        raise ExportError(f"{out}: the name of an exported model ends in .onnx")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if isinstance(model.network, ExportedNetwork):
+        raise ExportError("the model is an exported one already: export the model file that it was made of")
 
 
 def _others(sounds: Sounds) -> Sounds:
