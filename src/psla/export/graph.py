@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -113,6 +114,8 @@ def _member(network: TaggingNetwork, window: int, number: int) -> ModelProto:
 def _traced(network: TaggingNetwork) -> ModelProto:
     """The network from fitted waveforms on, as torch's exporter writes it; every wanted output has its own name."""
     needed("onnxscript", "onnx")
+    from torch._dynamo.exc import UserError  # has no public name; what `torch.export` raises
+
     shortest, window = shortest_graph_samples(network), network.window_samples
     # An odd length in between, so that nothing is taken for a constant that is none.
     samples = window if shortest == window else shortest + (window - shortest) // 3 * 2 + 1
@@ -138,7 +141,7 @@ def _traced(network: TaggingNetwork) -> ModelProto:
                 external_data=False,
                 verbose=False,
             )
-        except (torch.onnx.OnnxExporterError, torch.export.UserError) as error:  # type: ignore[attr-defined]
+        except (torch.onnx.OnnxExporterError, UserError) as error:
             raise ExportError(f"torch cannot write this network as a graph: {error}") from error
     assert written is not None
     return written.model_proto
@@ -167,12 +170,12 @@ def _fitting(config: FrontEndSettings, window: int, shortest: int) -> tuple[list
     fitted_waveform = copies[:, :shortest if there are copies else length], then zeros up to `shortest`
     lengths = length, for every waveform of the batch
     """
-    helper, numpy, arrays = needed("onnx.helper", "onnx"), needed("numpy", "onnx"), needed("onnx.numpy_helper", "onnx")
+    helper, arrays = needed("onnx.helper", "onnx"), needed("onnx.numpy_helper", "onnx")
     repeat = config.repeat_frames * config.hop_samples if config.repeat_frames else shortest
     values = {"window": [window], "shortest": [shortest], "repeat": [repeat], "one": [1], "zero": [0], "along": [1]}
     values |= {"before": [0, 0, 0], "nearly": [shortest - 1]}
-    constants = [arrays.from_array(numpy.array(each, dtype=numpy.int64), name) for name, each in values.items()]
-    constants.append(arrays.from_array(numpy.array(0, dtype=numpy.float32), "silence"))
+    constants = [arrays.from_array(np.array(each, dtype=np.int64), name) for name, each in values.items()]
+    constants.append(arrays.from_array(np.array(0, dtype=np.float32), "silence"))
     plan = [
         ("Slice", [INPUT, "zero", "window", "along"], "heard"),
         ("Shape", ["heard"], "shape"),
