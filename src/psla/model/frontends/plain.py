@@ -56,8 +56,8 @@ def power_spectrum(frames: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """(batch, frames, samples) -> (batch, frames, bins).
 
     >>> window = torch.ones(5)
-    >>> power_spectrum(torch.ones(1, 1, 5), *transform_halves(window, 8, 2)).round(decimals=3).tolist()
-    [[[25.0, 5.828]]]
+    >>> power_spectrum(torch.ones(1, 1, 5), *transform_halves(window, 8, 2))
+    tensor([[[25.0000,  5.8284]]])
     """
     half = len(cosines)
     before, after = frames[..., :half], frames[..., -half:].flip(-1)
