@@ -204,7 +204,7 @@ def _fitting(config: FrontEndSettings, window: int, shortest: int) -> tuple[list
 
 def _joined(parts: Sequence[ModelProto], averaged: bool, frames: bool) -> ModelProto:
     """One graph of one or several networks'."""
-    onnx, helper = needed("onnx", "onnx"), needed("onnx.helper", "onnx")
+    onnx, helper, arrays = needed("onnx", "onnx"), needed("onnx.helper", "onnx"), needed("onnx.numpy_helper", "onnx")
     first = parts[0]
     nodes = [node for part in parts for node in part.graph.node]
     shapes = {each.name: each.type.tensor_type for each in first.graph.output}
@@ -220,7 +220,9 @@ def _joined(parts: Sequence[ModelProto], averaged: bool, frames: bool) -> ModelP
         nodes += [
             helper.make_node("Cast", [a], [b], to=onnx.TensorProto.DOUBLE) for a, b in zip(own, doubles, strict=True)
         ]
-        nodes.append(helper.make_node("Mean", doubles, [f"{name}_double"]))
+        # Not `Mean`, which ONNX Runtime has in float32 alone.
+        nodes.append(helper.make_node("Sum", doubles, [f"{name}_sum"]))
+        nodes.append(helper.make_node("Div", [f"{name}_sum", "members"], [f"{name}_double"]))
         nodes.append(helper.make_node("Cast", [f"{name}_double"], [name], to=onnx.TensorProto.FLOAT))
     outputs = [
         helper.make_tensor_value_info(
@@ -235,6 +237,7 @@ def _joined(parts: Sequence[ModelProto], averaged: bool, frames: bool) -> ModelP
     ]
     waveform = helper.make_tensor_value_info(INPUT, onnx.TensorProto.FLOAT, ["batch", "samples"])
     constants = [each for part in parts for each in part.graph.initializer]
+    constants.append(arrays.from_array(np.array(len(parts), dtype=np.float64), "members"))
     graph = helper.make_graph(_pooled(nodes, constants), "psla", [waveform], outputs, constants)
     model = helper.make_model(graph, opset_imports=[*first.opset_import], producer_name="psla")
     model.ir_version = _IR_VERSION
