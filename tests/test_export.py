@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
 
+from psla.export import write  # noqa: E402
 from psla.export.graph import ExportError  # noqa: E402
 from psla.export.session import ExportedError, load_exported  # noqa: E402
 from psla.export.write import Sounds, export  # noqa: E402
@@ -52,6 +54,7 @@ KINDS: dict[str, tuple[FrontEndSettings, dict[str, object]]] = {
 LENGTHS = (0.004, 0.03, 0.15, 0.25, 0.399, 0.5, 0.64, 0.801, 1.0, 3.3)  # seconds; windows are 0.65 and 1 s
 
 
+@cache
 def random_model(kind: str, seed: int = 0) -> Model[TaggingNetwork]:
     """A network of four convolutions whose norms have seen a batch, and whose familiarity says something."""
     front_end, options = KINDS[kind]
@@ -75,9 +78,19 @@ def noise(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module", autouse=True)
 def toys() -> Iterator[None]:
-    """The backbone of four convolutions, as long as these tests run."""
+    """The backbone of four convolutions, as long as these tests run; tracing takes seconds, so it is done once."""
     register()
+    traced = write.export_graph
+    graphs: dict[object, bytes] = {}
+
+    def once(network: torch.nn.Module) -> onnx.ModelProto:
+        if network not in graphs:
+            graphs[network] = traced(network).SerializeToString()
+        return onnx.ModelProto.FromString(graphs[network])
+
+    write.export_graph = once
     yield
+    write.export_graph = traced
     forget()
 
 
@@ -225,6 +238,7 @@ def test_forty_lines_of_javascript_get_the_same_answer(pair: tuple[Model, Path],
     answers_elsewhere([node, str(script)], *pair, tmp_path, ORT=runtime)
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_one_graph(tmp_path: Path) -> None:
     """Law: members side by side, averaged, say what the ensemble says; members of other rates are refused."""
     members = [random_model("kaldi", seed).network for seed in (0, 1)]
@@ -259,8 +273,6 @@ def test_smaller_precisions(tmp_path: Path) -> None:
 
 def test_int8_that_loses_too_much_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: more than the stated loss of mean average precision is refused, and nothing lies there."""
-    import psla.export.write as write
-
     model = random_model("kaldi")
     ids = ["a", "b", "c"]
     labels = Labels.from_sets(ids, [[id] for id in CLASSES.ids], CLASSES)

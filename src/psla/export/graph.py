@@ -7,7 +7,7 @@
       v
     the network as torch traces it, of waveforms of one length (`TaggingNetwork.traced`)
       v
-    clip_probabilities, features, and with them, if wanted, frame_probabilities, frame_features
+    clip_probabilities, frame_probabilities, features, frame_features, familiarity
 
 A batch holds waveforms of one length. Where the front end hears each clip at its own length, the number of samples
 stays free in the graph; elsewhere all become a window. An ensemble's graph holds those of its members, one beside the
@@ -47,11 +47,8 @@ class ExportError(ValueError):
     """A model that no graph can be made of, or that must not be written."""
 
 
-def export_graph(network: TaggingNetwork | Ensemble, frames: bool = True) -> ModelProto:
-    """The graph, in float32, without metadata.
-
-    Args:
-        frames: with `frame_probabilities` and `frame_features`.
+def export_graph(network: TaggingNetwork | Ensemble) -> ModelProto:
+    """The graph, in float32, with all outputs, without metadata.
 
     Raises:
         ExportError: an ensemble whose members differ in rate or step, or operations that ONNX does not have.
@@ -61,7 +58,7 @@ def export_graph(network: TaggingNetwork | Ensemble, frames: bool = True) -> Mod
     if len({(each.sample_rate, each.step_samples) for each in members}) > 1:
         raise ExportError("the ensemble's members differ in sample rate or step: export each of them by itself")
     parts = [_member(member, network.window_samples, number) for number, member in enumerate(members)]
-    return _joined(parts, isinstance(network, Ensemble), frames)
+    return _joined(parts, isinstance(network, Ensemble))
 
 
 def shortest_graph_samples(network: TaggingNetwork) -> int:
@@ -202,15 +199,13 @@ def _fitting(config: FrontEndSettings, window: int, shortest: int) -> tuple[list
     return [helper.make_node(kind, given, [made], **axis.get(kind, {})) for kind, given, made in plan], constants
 
 
-def _joined(parts: Sequence[ModelProto], averaged: bool, frames: bool) -> ModelProto:
+def _joined(parts: Sequence[ModelProto], averaged: bool) -> ModelProto:
     """One graph of one or several networks'."""
     onnx, helper, arrays = needed("onnx", "onnx"), needed("onnx.helper", "onnx"), needed("onnx.numpy_helper", "onnx")
     first = parts[0]
     nodes = [node for part in parts for node in part.graph.node]
     shapes = {each.name: each.type.tensor_type for each in first.graph.output}
-    names = [name for name in shapes if frames or name not in FRAME_OUTPUTS]
-    if averaged:
-        names = [name for name in names if name in ("clip_probabilities", "frame_probabilities")]
+    names = ["clip_probabilities", "frame_probabilities"] if averaged else list(shapes)
     for name in names:
         own = [f"m{number}_{name}" for number in range(len(parts))]
         if not averaged:
