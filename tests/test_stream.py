@@ -317,7 +317,7 @@ class Meter(SimpleNamespace):
         window = 32 * STEP
         super().__init__(sample_rate=RATE, window_samples=window, hop_samples=hop, step_samples=STEP)
         self.window_s, self.step_s, self.shortest_samples, self.thresholds = window / RATE, STEP / RATE, window, {}
-        self.model = SimpleNamespace(vocabulary=Vocabulary(["loud", "louder"]))
+        self.model, self.own_classes = SimpleNamespace(vocabulary=Vocabulary(["loud", "louder"])), 2
 
     def run(self, batch: list) -> None:
         for hearer, window in batch:

@@ -10,7 +10,22 @@ from typing import Annotated, Any
 
 import typer
 
-from psla.cli import calibrate, corpus, doctor, find, fit, lab, labels, listen, models, pack, predictions, tag, training
+from psla.cli import (
+    calibrate,
+    corpus,
+    doctor,
+    export,
+    find,
+    fit,
+    lab,
+    labels,
+    listen,
+    models,
+    pack,
+    predictions,
+    tag,
+    training,
+)
 from psla.cli.console import end_as_interrupted, escape_what_cannot_be_said, guarded, open_descriptors
 
 Command = Callable[..., None]
@@ -32,6 +47,7 @@ app = _group(
         fit.fit,
         calibrate.calibrate,
         find.find,
+        export.export,
         predictions.predict,
         predictions.evaluate,
         tag.tag,

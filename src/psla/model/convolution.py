@@ -49,7 +49,7 @@ def zero_padded(x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
         ...     zero_padded(torch.ones(1, 1, 1, 2), (0, 1, 0, 1)).tolist()
         [[[[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]]]
     """
-    if torch.is_grad_enabled() or x.device.type != "cpu":
+    if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_exporting():
         return F.pad(x, padding)
     left, right, above, below = padding
     height, width = x.shape[2:]
@@ -155,6 +155,8 @@ class FoldedConv(nn.Module):
 
 def _is_fused(x: Tensor) -> bool:
     """Whether oneDNN computes a convolution and its activation in one: bfloat16 needs AVX-512 or its like."""
+    if torch.compiler.is_exporting():  # whoever runs the graph fuses as it can
+        return False
     if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if x.dtype == torch.bfloat16:

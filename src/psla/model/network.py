@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from psla.model.augmentation import Masks, apply_masks
-from psla.model.backbones.contract import BACKBONES, backbone_options, build_backbone
+from psla.model.backbones.contract import BACKBONES, FoldingError, backbone_options, build_backbone
 from psla.model.familiarity import Familiarity
 from psla.model.frontends.contract import FrontEndSettings, build_front_end, front_end_config
 from psla.model.pooling import HEADS, Beside, Tagging, build_head
@@ -161,6 +162,20 @@ class TaggingNetwork(nn.Module):
         if precision == "bf16":
             copied.backbone.to(torch.bfloat16)
         return copied
+
+    def for_export(self) -> TaggingNetwork:
+        """A copy whose `traced` asks no number what to do, which a graph of it is made from."""
+        copied = copy.deepcopy(self).eval().requires_grad_(False)
+        copied.front_end = self.front_end.for_export()
+        # Without such a form it is exported as it is: engines that run graphs fold what they can.
+        with suppress(FoldingError):
+            copied.backbone.fold()
+        return copied
+
+    def traced(self, waveform: Tensor, lengths: Tensor) -> Tagging:
+        """As `forward` in evaluation, of waveforms of one length, padded to the shortest; after `for_export`."""
+        log_mel, frame_counts = self.front_end.traced(waveform, lengths)
+        return self.from_log_mel(self.front_end.normalise(log_mel), frame_counts)
 
     def forward(
         self,

@@ -146,7 +146,7 @@ class Pooling(Head):
         if self.attention is None:
             attention = torch.ones_like(probability)
         else:
-            attention = torch.sigmoid(self.attention(steps)).view(shape).clamp(EPSILON, 1.0 - EPSILON)
+            attention = _sigmoid(self.attention(steps)).view(shape).clamp(EPSILON, 1.0 - EPSILON)
         if valid is not None:
             attention = attention * valid[..., None]
         attention = attention / attention.sum(dim=1, keepdim=True)
@@ -155,6 +155,12 @@ class Pooling(Head):
             return Tagging(clip[:, 0], probability[:, :, 0], mean, steps)
         weight = self.head_weight[:, None]
         return Tagging((clip * weight).sum(dim=1), (probability * weight).sum(dim=2), mean, steps)
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    """The sigmoid; in a graph by its definition: an engine's own may be off by 1e-7 where it is 1e-7, and what is
+    divided by the sum over time is then another clip's."""
+    return 1 / (1 + torch.exp(-x)) if torch.compiler.is_exporting() else torch.sigmoid(x)
 
 
 class _OneForAll(Head):

@@ -27,8 +27,8 @@ class SourcesError(ValueError):
 def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """Model and sources, of words the first of which may be a model.
 
-    It is one if it is a name that `psla models` lists, or ends as model files do (.safetensors, .json), there or not.
-    A path that exists, a pattern and a name that ends as sound files do are sources.
+    It is one if it is a name that `psla models` lists, or ends as model files do (.safetensors, .json, .onnx), there or
+    not. A path that exists, a pattern and a name that ends as sound files do are sources.
 
     Returns: the model, None if none is named, and the sources, at least one.
 

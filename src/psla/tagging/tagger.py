@@ -234,7 +234,8 @@ class Tagger:
             recording.add(window, clip, frames, features if embed else None, familiarity)
 
     def _said(self, windows: Sequence[np.ndarray], embed: bool) -> list[_Said]:
-        device = next(self._network.parameters()).device
+        weights = next(self._network.parameters(), None)
+        device = "cpu" if weights is None else weights.device  # an exported model has none that torch sees
         tagging = tag_waveforms(self._network, windows, self.sample_rate, device)
         if embed and tagging.frame_features is None:
             raise EnsembleError("an ensemble has no features of its own: ask one of its members")
@@ -270,7 +271,7 @@ def load(
     calibrated: bool = True,
     window_s: float | None = None,
 ) -> Tagger:
-    """The tagger of a model: a model file, an ensemble's file, or a model by name.
+    """The tagger of a model: a model file, an ensemble's file, an exported model (.onnx), or a model by name.
 
     Args:
         model: a path, or a name that `psla models` lists: `audioset-small` and `esc10-lite0` come with the package, a

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,12 @@ if TYPE_CHECKING:
 
     from psla.model.file import Model
 
-SUFFIXES = (".safetensors", ".json", ".pth", ".pt", ".ckpt")
+OPENERS = {
+    ".json": "psla.model.ensemble:load_ensemble",
+    ".onnx": "psla.export.session:load_exported",
+}
+"""Which function, `module:function`, opens the files whose names end so; all others are model files."""
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", *OPENERS)
 """What the name of a file ends in that is meant as a model, or could be made one."""
 ALIASES: dict[str, Callable[[], str]] = {}
 """Names that stand for another, asked whenever they are used, so that it may depend on what is in the cache."""
@@ -85,7 +91,7 @@ def named(name: str) -> Packaged | Published:
 
 
 def load_any(path_or_name: str | os.PathLike[str], progress: Progress = lambda received, total: None) -> Model:
-    """Load whatever stands for a model: a model file, an ensemble's JSON file, or a model by name.
+    """Load whatever stands for a model: a model file, an ensemble's JSON file, an exported model, or a model by name.
 
     Args:
         path_or_name: a path, or a name that `psla models` lists; a published model is fetched once into the cache.
@@ -96,11 +102,9 @@ def load_any(path_or_name: str | os.PathLike[str], progress: Progress = lambda r
         PublishedError: neither a path nor a name, a published folder, or a fetched file that has changed.
         DownloadError: the file cannot be fetched; the message says what to put where.
     """
-    from psla.model.ensemble import load_ensemble  # torch, which a list of names does not need
-    from psla.model.file import load_model
-
     path = resolve(path_or_name, progress)
-    return load_ensemble(path) if path.suffix == ".json" else load_model(path)
+    module, _, function = OPENERS.get(path.suffix, "psla.model.file:load_model").partition(":")
+    return getattr(import_module(module), function)(path)  # brings torch, which a list of names does not need
 
 
 def known_names() -> list[str]:

@@ -196,6 +196,22 @@ class FrontEndModule(nn.Module, Generic[C]):
         counts = None if lengths is None else self.frame_counts(lengths)
         return self.fit(self.log_mel(waveform, lengths), counts, frames)
 
+    def for_export(self) -> FrontEndModule:
+        """The same with a `log_mel` whose operations do not depend on what the numbers are: what a graph is made from.
+
+        A front end whose `log_mel` is so from the beginning is its own; others override this.
+        """
+        return self
+
+    def traced(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `fitted` of waveforms of one length that have been repeated, and padded to the shortest: for a graph.
+
+        Frame counts: None where each clip is heard at its own length, which all share.
+        """
+        if self.config.padding == "own":
+            return self.log_mel(waveform), None
+        return self.fit(self.log_mel(waveform, lengths), self.frame_counts(lengths))
+
     def _repeated(self, waveform: Tensor, lengths: Tensor) -> Tensor:
         """Waveforms that are neither too short nor long enough, one copy after the other up to the shortest length."""
         if not self.config.repeat_frames:

@@ -24,6 +24,7 @@ from psla.model.frontends.contract import (
     unit_waveform,
     waveform_mean,
 )
+from psla.model.frontends.plain import frames_of, power_spectrum, transform_halves
 
 PREEMPHASIS = 0.97
 LOWEST_HZ = 20.0
@@ -217,3 +218,31 @@ class FrontEnd(FrontEndModule[FrontEndConfig]):
         torch.mm(power[:, : self._low_top], self.low_filters, out=mel[:, :half])
         torch.mm(power[:, self._high_bottom :], self.high_filters, out=mel[:, half:])
         torch.log(mel.clamp_(min=FLOOR).view_as(result), out=result)
+
+    def for_export(self) -> FrontEnd:
+        return _PlainFrontEnd(self.config)
+
+
+class _PlainFrontEnd(FrontEnd):
+    """The same log-mel, within rounding, in operations that a graph can hold; see `psla.model.frontends.plain`."""
+
+    cosines: Tensor
+    sines: Tensor
+    filters: Tensor
+
+    def __init__(self, config: FrontEndConfig) -> None:
+        super().__init__(config)
+        filters = mel_filters(config.mel_bins, self.fft_size, config.sample_rate)[:-1]  # the last row is zero
+        cosines, sines = transform_halves(self.window, self.fft_size, len(filters))
+        self.keep_exact(cosines=cosines, sines=sines, filters=filters.float())
+
+    def log_mel(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
+        frame, hop = self.config.frame_samples, self.config.hop_samples
+        frames = (waveform.shape[1] - frame) // hop + 1
+        waveform = unit_waveform(waveform)
+        waveform = waveform - waveform_mean(waveform, lengths)
+        plain = frames_of(waveform, frame, hop, frames)
+        means = plain.mean(-1, keepdim=True) * (1 - PREEMPHASIS)
+        before = torch.cat([plain[..., :1], plain[..., :-1]], -1)  # the first sample is repeated
+        power = power_spectrum(plain - PREEMPHASIS * before - means, self.cosines, self.sines)
+        return (power @ self.filters).clamp(min=FLOOR).log()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from psla.model.frontends.contract import FRONT_ENDS, FrontEndModule, FrontEndSettings, check_waveform, unit_waveform
 from psla.model.frontends.kaldi import mel_centres, mel_filters
+from psla.model.frontends.plain import frames_of, power_spectrum, transform_halves
 
 # Frames worked on at a time: about what a processor's cache holds (4 KiB a frame); elsewhere bounded by memory.
 _BLOCK_FRAMES = 256
@@ -141,7 +142,9 @@ class StftFrontEnd(FrontEndModule[StftConfig]):
         clips = max(1, block // max(1, frames))
         with torch.autocast(waveform.device.type, enabled=False):
             for row in range(0, batch if frames else 0, clips):
-                padded = self._emphasised(waveform[row : row + clips], lengths[row : row + clips])
+                own = lengths[row : row + clips]
+                whole = bool((own == waveform.shape[1]).all())
+                padded = self._emphasised(waveform[row : row + clips], None if whole else own)
                 cut = padded.unfold(1, config.frame_samples, config.hop_samples)  # (clips, frames, samples)
                 # Written into its place before the zeros up to the transform's length: `rfft` would copy it there.
                 held = padded.new_zeros(len(padded), min(block, frames), config.fft_samples)
@@ -155,7 +158,7 @@ class StftFrontEnd(FrontEndModule[StftConfig]):
                     torch.log(mel, out=result[row : row + clips, start:stop])
         return result
 
-    def _emphasised(self, waveform: Tensor, lengths: Tensor) -> Tensor:
+    def _emphasised(self, waveform: Tensor, lengths: Tensor | None) -> Tensor:
         """Pre-emphasised waveforms, each reflected at its own ends: (batch, samples) -> (batch, samples + a frame)."""
         config = self.config
         waveform = unit_waveform(waveform)
@@ -165,7 +168,7 @@ class StftFrontEnd(FrontEndModule[StftConfig]):
         # A frame stands around the middle of its Fourier transform, and that around a multiple of the hop.
         before = config.fft_samples // 2 - (config.fft_samples - config.frame_samples) // 2
         after = config.frame_samples - before
-        if bool((lengths == waveform.shape[1]).all()):
+        if lengths is None:
             return nn.functional.pad(emphasised[:, None], (before, after), mode="reflect")[:, 0]
         last = (lengths.to(waveform.device)[:, None] - 2).clamp(min=0)
         places = torch.arange(-before, emphasised.shape[1] + after, device=waveform.device).abs()[None]
@@ -177,3 +180,26 @@ class StftFrontEnd(FrontEndModule[StftConfig]):
         """(batch, 1): from 1 to the most that is allowed, so that the peak reaches its level."""
         peak, most = 10 ** (self.config.peak_dbfs / 20), 10 ** (self.config.most_gain_db / 20)
         return (peak / waveform.abs().amax(1, keepdim=True)).clamp(min=1.0, max=most)
+
+    def for_export(self) -> StftFrontEnd:
+        return _PlainStftFrontEnd(self.config)
+
+
+class _PlainStftFrontEnd(StftFrontEnd):
+    """The same log-mel, within rounding, in operations that a graph can hold; see `psla.model.frontends.plain`."""
+
+    cosines: Tensor
+    sines: Tensor
+
+    def __init__(self, config: StftConfig) -> None:
+        super().__init__(config)
+        cosines, sines = transform_halves(self.window, config.fft_samples, len(self.filters))
+        self.keep_exact(window=self.window, filters=self.filters, cosines=cosines, sines=sines)
+
+    def log_mel(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
+        config = self.config
+        emphasised = self._emphasised(waveform, lengths)
+        frames = (waveform.shape[1] - 1) // config.hop_samples + 1
+        plain = frames_of(emphasised, config.frame_samples, config.hop_samples, frames)
+        power = power_spectrum(plain, self.cosines, self.sines)
+        return (power @ self.filters + config.offset).log()
