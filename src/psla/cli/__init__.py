@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from psla.cli import corpus, fit, lab, labels, models, pack, predictions, tag, training
+from psla.cli import corpus, fit, lab, labels, models, pack, predictions, serve, tag, training
 from psla.cli.console import guarded
 
 Command = Callable[..., None]
@@ -33,6 +33,7 @@ app = _group(
         predictions.predict,
         predictions.evaluate,
         tag.tag,
+        serve.serve,
         models.info,
         training.demo,
         labels.enhance,
