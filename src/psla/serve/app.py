@@ -99,7 +99,7 @@ class Service:
 
     def check(self, authorization: str | None) -> None:
         """Refuse who does not send the token."""
-        sent = (authorization or "").encode("utf-8", "surrogateescape")
+        sent = (authorization or "").encode("latin-1")  # the bytes, which headers are read from so
         if self.token is not None and not hmac.compare_digest(sent, f"Bearer {self.token}".encode()):
             raise Refusal(401, "this service asks for a token: Authorization: Bearer TOKEN")
 
