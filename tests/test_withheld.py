@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -186,7 +187,8 @@ def test_which_classes_are_speech() -> None:
 class Stub:
     """Hears a dog everywhere, and speech where a step is loud; no network."""
 
-    sample_rate, hop_samples, combine = 16000, 16000, "mean"
+    sample_rate, hop_samples, window_samples, combine = 16000, 16000, 16000, "mean"
+    thresholds: ClassVar[dict[str, float]] = {}
     vocabulary = WORLD.part([ANIMAL, DOG, SPEECH])
     model = SimpleNamespace(card=ModelCard(), vocabulary=vocabulary)
 

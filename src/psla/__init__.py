@@ -21,6 +21,7 @@ _NAMES = {
     "Predictions": "psla.metrics.predictions",
     "Recipe": "psla.training.recipe",
     "Run": "psla.training.run",
+    "Stream": "psla.tagging.stream",
     "Tagger": "psla.tagging.tagger",
     "TaggingNetwork": "psla.model.network",
     "Vocabulary": "psla.data.vocabulary",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from psla.model.frontends.kaldi import FrontEnd as FrontEnd
     from psla.model.frontends.kaldi import FrontEndConfig as FrontEndConfig
     from psla.model.network import TaggingNetwork as TaggingNetwork
+    from psla.tagging.stream import Stream as Stream
     from psla.tagging.tagger import Tagger as Tagger
     from psla.tagging.tagger import load as load
     from psla.techniques import aggregation as aggregation

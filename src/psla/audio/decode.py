@@ -199,14 +199,23 @@ def from_array(array: np.ndarray, sample_rate: int, rate: int) -> np.ndarray:
         raise AudioError(name, f"the shape {array.shape} looks like (channels, samples); give (samples, channels)")
     if not sample_rate >= 1:
         raise AudioError(name, f"the sample rate must be 1 Hz or more, not {sample_rate}")
+    return np.concatenate(list(_convert([full_scale(array, name)], sample_rate, rate, name)))
+
+
+def full_scale(array: np.ndarray, name: str) -> np.ndarray:
+    """Samples (samples,) or (samples, channels), int16, int32 or float -> (samples, channels) float32, 1.0 full scale.
+
+    Raises:
+        AudioError: another type.
+    """
     if array.dtype in (np.int16, np.int32):
         values = array.astype(np.float32) / np.float32(-float(np.iinfo(array.dtype).min))
     elif np.issubdtype(array.dtype, np.floating):
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused below
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused where it is heard
             values = array.astype(np.float32)
     else:
         raise AudioError(name, f"the type must be float, int16 or int32, not {array.dtype}")
-    return np.concatenate(list(_convert([values.reshape(len(values), -1)], sample_rate, rate, name)))
+    return values.reshape(len(values), -1)
 
 
 def probe(source: Source) -> AudioInfo:
@@ -234,20 +243,59 @@ def probe(source: Source) -> AudioInfo:
         return AudioInfo(file.samplerate, file.channels, file.frames, duration_s, f"{file.format}/{file.subtype}")
 
 
+class Converter:
+    """Blocks of sound at one rate -> mono int16 at another, block by block: what is given out does not depend on cuts.
+
+    Args:
+        source_rate, rate: in Hz, of what comes and of what is given out.
+        name: what errors call the source.
+
+    Shape:
+        push: (frames, channels) float32, 1.0 is full scale, clipped beyond -> (samples,) int16, possibly none.
+
+    Raises:
+        AudioError: NaN or infinity; such a block has not been taken in.
+
+    Example:
+        >>> converter = Converter(8000, 16000)
+        >>> sum(len(part) for part in (converter.push(np.zeros((4000, 2), np.float32)), converter.close()))
+        8000
+    """
+
+    def __init__(self, source_rate: float, rate: float, name: str = "<stream>") -> None:
+        self._name, self._same = name, source_rate == rate
+        self._resampler = soxr.ResampleStream(source_rate, rate, 1, dtype="float32", quality="HQ")
+
+    def push(self, block: np.ndarray) -> np.ndarray:
+        """What is known of the sound so far and was not given out before."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            mono = block.mean(axis=1, dtype=np.float32)
+        self._check(mono)
+        return self._rounded(mono if self._same else self._resampler.resample_chunk(mono))
+
+    def close(self) -> np.ndarray:
+        """What the resampler holds at the end."""
+        rest = np.zeros(0, np.float32)
+        return self._rounded(rest if self._same else self._resampler.resample_chunk(rest, last=True))
+
+    def _rounded(self, mono: np.ndarray) -> np.ndarray:
+        self._check(mono)  # also after the filter, where values near the end of float32 overflow
+        return np.minimum(np.rint(np.clip(mono, -1, 1) * np.float32(32768)), 32767).astype(np.int16)
+
+    def _check(self, mono: np.ndarray) -> None:
+        if not np.isfinite(mono).all():
+            raise AudioError(self._name, "holds NaN or infinite samples")
+
+
 def _convert(blocks: Iterable[np.ndarray], source_rate: float, rate: int, name: str) -> Iterator[np.ndarray]:
     """Blocks (frames, channels) float32 at source_rate -> blocks (samples,) int16 at rate, none of them empty."""
-    resampler = soxr.ResampleStream(source_rate, rate, 1, dtype="float32", quality="HQ")
+    converter = Converter(source_rate, rate, name)
     samples = 0
     for block in itertools.chain(blocks, [None]):  # None brings out what the resampler holds
-        with np.errstate(over="ignore", invalid="ignore"):
-            mono = np.zeros(0, np.float32) if block is None else block.mean(axis=1, dtype=np.float32)
-        if source_rate != rate and np.isfinite(mono).all():
-            mono = resampler.resample_chunk(mono, last=block is None)
-        if not np.isfinite(mono).all():  # also after the filter, where values near the end of float32 overflow
-            raise AudioError(name, "holds NaN or infinite samples")
-        samples += len(mono)
-        if len(mono):
-            yield np.minimum(np.rint(np.clip(mono, -1, 1) * np.float32(32768)), 32767).astype(np.int16)
+        converted = converter.close() if block is None else converter.push(block)
+        samples += len(converted)
+        if len(converted):
+            yield converted
     if not samples:
         raise AudioError(name, f"too short for one sample at {rate} Hz")
 

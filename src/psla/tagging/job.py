@@ -100,7 +100,7 @@ class TagJob:
             state = [stat.st_size, stat.st_mtime_ns]
         except OSError:
             state = []
-        tagger = {"hop": self.tagger.hop_samples, "combine": self.tagger.combine}
+        tagger = {"hop": self.tagger.hop_samples, "window": self.tagger.window_samples, "combine": self.tagger.combine}
         what = [os.path.abspath(path), state, self.model_hash, tagger, asdict(self.settings), asdict(self.withheld)]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 
@@ -127,7 +127,7 @@ class TagJob:
         keys = iter([key for _, key in files])
         for heard in tag_groups(self.tagger, [path for path, _ in files], pool, embed=self.embeddings is not None):
             group = [self.withheld.of(file) for file in heard]
-            rows = [row_of(file, self.settings, self.tagger.model.card.thresholds) for file in group]
+            rows = [row_of(file, self.settings, self.tagger.thresholds) for file in group]
             if journal is not None:
                 journal.append(*({KEY: next(keys), **row} for row in rows))
             if self.embeddings is not None:

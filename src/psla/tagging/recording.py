@@ -40,7 +40,7 @@ Not covered: a narrow band whose rest holds other noise than that of rounding, s
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from scipy.fft import rfft
@@ -144,7 +144,8 @@ class Timeline:
 
     def __init__(self, step: int, columns: int, sample_rate: int) -> None:
         self.step, self.sample_rate = step, sample_rate
-        self._finished: list[np.ndarray] = []  # float32 rows of the first cells
+        self._finished: list[np.ndarray] = []  # float32 rows of the first cells, after those that were taken
+        self._taken = 0
         self._first = 0  # the first cell that is still open
         self._sums = np.zeros((0, columns))
         self._weights = np.zeros(0)
@@ -154,7 +155,7 @@ class Timeline:
         begins = begin + self.step * np.arange(len(steps))
         ends = np.append(begins[1:], max(end, begins[-1] + 1))
         cells = np.arange(begin // self.step, -(-ends[-1] // self.step))
-        self._finish(int(cells[0]))
+        self.finish(int(cells[0]))
         more = max(0, int(cells[-1]) + 1 - self._first - len(self._sums))
         self._sums = np.concatenate([self._sums, np.zeros((more, self._sums.shape[1]))])
         self._weights = np.concatenate([self._weights, np.zeros(more)])
@@ -165,22 +166,34 @@ class Timeline:
         self._sums[cells - self._first] += np.einsum("cs,sk->ck", overlap, steps.astype(np.float64))
         self._weights[cells - self._first] += overlap.sum(axis=1)
 
-    def _finish(self, cell: int) -> None:
-        """Closes the cells before this one."""
+    def finish(self, cell: int) -> None:
+        """Closes the cells before this one: no window that is still to come reaches them."""
         if cell > self._first:
             done = cell - self._first
             self._finished.append((self._sums[:done] / self._weights[:done, None]).astype(np.float32))
             self._first, self._sums, self._weights = cell, self._sums[done:], self._weights[done:]
+
+    def take(self) -> np.ndarray:
+        """The finished steps that were not taken before, (steps, columns) float32; they are forgotten here."""
+        rows = np.concatenate([np.zeros((0, self._sums.shape[1]), np.float32), *self._finished])
+        self._finished, self._taken = [], self._taken + len(rows)
+        return rows
+
+    def rest(self, samples: int) -> np.ndarray:
+        """As `take`, at the end of audio of this length: to the last step whose middle lies inside it."""
+        count = steps_within(samples, self.step)
+        self.finish(max(count, self._first))
+        before = self._taken
+        return self.take()[: count - before]
 
     def read(self, samples: int) -> tuple[np.ndarray, np.ndarray]:
         """The steps whose middle lies inside audio of this length, at least one; reading ends the timeline.
 
         Shape: values (steps, columns) float32; times (steps, 2) float64: begin and end in seconds, none past the audio.
         """
-        count = steps_within(samples, self.step)
-        self._finish(max(count, self._first))
-        times = np.minimum(np.arange(count)[:, None] * self.step + [0, self.step], samples) / self.sample_rate
-        return np.concatenate(self._finished)[:count], times
+        values = self.rest(samples)
+        times = np.minimum(np.arange(len(values))[:, None] * self.step + [0, self.step], samples) / self.sample_rate
+        return values, times
 
 
 def steps_within(samples: int, step: int) -> int:
@@ -191,6 +204,19 @@ def steps_within(samples: int, step: int) -> int:
         [1, 1, 2, 2, 3]
     """
     return max(1, (samples + step // 2 - 1) // step)
+
+
+class Hearer(Protocol):
+    """Who is told what the network says of windows: a `Recording`, or a stream (`psla.tagging.stream`)."""
+
+    def add(
+        self,
+        waveform: np.ndarray,
+        clip: np.ndarray,
+        frames: np.ndarray,
+        features: np.ndarray | None = None,
+        familiarity: float | None = None,
+    ) -> None: ...
 
 
 class Recording:

@@ -12,7 +12,7 @@ Not here: decoding in processes of its own and files by the thousand (`psla.tagg
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
@@ -28,7 +28,7 @@ from psla.model.file import Model
 from psla.model.inference import tag_waveforms
 from psla.model.network import Precision
 from psla.tagging.batch import BATCH, FileResult, tag_files
-from psla.tagging.recording import Combine, Recording
+from psla.tagging.recording import Combine, Hearer, Recording
 from psla.tagging.result import Embedding, TagResult
 from psla.tagging.sources import expand_sources
 from psla.weights.catalogue import load_any
@@ -42,6 +42,8 @@ class Tagger:
         model: what `load_any` gives; its network is put into evaluation mode.
         hop_s: seconds from one window's beginning to the next's, one sample to a whole window; None: a whole window.
             The window is what the model was trained on.
+        window_s: seconds of a window, from the shortest that the model hears to its own; None: its own. Shorter ones
+            are answered sooner and heard less well.
         combine: how several windows become one clip, `mean` or `max`; see `psla.tagging.recording`.
         precision: of the backbone: `float32`, or, for a faster copy of the network, `folded`, which moves a probability
             by about 1e-6, or `bf16`, which moves it by up to a few hundredths.
@@ -51,7 +53,7 @@ class Tagger:
         window_s, hop_s, step_s: seconds of a window, from one window to the next, and of a step of the frames.
 
     Raises:
-        ValueError: a hop out of range, or an unknown rule.
+        ValueError: a hop or a window out of range, or an unknown rule.
         FoldingError: `folded` or `bf16`, and a backbone that has no form for it.
 
     Example:
@@ -61,21 +63,39 @@ class Tagger:
     """
 
     def __init__(
-        self, model: Model, hop_s: float | None = None, combine: Combine = "mean", precision: Precision = "float32"
+        self,
+        model: Model,
+        hop_s: float | None = None,
+        combine: Combine = "mean",
+        precision: Precision = "float32",
+        window_s: float | None = None,
     ) -> None:
         if combine not in ("mean", "max"):
             raise ValueError(f"combine must be mean or max, not {combine!r}")
         network = model.network
         rate = self.sample_rate = network.sample_rate
         self.window_samples, self.step_samples = network.window_samples, network.step_samples
+        if window_s is not None:
+            least, most = network.shortest_samples, network.window_samples
+            if not least <= round(window_s * rate) <= most:
+                raise ValueError(
+                    f"window_s must be {least / rate:g} to {most / rate:g} s for this model, not {window_s}"
+                )
+            self.window_samples = round(window_s * rate)
         self.window_s, self.step_s = self.window_samples / rate, self.step_samples / rate
         if hop_s is not None and not 1 / rate <= hop_s <= self.window_s:
             raise ValueError(f"hop_s must be above 0 and at most the window of {self.window_s:g} s, not {hop_s}")
         self.model, self.combine = model, combine
         self.hop_samples = self.window_samples if hop_s is None else round(hop_s * rate)
         self.hop_s = self.hop_samples / rate
+        self.shortest_samples = network.shortest_samples
         network.eval()
         self._network = network if precision == "float32" else network.for_inference(precision)
+
+    @property
+    def thresholds(self) -> Mapping[str, float]:
+        """The model's own thresholds of probabilities, by class id; none for a class without one."""
+        return self.model.card.thresholds
 
     def tag(self, source: Source | np.ndarray, sample_rate: int | None = None) -> TagResult:
         """Tag one recording.
@@ -157,7 +177,7 @@ class Tagger:
             self.model.vocabulary,
             step=self.step_samples,
             window=self.window_samples,
-            shortest=self._network.shortest_samples,
+            shortest=self.shortest_samples,
             hop=self.hop_samples,
             sample_rate=self.sample_rate,
             combine=self.combine,
@@ -168,7 +188,7 @@ class Tagger:
         """The windows of a stream of mono int16 blocks at `sample_rate`."""
         return cut_windows(blocks, self.window_samples, self.hop_samples)
 
-    def run(self, batch: Sequence[tuple[Recording, np.ndarray]], embed: bool = False) -> None:
+    def run(self, batch: Sequence[tuple[Hearer, np.ndarray]], embed: bool = False) -> None:
         """Tag a batch of windows, each given with its recording, which must get its windows in their order."""
         device = next(self._network.parameters()).device
         tagging = tag_waveforms(self._network, [window for _, window in batch], self.sample_rate, device)
@@ -200,6 +220,7 @@ def load(
     hop_s: float | None = None,
     combine: Combine = "mean",
     precision: Precision = "float32",
+    window_s: float | None = None,
 ) -> Tagger:
     """The tagger of a model: a model file, an ensemble's file, or a model by name.
 
@@ -207,7 +228,7 @@ def load(
         model: a path, or a name that `psla models` lists: `audioset-small` and `esc10-lite0` come with the package, a
             published model is fetched at first use. None: that of `$PSLA_MODEL`, else of the user's configuration,
             else `audioset-small` (`psla.weights.choice`).
-        hop_s, combine, precision: as `Tagger` takes them.
+        hop_s, combine, precision, window_s: as `Tagger` takes them.
 
     Raises:
         ModelFileError, EnsembleError, PublishedError, DownloadError: as `psla.weights.catalogue.load_any`.
@@ -218,7 +239,7 @@ def load(
         >>> len(load("esc10-lite0").model.vocabulary)
         10
     """
-    return Tagger(load_any(choose(model).model), hop_s, combine, precision)
+    return Tagger(load_any(choose(model).model), hop_s, combine, precision, window_s)
 
 
 def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[np.ndarray]:
@@ -235,18 +256,34 @@ def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator
         >>> [w.tolist() for w in cut_windows([np.arange(4)], window=4, hop=2)]
         [[0, 1, 2, 3]]
     """
-    waiting: list[np.ndarray] = []
-    held, first = 0, True  # held: samples from the next window's beginning on
+    cutter = Cutter(window, hop)
     for block in blocks:
-        waiting.append(block)
-        held += len(block)
-        if held < window:
-            continue
-        joined, begin = np.concatenate(waiting), 0
-        while held - begin >= window:
-            yield joined[begin : begin + window].copy()  # a view would keep the whole block alive
-            begin, first = begin + hop, False
-        waiting, held = [joined[begin:].copy()], held - begin
-    # Of what is held, the window before has covered window - hop samples: only what is beyond them asks for another.
-    if held and (first or held > window - hop):
-        yield np.concatenate(waiting)
+        yield from cutter.push(block)
+    yield from cutter.close()
+
+
+class Cutter:
+    """`cut_windows` for who is given the blocks: each window as soon as its last sample is there."""
+
+    def __init__(self, window: int, hop: int) -> None:
+        self._window, self._hop = window, hop
+        self._waiting: list[np.ndarray] = []
+        self._held, self._first = 0, True  # held: samples from the next window's beginning on
+
+    def push(self, block: np.ndarray) -> Iterator[np.ndarray]:
+        """The windows that are whole with this block; all of them must be taken."""
+        self._waiting.append(block)
+        self._held += len(block)
+        if self._held < self._window:
+            return
+        joined, begin = np.concatenate(self._waiting), 0
+        while self._held - begin >= self._window:
+            yield joined[begin : begin + self._window].copy()  # a view would keep the whole block alive
+            begin, self._first = begin + self._hop, False
+        self._waiting, self._held = [joined[begin:].copy()], self._held - begin
+
+    def close(self) -> Iterator[np.ndarray]:
+        """The last window, if any sample asks for one."""
+        # Of what is held, the window before has covered window - hop samples: only what is beyond them asks for one.
+        if self._held and (self._first or self._held > self._window - self._hop):
+            yield np.concatenate(self._waiting)

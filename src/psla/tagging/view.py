@@ -66,7 +66,7 @@ class Views:
         if file.result is None:
             return
         result = looked_at(file.result, self.settings)
-        found = [event.to_dict() for event in find_events(result, self.rule, self.tagger.model.card.thresholds)]
+        found = [event.to_dict() for event in find_events(result, self.rule, self.tagger.thresholds)]
         kept = file.result.times if file.result.dropped_s else None
         part = _reduced(result.part([each["id"] for each in row["classes"][:CLASSES]]))
         self._tagged.append(_Tagged(file.path, part, row, found, kept))
