@@ -1,4 +1,4 @@
-"""Laws of the service: the numbers of `psla tag`, each to whom it belongs, whoever else asks, sends rubbish or leaves."""
+"""Laws of the service: the numbers of `psla tag`, each to whom it belongs, whoever else asks, sends rubbish, leaves."""
 
 from __future__ import annotations
 
@@ -108,7 +108,11 @@ def test_a_query_means_what_the_option_means(home: Path, server: Any, asked: dic
 def test_raw_samples_are_an_array(tagger: Tagger, server: Any, kind: str) -> None:
     """PCM gets the numbers that `Tagger.tag` gives its array, at any rate and number of channels."""
     array = np.stack([noise(30000, 5), noise(30000, 6)], 1).astype(np.int64)
-    array = {"s16le": array.astype("<i2"), "s32le": (array * 65537).astype("<i4"), "f32le": (array / 9000).astype("<f4")}[kind]
+    array = {
+        "s16le": array.astype("<i2"),
+        "s32le": (array * 65537).astype("<i4"),
+        "f32le": (array / 9000).astype("<f4"),
+    }[kind]
     row = tagger.tag(array, 22050).to_dict(5)
     answer = post(server.address, array.tobytes(), pcm=kind, rate=22050, channels=2).json()
     assert {key: answer[key] for key in row} == row
@@ -196,7 +200,7 @@ def test_what_is_too_much_is_refused_with_a_time_to_come_back() -> None:
 
 
 def test_what_is_too_large_or_too_long_is_refused(server: Any) -> None:
-    """413: a body beyond the limit, whether it says so or not; a recording beyond it, whether its header says or not."""
+    """413: a body beyond the limit, whether it says so or not; a recording beyond it, whether its header says so."""
     large = b"x" * (SMALL.body_bytes + 1)
     assert post(server.address, large).status_code == 413
     chunks = httpx.post(f"{server.address}/v1/tag", content=iter([large[:500_000], large[500_000:]]), timeout=60)
@@ -290,7 +294,9 @@ def hostile(server: Any, bodies: int) -> None:
             if place % 2:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     slow = [talk(server) for _ in range(6)]
-    for client, data in zip(slow, (b"", b"POST /v1", head(5000), head(5000) + b"x", b"\0" * 50, b"GET / HTTP/9\r\n"), strict=False):
+    for client, data in zip(
+        slow, (b"", b"POST /v1", head(5000), head(5000) + b"x", b"\0" * 50, b"GET / HTTP/9\r\n"), strict=False
+    ):
         client.sendall(data)
     with talk(server) as client:  # closes its half: nobody may be waiting any more
         client.sendall(head(len(sound())) + sound())
@@ -435,7 +441,9 @@ def test_limits_are_above_nothing() -> None:
 def test_the_command_refuses_in_one_sentence(home: Path) -> None:
     """A port that is taken, and a model that is none."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        found = CliRunner().invoke(app, ["serve", str(home / "model.safetensors"), "--port", str(taken.getsockname()[1])])
+        found = CliRunner().invoke(
+            app, ["serve", str(home / "model.safetensors"), "--port", str(taken.getsockname()[1])]
+        )
     assert found.exit_code == 2
     assert "choose another with --port" in found.output
     found = CliRunner().invoke(app, ["serve", "no-such-model", "--port", "0"])

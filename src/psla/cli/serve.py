@@ -16,7 +16,7 @@ def serve(
     model: Annotated[
         str | None, typer.Argument(help="A model file or a name; by default that of `psla tag`.", show_default=False)
     ] = None,
-    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for all who can reach this machine.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0: for all who can reach it.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8765,
     token: Annotated[
         str | None, typer.Option(envvar="PSLA_TOKEN", help="What clients must send: Authorization: Bearer TOKEN.")

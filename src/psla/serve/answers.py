@@ -54,7 +54,7 @@ class Samples(StrEnum):
     f32le = "f32le"
 
 
-_NUMPY = {Samples.s16le: "<i2", Samples.s32le: "<i4", Samples.f32le: "<f4"}
+SAMPLE_TYPES = {Samples.s16le: "<i2", Samples.s32le: "<i4", Samples.f32le: "<f4"}
 _SUBTYPE = {Samples.s16le: "PCM_16", Samples.s32le: "PCM_32", Samples.f32le: "FLOAT"}
 
 
@@ -142,11 +142,11 @@ def as_file(pcm: bytes, query: TagQuery) -> bytes:
     assert query.pcm is not None
     if query.rate is None:
         raise ValueError("raw PCM does not say how fast it was sampled: give its rate in Hz")
-    whole = np.dtype(_NUMPY[query.pcm]).itemsize * query.channels
+    whole = np.dtype(SAMPLE_TYPES[query.pcm]).itemsize * query.channels
     if not pcm or len(pcm) % whole:
         raise ValueError(f"{len(pcm)} bytes are no whole number of {query.pcm} samples of {query.channels} channels")
     file = io.BytesIO()
-    samples = np.frombuffer(pcm, _NUMPY[query.pcm]).reshape(-1, query.channels)
+    samples = np.frombuffer(pcm, SAMPLE_TYPES[query.pcm]).reshape(-1, query.channels)
     soundfile.write(file, samples, query.rate, format="WAV", subtype=_SUBTYPE[query.pcm])
     return file.getvalue()
 

@@ -4,15 +4,16 @@
                                                         └──► the engine's thread ──► Tagger.run ──► each its own result
 
 Batches reach across requests, and bits do not depend on it: on the CPU `tag_waveforms` gives a waveform the same
-numbers whatever others it goes with. (On an accelerator windows of one length are one batch, and other company moves the
-last digits, there as in `psla tag`.) A long recording does not hold up a short one, for each has its turn.
+numbers whatever others it goes with. (On an accelerator windows of one length are one batch, and other company moves
+the last digits, there as in `psla tag`.) A long recording does not hold up a short one, for each has its turn.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,10 @@ class Engine:
     def job(self, embed: bool = False) -> Job:
         """A recording that is to come."""
         return Job(self, embed)
+
+    def through(self) -> Through:
+        """The tagger, whose windows go through here: for a `psla.Stream`."""
+        return Through(self)
 
     def waiting(self) -> int:
         """Windows that wait."""
@@ -134,9 +139,9 @@ class Engine:
 class Job:
     """One recording; used by one thread, but for `cancel`."""
 
-    def __init__(self, engine: Engine, embed: bool) -> None:
+    def __init__(self, engine: Engine, embed: bool, recording: Recording | None = None) -> None:
         self.engine, self.embed = engine, embed
-        self.recording: Recording = engine.tagger.recording()
+        self.recording = recording or engine.tagger.recording()
         self.windows: deque[np.ndarray] = deque()
         self.cut = self.said = 0  # windows that were given, and those that came back
         self.error: Exception | None = None
@@ -148,8 +153,13 @@ class Job:
             Left: it was cancelled, or the engine was closed. And what the blocks and the network raise.
         """
         self.recording.source_rate = source_rate
+        self.run(self.engine.tagger.windows(blocks))
+        return self.recording.result()
+
+    def run(self, windows: Iterable[np.ndarray]) -> None:
+        """Wait until the model has heard these windows; raises as `tag`."""
         try:
-            for window in self.engine.tagger.windows(blocks):
+            for window in windows:
                 self.engine.put(self, window)
         except Exception as error:
             self.engine.drop(self, error)
@@ -158,8 +168,22 @@ class Job:
             self.engine.changed.wait_for(lambda: self.error or self.said == self.cut)
         if self.error:
             raise self.error
-        return self.recording.result()
 
     def cancel(self) -> None:
         """Nobody waits for it: whoever is at it stops."""
         self.engine.drop(self, Left())
+
+
+class Through:
+    """A tagger in all but `run`: its windows wait for their turn in the engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine.tagger, name)
+
+    def run(self, batch: Sequence[tuple[Recording, np.ndarray]]) -> None:
+        """As `Tagger.run`; the windows are all of one recording."""
+        (recording,) = {id(each): each for each, _ in batch}.values()
+        Job(self._engine, embed=False, recording=recording).run([window for _, window in batch])

@@ -19,10 +19,11 @@ class FoundClass(BaseModel):
 
 
 class FoundEvent(FoundClass):
-    """A class from its onset to its offset, in seconds; the highest probability of its steps."""
+    """A class from its onset to its offset, in seconds; the highest and the mean probability of its steps."""
 
     onset_s: float
     offset_s: float
+    mean_probability: float
 
 
 class Floats(BaseModel):
@@ -133,10 +134,13 @@ ANSWER: dict[str, Any] = {
     "windows": 1,
     "flags": [],
     "classes": [_CLASS],
-    "events": [{"onset_s": 1.28, "offset_s": 2.24, **_CLASS}],
+    "events": [{"onset_s": 1.28, "offset_s": 2.24, **_CLASS, "mean_probability": 0.7216796875}],
 }
 _WORDS = {
-    401: ("no token, or another than that of the service", "this service asks for a token: Authorization: Bearer TOKEN"),
+    401: (
+        "no token, or another than that of the service",
+        "this service asks for a token: Authorization: ...",
+    ),
     408: ("the body came too slowly", "the body came too slowly: a byte within 20 s, all within 300 s"),
     413: ("a body or a recording beyond the limits", "it lasts longer than the 600 s that this service takes: ..."),
     422: ("no recording, or no query, that can be answered", "holds NaN or infinite samples"),

@@ -88,7 +88,7 @@ class Server(uvicorn.Server):
         self._told()
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         main = threading.current_thread() is threading.main_thread()
         signals = (signal.SIGINT, signal.SIGTERM) if main else ()
         before = {each: signal.signal(each, self.handle_exit) for each in signals}
@@ -105,6 +105,10 @@ class Server(uvicorn.Server):
         # In place: answers that are being made have this very list.
         self.server_state.default_headers.append((b"connection", b"close"))
         await asyncio.sleep(_ON_ITS_WAY_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._service.limits.drain_s):
+                while self._service.gate.streams:  # uvicorn would cut them off in mid-word
+                    await asyncio.sleep(0.05)
         await super().shutdown(sockets)
 
 

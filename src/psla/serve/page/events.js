@@ -2,6 +2,7 @@
 // tests/test_serve_page.py holds the two to the same answers.
 
 const TINY = 1e-9; // seconds
+const UNITS = 2 ** 40; // of a probability: whole ones, so that their sum is exact
 
 export const RULE = {release: 0.8, maxGap: null, minLength: 0};
 
@@ -17,7 +18,7 @@ function unbroken(times) {
   return parts;
 }
 
-/** [onset, offset, probability] of each event of one class; `at(step)` is its probability, a float32. */
+/** [onset, offset, highest and mean probability] of each event of one class; `at(step)` is its probability, a float32. */
 export function findEvents(times, at, threshold, rule = RULE) {
   const found = [];
   // As numpy compares float32 with a number: rounded to float32.
@@ -41,9 +42,12 @@ export function findEvents(times, at, threshold, rule = RULE) {
     }
     for (const [first, last] of joined) {
       if (times[last][1] - times[first][0] < rule.minLength - TINY) continue;
-      let highest = 0;
-      for (let i = first; i <= last; i++) highest = Math.max(highest, at(i));
-      found.push([times[first][0], times[last][1], highest]);
+      let highest = 0, sum = 0;
+      for (let i = first; i <= last; i++) {
+        highest = Math.max(highest, at(i));
+        sum += Math.round(at(i) * UNITS);
+      }
+      found.push([times[first][0], times[last][1], highest, sum / UNITS / (last - first + 1)]);
     }
   }
   return found;

@@ -198,8 +198,9 @@ export class Recording {
   update() {
     const found = [];
     this.ids.forEach((id, index) => {
-      for (const [onset, offset, probability] of this.eventsOf(id))
-        found.push({onset_s: onset, offset_s: offset, id, name: this.state.name(id), probability, index});
+      for (const [onset, offset, probability, mean] of this.eventsOf(id))
+        found.push({onset_s: onset, offset_s: offset, id, name: this.state.name(id), probability,
+          mean_probability: mean, index});
     });
     found.sort((a, b) => a.onset_s - b.onset_s || a.index - b.index);
     this.found = found.map(({index, ...event}) => event);
