@@ -110,11 +110,11 @@ def test_streams_have_a_limit_and_a_home(server: Any) -> None:
     """A third is told to come back; one from another site's page is not let in; one that is silent is ended."""
     with begin(server) as first, begin(server) as second:
         assert json.loads(first.recv(timeout=30))["type"] == json.loads(second.recv(timeout=30))["type"] == "ready"
-        with begin(server) as third:
+        address = f"ws://127.0.0.1:{server.port}/v1/stream"
+        with connect(address) as third:  # it is told before it says anything
             [refused] = all_said(third)
         assert "2 streams" in refused["error"]
         assert third.protocol.close_code == 1013
-        address = f"ws://127.0.0.1:{server.port}/v1/stream"
         with pytest.raises(InvalidStatus), connect(address, origin="http://elsewhere.example"):
             pass
         first.socket.shutdown(socket.SHUT_RDWR)  # gone without a word

@@ -105,9 +105,10 @@ export class Recording {
       mel.append(mark);
     }
     const {low, high} = picture.waveform, last = high.length;
-    const up = high.map((value, i) => `L${i} ${127 - value}L${i + 1} ${127 - value}`).join("");
-    const down = low.map((value, i) => `L${i + 1} ${127.5 - value}L${i} ${127.5 - value}`).reverse().join("");
-    const wave = element("div", {className: "plot"}, drawn(last, 254, "path", {d: `M0 127${up}${down}Z`}));
+    const most = 127 / Math.max(1, ...high, ...low.map(value => -value)); // as loud as it is, so that quiet ones are seen
+    const up = high.map((value, i) => `L${i} ${127 - most * value}L${i + 1} ${127 - most * value}`).join("");
+    const down = low.map((value, i) => `L${i + 1} ${128 - most * value}L${i} ${128 - most * value}`).reverse().join("");
+    const wave = element("div", {className: "plot"}, drawn(last, 255, "path", {d: `M0 127${up}${down}Z`}));
     this.curves = element("div");
     const axis = element("div", {className: "plot"});
     for (const at of ticks(this.duration, matchMedia("(max-width: 44rem)").matches ? 4 : 8)) {
