@@ -5,8 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import re
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -343,13 +348,64 @@ def test_hostile_clients_cost_nobody_else(tagger: Tagger) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory of a process is read from /proc")
 def test_a_thousand_malformed_bodies(tagger: Tagger) -> None:
-    """A thousand: no crash, no leak, whole recordings answered as before."""
+    """A thousand: no crash, no leak of memory or of files, whole recordings answered as before."""
     row = tagger.tag(sound(2.0, 7)).to_dict(3)
+
+    def taken() -> tuple[float, int]:
+        """MiB of this process, and its open files."""
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd"))
+
     with served(tagger, SMALL) as server:
-        hostile(server, 1000)
+        hostile(server, 500)
+        memory, files = taken()
+        hostile(server, 500)
+        assert taken()[0] < memory + 32
+        assert taken()[1] <= files + 4
         answer = post(server.address, sound(2.0, 7), top=3).json()
         assert {key: answer[key] for key in row} == row
+
+
+def test_sigterm_under_load_loses_nothing(home: Path, tagger: Tagger) -> None:
+    """`psla serve` as users run it, four clients that ask without a pause, SIGTERM in the midst: each gets an answer,
+    and a right one, to all that it sent; what it cannot send any more is refused before a byte of it was taken."""
+    data, row = sound(1.2, 9), tagger.tag(sound(1.2, 9)).to_dict(3)
+    command = [sys.executable, "-m", "psla", "serve", str(home / "model.safetensors"), "--port", "0", "--workers", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PSLA_TOKEN": "s3cret"}
+    service = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert service.stderr is not None
+    address = re.search(r"http://127\.0\.0\.1:\d+", service.stderr.readline())
+    assert address is not None
+    began = threading.Barrier(5)
+
+    def client() -> int:
+        count = 0
+        headers = {"authorization": "Bearer s3cret"}
+        with httpx.Client(timeout=60, headers=headers) as session:
+            while True:
+                try:
+                    answer = session.post(f"{address[0]}/v1/tag?top=3", content=data)
+                except httpx.ConnectError:
+                    return count  # it listens no more
+                assert {key: answer.json()[key] for key in row} == row
+                count += 1
+                if count == 3:
+                    began.wait(60)
+
+    try:
+        with ThreadPoolExecutor(4) as clients:
+            asking = [clients.submit(client) for _ in range(4)]
+            began.wait(60)
+            service.send_signal(signal.SIGTERM)
+            assert sum(each.result() for each in asking) >= 12
+        said = service.communicate(timeout=60)[1]
+        assert service.returncode == 0, said
+        assert "every request that was accepted has been answered" in said
+    finally:
+        service.kill()
+        service.wait()
 
 
 @pytest.mark.slow
