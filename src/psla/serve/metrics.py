@@ -21,7 +21,7 @@ class Metrics:
     Example:
         >>> metrics = Metrics({"psla_in_flight": (lambda: 2, "requests let in and not answered")})
         >>> metrics.windows.inc(8)
-        >>> [line for line in metrics.text().decode().splitlines() if "windows_total" in line or "flight " in line][-2:]
+        >>> [line for line in metrics.text().decode().splitlines() if line.startswith(("psla_windows_t", "psla_in_f"))]
         ['psla_windows_total 8.0', 'psla_in_flight 2.0']
     """
 
