@@ -435,17 +435,22 @@ def test_thirty_two_clients_for_a_minute(tagger: Tagger) -> None:
 
 
 def test_a_client_that_leaves_frees_its_place() -> None:
-    """Law: who leaves while its recording waits for the model is out at once; the model never hears the rest of it."""
+    """Law: who leaves while its recording waits for the model, or for its turn, is out at once; the model never hears
+    the rest of it."""
     tagger = Held()
-    with served(tagger, Limits(at_work=2)) as server:
+    with served(tagger, Limits(at_work=1)) as server:
         long = sound(30.0)
         with talk(server) as client:
             client.sendall(head(len(long)) + long)
             assert tagger.began.wait(60)
+            with talk(server) as second:
+                second.sendall(head(len(long)) + long)
+                wait_until(lambda: server.service.gate.held == 2 * len(long))
+            wait_until(lambda: server.service.gate.in_flight == 1)
         wait_until(lambda: server.service.gate.in_flight == 0)
         tagger.go.set()
         assert post(server.address, sound()).status_code == 200
-        assert metric(server.address, "psla_left_total") == 1
+        assert metric(server.address, "psla_left_total") == 2
         assert metric(server.address, "psla_windows_total") < 20  # of 46
 
 

@@ -95,6 +95,7 @@ def create_app(tagger: Tagger, name: str = "", limits: Limits | None = None, tok
     app.add_exception_handler(RequestValidationError, _unreadable)
     app.add_exception_handler(HTTPException, _no_such)
     app.add_exception_handler(ClientDisconnect, partial(_gone, service))
+    app.add_exception_handler(Exception, partial(_failed, service))
     _add_tagging(app, service)
     _add_page(app)
     return app
@@ -186,6 +187,12 @@ async def _unreadable(request: Request, error: Exception) -> Response:
 async def _no_such(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _problem(error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+async def _failed(service: Service, request: Request, error: Exception) -> Response:
+    """A fault of this package: its traceback goes to stderr, and not to the client."""
+    service.metrics.answers.labels(getattr(request.scope.get("route"), "path", "other"), "500").inc()
+    return _problem(500, "this service failed at this request: its log says where", HEADERS)
 
 
 async def _gone(service: Service, request: Request, error: Exception) -> Response:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from functools import partial
@@ -124,23 +124,28 @@ class Service:
         except ValueError as error:
             raise Refusal(422, str(error)) from error
         name, data = await _recording(request, query, await read_body(request, held, self.limits))
-        job = self.engine.job(plan.features is not Table.none)
-        async with self.gate.turn():
-            loop = asyncio.get_running_loop()
-            work = loop.run_in_executor(self.threads, partial(self._work, job, name, data, query, plan))
-            gone = asyncio.create_task(left(request))
-            try:
-                await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-                if not work.done():
-                    job.cancel()
-                return Response(await work, media_type="application/json")
-            except Left as error:
-                raise ClientDisconnect from error
-            except asyncio.CancelledError:
+        job, turn = self.engine.job(plan.features is not Table.none), asyncio.Event()
+        work = asyncio.create_task(self._in_turn(turn, partial(self._work, job, name, data, query, plan)))
+        gone = asyncio.create_task(left(request))
+        try:
+            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
                 job.cancel()
-                raise
-            finally:
-                gone.cancel()
+                if not turn.is_set():  # else its thread ends by itself, and keeps its turn until then
+                    raise ClientDisconnect
+            return Response(await work, media_type="application/json")
+        except Left as error:
+            raise ClientDisconnect from error
+        finally:
+            gone.cancel()
+            if not work.done():
+                job.cancel()
+                work.cancel()
+
+    async def _in_turn(self, turn: asyncio.Event, work: Callable[[], bytes]) -> bytes:
+        async with self.gate.turn():
+            turn.set()
+            return await asyncio.get_running_loop().run_in_executor(self.threads, work)
 
     async def hear(self, websocket: WebSocket) -> None:
         """One stream, from its first message to its last."""
