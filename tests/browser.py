@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 CHROMIUM = next(
@@ -39,20 +40,20 @@ def _moved(descriptor: int) -> int:
 
 
 class Page:
-    """A page in a browser of its own.
+    """A page in a browser of its own: a file, or an address.
 
     Attributes:
         requests: the addresses it asked for. complaints: errors of its scripts and messages of its console.
     """
 
-    def __init__(self, path: Path | str, width: int, height: int = 900) -> None:
+    def __init__(self, path: Path | str, width: int, height: int = 900, flags: Sequence[str] = ()) -> None:
         self.profile = tempfile.mkdtemp()
         to_browser, ours = os.pipe()
         theirs, from_browser = os.pipe()
         # Away from 3 and 4, which the shell is about to set.
         to_browser, from_browser = (_moved(each) for each in (to_browser, from_browser))
         shell = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'
-        command = ["bash", "-c", shell, CHROMIUM, *FLAGS, f"--user-data-dir={self.profile}"]
+        command = ["bash", "-c", shell, CHROMIUM, *FLAGS, *flags, f"--user-data-dir={self.profile}"]
         self.process = subprocess.Popen(
             command, pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

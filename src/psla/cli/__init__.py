@@ -23,6 +23,7 @@ from psla.cli import (
     models,
     pack,
     predictions,
+    serve,
     tag,
     training,
 )
@@ -52,6 +53,7 @@ app = _group(
         predictions.evaluate,
         tag.tag,
         listen.listen,
+        serve.serve,
         models.info,
         training.demo,
         labels.enhance,

@@ -104,7 +104,7 @@ def draw(view: View, path: str | PathLike[str]) -> None:
     low = view.log_mel.max() - RANGE
     extent = (0.0, view.duration_s, -0.5, bins - 0.5)
     mel.imshow(view.log_mel, origin="lower", aspect="auto", cmap="magma", vmin=low, extent=extent)
-    mel.set_yticks(*_unzipped([(share * bins - 0.5, words) for share, words in _hz_marks(view.hz)]))
+    mel.set_yticks(*_unzipped([(share * bins - 0.5, words) for share, words in hz_marks(view.hz)]))
     drawing.tidy(mel, "x", y_label="frequency" if view.hz is not None else "bin")
     mel.grid(False)
     for row, (_, probability) in enumerate(view.classes):
@@ -168,7 +168,7 @@ def player(view: View) -> Player:
         facts=view.facts,
         duration_s=view.duration_s,
         picture=address("image/png", drawing.heat_png(view.log_mel, RANGE)),
-        marks=[(100 * share, words) for share, words in _hz_marks(view.hz)],
+        marks=[(100 * share, words) for share, words in hz_marks(view.hz)],
         ticks=[(percent(at), words) for at, words in time_ticks(view.duration_s, 6)],
         lanes=lanes,
         event_lanes=event_lanes,
@@ -231,7 +231,7 @@ def clock(seconds: float, digits: int = 0) -> str:
     return f"{hours}:{rest:0{width}.{digits}f}"
 
 
-def _hz_marks(hz: np.ndarray | None) -> Iterator[tuple[float, str]]:
+def hz_marks(hz: np.ndarray | None) -> Iterator[tuple[float, str]]:
     """Frequencies an octave apart, as shares of the picture's height; those too near to the one below are left out."""
     if hz is None:
         return

@@ -92,7 +92,7 @@ class Views:
             if tagged.kept is not None:
                 blocks = _silenced(blocks, tagged.kept, rate)
             sound = _Sound(rate, min(samples, int(sound_s * rate)))
-            image, hz = self._log_mel(sound.passed(blocks), samples)
+            image, hz = self.log_mel(sound.passed(blocks), samples)
         dropped = [f"{result.dropped_s:.2f} s with speech are silent here"] if result.dropped_s else []
         windows = [f"{result.windows} windows"] if result.windows > 1 else []
         return View(
@@ -110,7 +110,7 @@ class Views:
             media=sound.media,
         )
 
-    def _log_mel(self, blocks: Iterable[np.ndarray], samples: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def log_mel(self, blocks: Iterable[np.ndarray], samples: int) -> tuple[np.ndarray, np.ndarray | None]:
         """(bins, columns) of the loudest frames, and the frequencies of the bins where they are known."""
         network: Any = self.tagger.model.network
         if isinstance(network, Ensemble):  # one member hears at the ensemble's own rate

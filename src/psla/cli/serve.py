@@ -1,0 +1,71 @@
+"""`psla serve`: the Tagger over HTTP and a WebSocket, and a page to look at what it hears."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from psla.cli.console import fetching
+from psla.cli.options import Precision, WithPrecision
+from psla.cli.tag import Combine
+
+
+def serve(
+    model: Annotated[
+        str | None, typer.Argument(help="A model file or a name; by default that of `psla tag`.", show_default=False)
+    ] = None,
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0: for all who can reach it.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8765,
+    token: Annotated[
+        str | None, typer.Option(envvar="PSLA_TOKEN", help="What clients must send: Authorization: Bearer TOKEN.")
+    ] = None,
+    hop: Annotated[float | None, typer.Option(help="Seconds between windows; by default a whole window.")] = None,
+    combine: Annotated[Combine, typer.Option(help="How windows become one clip.")] = Combine.mean,
+    precision: WithPrecision = Precision.float32,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
+    max_seconds: Annotated[float, typer.Option(help="Of one recording.")] = 600.0,
+    max_mb: Annotated[float, typer.Option(help="Of one request's body.")] = 64.0,
+    at_work: Annotated[int, typer.Option(min=1, help="Requests that are decoded and tagged at one time.")] = 16,
+    queue: Annotated[int, typer.Option(min=1, help="Requests in flight in all; beyond: 503.")] = 128,
+    per_client: Annotated[int, typer.Option(min=1, help="Of them, of one address; beyond: 429.")] = 64,
+    streams: Annotated[int, typer.Option(min=1, help="WebSockets at one time.")] = 8,
+    drain: Annotated[float, typer.Option(help="Seconds for requests in flight when told to stop.")] = 60.0,
+) -> None:
+    """Answer over HTTP what sounds in recordings, with a page at /; until Ctrl-C or SIGTERM."""
+    from psla.extras import needed
+
+    for module in ("fastapi", "uvicorn", "python_multipart", "websockets", "prometheus_client"):
+        needed(module, "serve")
+    from psla.model.host_memory import keep_freed_memory
+    from psla.serve.app import create_app
+    from psla.serve.limits import Limits
+    from psla.serve.server import Server, listen
+    from psla.tagging.tagger import load
+    from psla.weights.catalogue import resolve
+    from psla.weights.choice import choose
+
+    limits = Limits(
+        body_bytes=round(max_mb * (1 << 20)),
+        held_bytes=max(Limits.held_bytes, round(max_mb * (1 << 20))),
+        duration_s=max_seconds,
+        per_client=per_client,
+        in_flight=queue,
+        at_work=at_work,
+        streams=streams,
+        workers=workers or os.cpu_count() or 1,
+        drain_s=drain,
+    )
+    with listen(host, port) as socket:
+        chosen = choose(model)
+        with fetching(chosen.model) as told:
+            path = resolve(chosen.model, told)
+        keep_freed_memory()
+        app = create_app(load(path, hop, combine.value, precision.value), chosen.model, limits, token or None)
+        at, there = socket.getsockname()[:2]
+        shown = f"[{at}]" if ":" in at else at
+        asks = "" if token else "" if at in ("127.0.0.1", "::1") else "; anyone who can reach it may ask: see --token"
+        words = f"psla: {chosen.model} at http://{shown}:{there}/{asks}"
+        Server(app, socket, lambda: typer.echo(words, err=True)).answer()
+    typer.echo("psla: every request that was accepted has been answered", err=True)

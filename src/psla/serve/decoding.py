@@ -1,0 +1,100 @@
+"""Decoding what strangers send: in a watched worker (`psla.audio.pool`), no longer than a recording may be.
+
+A few bytes may hold hours (silence in FLAC). The worker reads the header first and refuses what declares too much; what
+declares nothing is decoded as far as the limit and no further. `decode` runs in the worker: it imports no torch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NoReturn
+
+import numpy as np
+
+from psla.audio.decode import AudioError, AudioStream, Source, probe
+from psla.audio.pool import DecodePool, SourceInfo
+from psla.audio.worker import Message, checked_rate
+
+DECODER = "psla.serve.decoding:decode"
+_OVER_S = 0.1  # what is decoded beyond the limit, to know that there is more
+_TOO_LONG: Message = {"sample_rate": 0}  # no recording has that: the worker says so that it lasts too long
+
+
+class TooLong(ValueError):
+    """A recording that lasts longer than the service takes."""
+
+
+def decode(source: Source, rate: int, start_s: float | None, end_s: float | None) -> Iterator[Message]:
+    """The sample rate, then the blocks, of what lasts no longer than `end_s`; of anything else a sample rate of 0 last.
+
+    Example:
+        >>> import io, soundfile
+        >>> file = io.BytesIO()
+        >>> soundfile.write(file, np.zeros(8000), 8000, format="FLAC")
+        >>> list(decode(file.getvalue(), 8000, None, 1.0))[0], list(decode(file.getvalue(), 8000, None, 0.5))
+        ({'sample_rate': 8000}, [{'sample_rate': 0}])
+    """
+    assert end_s is not None
+    with suppress(AudioError):  # a header that leaves its length open; what cannot be read at all is said below
+        if probe(source).duration_s > end_s:
+            yield _TOO_LONG
+            return
+    left = end_s * rate + 1  # resampling rounds up
+    with AudioStream(source, rate, start_s=start_s, end_s=end_s + _OVER_S) as stream:
+        yield {"sample_rate": checked_rate(stream.source_rate, stream.name)}
+        for block in stream:
+            left -= len(block)
+            if left < 0:
+                yield _TOO_LONG
+                return
+            yield block
+
+
+class Decoded:
+    """The blocks of one recording, once its sample rate is known.
+
+    Args:
+        pool: of workers that run `DECODER`.
+        data: the bytes of a file. rate: of the blocks, in Hz.
+        limit_s: how long it may last. decode_s: how long decoding may take, once a worker is lent to it.
+    """
+
+    def __init__(self, pool: DecodePool, data: bytes, rate: int, limit_s: float, decode_s: float) -> None:
+        self._stream = pool.stream(data, rate, None, limit_s)
+        self._limit_s, self._decode_s = limit_s, decode_s
+
+    def source_rate(self) -> int:
+        """Sample rate of the source in Hz.
+
+        Raises:
+            AudioError: it cannot be read. TooLong: its header says that it lasts longer than it may.
+        """
+        first = next(self._stream)
+        assert isinstance(first, SourceInfo)
+        return first.sample_rate or self._refuse()
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The blocks (samples,) int16; raises AudioError, TooLong."""
+        used = 0.0
+        while True:
+            began = time.monotonic()
+            message = next(self._stream, None)
+            used += time.monotonic() - began
+            if message is None:
+                return
+            if isinstance(message, SourceInfo):
+                self._refuse()
+            if used > self._decode_s:
+                raise AudioError("<bytes>", f"decoding it takes longer than {self._decode_s:g} s")
+            yield message
+
+    def close(self) -> None:
+        """Give the worker back; one that has not come to its end is replaced."""
+        self._stream.close()
+
+    def _refuse(self) -> NoReturn:
+        for _ in self._stream:  # its end: the worker can be lent to the next
+            pass
+        raise TooLong(f"it lasts longer than the {self._limit_s:g} s that this service takes: send it in parts")
