@@ -145,6 +145,92 @@ def test_many_more_heard_as_ffmpeg_hears_them(
     check_as_ffmpeg(tmp_path, suffix, codec, declares, rate, channels)
 
 
+# Headers and tags: whatever stands around the sound, and whatever is said of its length
+
+_ID3 = b"ID3\4\0\0\0\0\7\x76" + bytes(1014)
+_ID3V1 = b"TAG" + b"x" * 125
+_APE = b"APETAGEX" + bytes.fromhex("d0070000 2a000000 01000000 00000080") + bytes(18)
+_Varied = tuple[str, list[str], list[int], list[list[str]], list[bytes], list[bytes], bool]
+_AROUND_MP3 = ([b"", _ID3, _APE], [b"", _ID3V1, _APE])
+_CODED = ["pcm_s16le", "pcm_s24le", "pcm_u8", "pcm_f32le", "pcm_alaw", "adpcm_ms", "adpcm_ima_wav"]
+_TITLE, _LIVE, _BARE = ["-metadata", "title=x"], [["-live", "1"]], ([b""], [b""], False)
+_FRAGMENTS = [["-movflags", "empty_moov+default_base_moof", "-frag_duration", "300000"]]
+# Suffix, codecs, rates, options of the program of which some are taken, what may stand in front and behind, joined.
+_VARIED: list[_Varied] = [
+    *(
+        ("mp3", ["libmp3lame"], rates, [["-write_xing", xing], ["-id3v2_version", id3], rate], *_AROUND_MP3, True)
+        for rates in ([8000, 16000, 22050], [32000, 44100, 48000])
+        for xing in ("0", "1")
+        for id3, rate in (("0", ["-b:a", "64k"]), ("3", ["-q:a", "5"]), ("4", ["-b:a", "32k"]))
+    ),
+    (
+        "wav",
+        _CODED,
+        [8000, 22050, 48000],
+        [["-write_bext", "1"], _TITLE],
+        [b"", _ID3],
+        [b"", _ID3V1, bytes(512)],
+        False,
+    ),
+    ("wav", ["pcm_s16le", "pcm_s24le"], [44100, 96000], [["-rf64", "always"]], [b""], [b"", _ID3V1], False),
+    ("flac", ["flac"], [8000, 44100, 96000], [_TITLE], [b"", _ID3], [b"", _ID3V1], False),
+    ("ogg", ["libvorbis"], [8000, 44100], [_TITLE], [b""], [b"", _ID3V1], True),
+    ("opus", ["libopus"], [48000], [["-frame_duration", "60"]], [b""], [b""], True),
+    ("oga", ["flac"], [44100], [], *_BARE),
+    ("spx", ["libspeex"], [8000, 16000], [], *_BARE),
+    ("m4a", ["aac", "alac"], [16000, 44100], [["-movflags", "faststart"]], *_BARE),
+    ("mp4", ["aac"], [44100], _FRAGMENTS, *_BARE),
+    ("aac", ["aac"], [16000, 44100], [], [b"", _ID3], [b"", _ID3V1], True),
+    ("webm", ["libopus"], [48000], _LIVE, *_BARE),
+    ("mka", ["pcm_s16le", "flac", "libvorbis"], [44100], _LIVE, *_BARE),
+    ("aiff", ["pcm_s16be", "pcm_s24be"], [22050, 44100], [["-write_id3v2", "1"]], *_BARE),
+    ("caf", ["pcm_s16le", "pcm_s24be"], [44100], [], *_BARE),
+    ("w64", ["pcm_s16le", "pcm_f32le"], [44100], [], *_BARE),
+    ("au", ["pcm_s16be", "pcm_mulaw"], [8000, 44100], [], *_BARE),
+    ("mp2", ["mp2"], [32000, 48000], [], [b""], [b"", _ID3V1], True),
+    ("ac3", ["ac3"], [44100, 48000], [], [b""], [b""], True),
+]
+
+
+def varied(seed: int, folder: Path) -> Path:
+    """A file of drawn kind, length, rate, channels, header and tags."""
+    rng = np.random.default_rng([19, seed])
+    suffix, codecs, rates, options, fronts, behinds, joins = _VARIED[seed % len(_VARIED)]
+    rate, channels = int(rng.choice(rates)), int(rng.integers(1, 3))
+    chosen = [word for option in options if suffix == "mp3" or rng.random() < 0.6 for word in option]
+    source, made, path = (folder / name for name in ("source.wav", f"made.{suffix}", f"sound.{suffix}"))
+    soundfile.write(source, wave(rate, channels, float(rng.uniform(0.5, 3))), rate, subtype="FLOAT")
+    ffmpeg("-i", source, "-c:a", codecs[rng.integers(len(codecs))], "-ar", rate, *chosen, made)
+    whole = made.read_bytes() * (2 if joins and rng.random() < 0.3 else 1)
+    path.write_bytes(fronts[rng.integers(len(fronts))] + whole + behinds[rng.integers(len(behinds))])
+    return path
+
+
+def check_varied(folder: Path, seed: int) -> None:
+    path = varied(seed, folder)
+    info, heard_s = probe(path), len(read(path, 16000)) / 16000
+    expected_s = len(heard_by_ffmpeg(path, info.channels)) / info.sample_rate
+    delay_s = 2 * 1152 / info.sample_rate if path.suffix == ".mp3" else 0  # which ffmpeg takes off, if it reads the tag
+    packet_s = 2 * 1152 / info.sample_rate  # of which a header may count one more, or one less
+    assert heard_s == pytest.approx(expected_s, abs=TOLERANCE_S + delay_s)
+    assert info.duration_s == pytest.approx(heard_s, abs=TOLERANCE_S + packet_s)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("seed", np.random.default_rng(19).choice(300, 40, replace=False).tolist())
+def test_headers_and_tags(tmp_path: Path, seed: int) -> None:
+    """With and without a length, with tags around, joined: as long as the program hears it, and none is refused."""
+    check_varied(tmp_path, seed)
+
+
+@needs_ffmpeg
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(300))
+def test_headers_and_tags_of_300_files(tmp_path: Path, seed: int) -> None:
+    """The same of all three hundred."""
+    check_varied(tmp_path, seed)
+
+
 @needs_ffmpeg
 def test_the_encrypted_is_refused(tmp_path: Path) -> None:
     """An encrypted track is called so; noise is not made of it."""

@@ -6,6 +6,7 @@ in silence. Each case is a file and either the seconds that are heard of it, or 
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from psla.audio.decode import AudioError, AudioStream, probe, read
 from psla.audio.frames import flac_length
@@ -208,12 +210,14 @@ def test_the_same_flac_twice() -> None:
 
 @pytest.mark.parametrize(("channels", "rate"), [(1, 8000), (2, 44100), (6, 96000)])
 def test_the_last_frame_of_a_flac_tells_its_end(channels: int, rate: int) -> None:
-    """Whatever the rate, the channels and the length."""
-    for seconds in (0.001, 0.3, 1.0):
-        data = written("FLAC", seconds=seconds, channels=channels, rate=rate)
-        found = flac_length(__import__("io").BytesIO(data))
-        assert found is not None
-        assert found.held == found.declared == round(seconds * rate)
+    """Whatever the rate, the channels and the length; also of silence, whose frames are the shortest."""
+    for seconds in (0.001, 0.3, 1.0, 30.0):
+        for sound in (wave(rate, channels, min(seconds, 1.0)), np.zeros((round(seconds * rate), channels))):
+            file = io.BytesIO()
+            soundfile.write(file, sound, rate, format="FLAC")
+            found = flac_length(file)
+            assert found is not None
+            assert found.held == found.declared == len(sound)
 
 
 # MP3

@@ -5,9 +5,9 @@ opened. What codecs add in front (encoder delay, edit lists) is left out, as ffm
 time stamps of two packets is no sound, and what stands after it follows at once.
 
 The law is that what is heard is what the file holds: a packet that cannot be decoded, is marked as damaged or
-encrypted, and an end before the one that the header declares, are refused, never left out. Not covered: a loss that
-nothing tells, such as that of whole packets at the end of a file whose header declares no length (ADTS, MP3 without a
-Xing tag, MPEG-TS, Ogg, what a browser records), and less than 50 ms of any.
+encrypted, bytes between two frames of a bare stream, and an end before the one that the header declares, are refused,
+never left out. Not covered: a loss that nothing tells, such as that of whole packets at the end of a file whose header
+declares no length (ADTS, MP3 without a Xing tag, MPEG-TS, what a browser records), and less than 50 ms of any.
 
 Only the file itself is read: of the formats those are allowed that hold sound, no playlist among them, and nothing
 that a file refers to is opened.

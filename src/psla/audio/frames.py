@@ -64,14 +64,15 @@ def is_several_flacs(file: BinaryIO) -> bool:
 def _last_frame(data: bytes, smallest: int) -> int | None:
     place = len(data)
     while (place := data.rfind(b"\xff", 0, place)) >= 0:
-        if (end := _frame_end(data[place : place + 16], smallest)) is not None:
+        # A frame of silence may be shorter than the longest head.
+        if (end := _frame_end(data[place : place + 16].ljust(16, b"\0"), smallest)) is not None:
             return end
     return None
 
 
 def _frame_end(head: bytes, smallest: int) -> int | None:
     """Where the frame ends whose head this is, in samples; None where it is no head."""
-    if len(head) < 16 or head[1] not in (0xF8, 0xF9) or head[2] >> 4 == 0 or head[2] & 15 == 15:
+    if head[1] not in (0xF8, 0xF9) or head[2] >> 4 == 0 or head[2] & 15 == 15:
         return None
     if head[3] >> 4 > 10 or head[3] & 1 or head[3] >> 1 & 7 == 3:
         return None

@@ -55,7 +55,7 @@ class Spool:
 
     def __init__(self) -> None:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._copies: dict[str, str] = {}
+        self._copies: dict[str | int, str] = {}  # by descriptor, or by name
         self._lock = threading.Lock()
 
     def file_of(self, path: str | os.PathLike[str]) -> str:
@@ -72,16 +72,18 @@ class Spool:
         name = os.fsdecode(path)
         if not is_pipe(name):
             return name
+        number = _descriptor(name)
+        key = name if number is None else number
         with self._lock:
-            if name not in self._copies:
+            if key not in self._copies:
                 self._folder = self._folder or tempfile.TemporaryDirectory(prefix="psla-")
                 copy = Path(self._folder.name, str(len(self._copies)))
                 try:
                     _copy(name, copy)
                 except OSError as error:
                     raise AudioError(name, f"cannot be copied to {copy.parent}: {error.strerror}") from error
-                self._copies[name] = str(copy)
-            return self._copies[name]
+                self._copies[key] = str(copy)
+            return self._copies[key]
 
     def close(self) -> None:
         """Remove the copies."""

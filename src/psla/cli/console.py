@@ -309,7 +309,7 @@ def hearing(shown: bool) -> Iterator[Callable[[str, float], None]]:
 
         def report(path: str, seconds: float) -> None:
             if seconds >= LONG_S:
-                heard = f"{visible(path)}: {seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min heard"
+                heard = f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min heard of {visible(path)}"
                 line.update(task, description=heard, visible=True)
 
         yield report

@@ -225,7 +225,8 @@ class Tagger:
         What is said of a silent window is the same each time: the network hears one of each length.
         """
         silent = [None if window.any() else len(window) for _, window in batch]
-        new = [row for row, length in enumerate(silent) if length is None or length not in self._silence]
+        first = {length: row for row, length in reversed(list(enumerate(silent))) if length not in self._silence}
+        new = [row for row, length in enumerate(silent) if length is None or first.get(length) == row]
         said = dict(zip(new, self._said([batch[row][1] for row in new], embed), strict=True)) if new else {}
         self._silence |= {length: said[row] for row, length in enumerate(silent) if length is not None and row in said}
         for row, (recording, window) in enumerate(batch):
