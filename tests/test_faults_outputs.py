@@ -305,6 +305,8 @@ def test_what_psla_wrote_is_written_again(tmp_path: Path) -> None:
         ("rows", "0.000000\t1.000000\tDog 0.75\n"),
         ("journal", '{"key": "0f", "path": "a.wav"}\n'),
         ("journal", '{"key": "0f", "pa'),
+        ("inventory", "3 of 4 clips present, 1 missing, 0 unreadable\n"),
+        ("environment", '{\n  "python": "3.11.7"'),
         ("scores", '{\n  "mean_average_precision": 0.5\n}'),
     ):
         (tmp_path / "file").write_text(text)

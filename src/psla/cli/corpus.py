@@ -26,7 +26,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Chooses what is held out.")]
 InventoryFolder = Annotated[
     Path | None,
     typer.Option("--inventory", help="A folder for the inventory: text, JSON and a page with a picture."),
-    Writes(folder=True, names=INVENTORY, marker=("inventory.html", "page")),
+    Writes(folder=True, names=INVENTORY, marker=("inventory.txt", "inventory")),
 ]
 Decode = Annotated[bool, typer.Option("--decode", help="Decode every file, and not only its header (slow).")]
 Json = Annotated[bool, typer.Option("--json", help="Print the inventory as JSON.")]

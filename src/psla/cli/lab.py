@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 NOT_RUN = 1
 SOUNDSCAPE = "soundscape"
+CROSS_VALIDATION = ("cross_validation.json", "cross_validation.md")
 
 
 @keeps(finished_runs)
@@ -47,7 +48,7 @@ def run(
     out: Annotated[
         Path,
         typer.Option(help="The lab's folder; what is finished in it is not done again."),
-        Writes(folder=True, names=("lab.json",), marker=("lab.json", "json")),
+        Writes(folder=True, names=("lab.json", "clips.parquet", "recipe.yaml"), marker=("clips.parquet", "clips")),
     ],
     recipe: Annotated[str, typer.Option(help="A preset by name, or a YAML file."), READ] = "demo",
     rows: Annotated[
@@ -177,7 +178,7 @@ def select(
     out: Annotated[
         Path,
         typer.Option(help="Runs, choices and scores go here; finished runs are not run again."),
-        Writes(folder=True),
+        Writes(folder=True, names=("selection.json",), marker=("selection.json", "json")),
     ],
     candidates: Candidates,
     recipe: BaseRecipe = None,
@@ -210,7 +211,9 @@ def select(
 def cross_validate(
     root: Root,
     out: Annotated[
-        Path, typer.Option(help="A run for each fold goes here; finished folds are not run again."), Writes(folder=True)
+        Path,
+        typer.Option(help="A run for each fold goes here; finished folds are not run again."),
+        Writes(folder=True, names=CROSS_VALIDATION, marker=(CROSS_VALIDATION[0], "json")),
     ],
     recipe: Annotated[
         str | None, typer.Option(help="A preset by name, or a YAML file; esc50 if not given."), READ

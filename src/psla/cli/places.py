@@ -53,8 +53,8 @@ class Writes:
     """A file of one of these kinds (`KINDS`), or a folder.
 
     beside: what is written beside a file, by what its name ends in in place of the file's own suffix, and its kind.
-    names: of a folder, what is written there by name; marker: the one of these that, with its kind, shows that psla
-    wrote them before.
+    names: of a folder, what is written there by name; marker: that of these which is written first, and its kind: where
+    one of the names is there without it, psla did not write that.
     """
 
     kind: str = ""
@@ -118,11 +118,8 @@ def check_output(option: str, path: Path, mark: Writes, inputs: list[Input]) -> 
         _refuse_input(option, path / name, inputs)
     there = [name for name in mark.names if os.path.lexists(path / name)]
     marker, kind = mark.marker
-    if (
-        there
-        and not _is_helper()
-        and not (os.path.isfile(path / marker) and (not kind or is_kind(path / marker, kind)))
-    ):
+    known = os.path.isfile(path / marker) and is_kind(path / marker, kind)
+    if there and not known and not _is_helper():
         raise PlaceError(f"{option} {path} holds {there[0]}, which psla did not write there: give another folder")
 
 
@@ -310,7 +307,11 @@ KINDS: dict[str, tuple[str, Callable[[Path], bool]]] = {
     "page": ("a page by psla", _holds(b"--ink:")),
     "scores": ("scores", _begins(rb'\{\s*"mean_average_precision"')),
     "fit": ("the report of a fit", _holds(b'"cross_validation"')),
-    "json": ("JSON", _begins(rb"\s*[\[{]")),
+    "inventory": ("an inventory", _begins(rb"\d+ of \d+ clips present")),
+    "statistics": ("statistics of psla stats", _begins(rb'\{\s*"source"')),
+    "difference": ("what psla enhance changed", _holds(b'"labels_added"')),
+    "environment": ("the environment of a run", _begins(rb'\{\s*"python"')),
+    "json": ("JSON", _begins(rb"\s*\{")),
 }
 """By name: what it is in words, and whether a file that is there is one."""
 
