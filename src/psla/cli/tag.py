@@ -86,6 +86,9 @@ Plot = Annotated[
 Html = Annotated[
     Path | None, typer.Option(help="Also write a page that shows and plays the files, 20 at most."), Writes("page")
 ]
+Embeddings = Annotated[
+    Path | None, typer.Option(help="Also write embeddings, to .safetensors or .npz."), Writes("embeddings")
+]
 
 
 def _finished_files(given: Mapping[str, Any]) -> str:
@@ -120,25 +123,19 @@ def tag(
     journal: JournalFile = None,
     plot: Plot = None,
     html: Html = None,
-    embeddings: Annotated[
-        Path | None, typer.Option(help="Also write embeddings, to .safetensors or .npz."), Writes("embeddings")
-    ] = None,
+    embeddings: Embeddings = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
     precision: WithPrecision = Precision.float32,
     quiet: Quiet = False,
 ) -> None:
     """Say what sounds in files; exits with 1 if one of them could not be read."""
-    _check(as_json + as_csv + audacity, embeddings, journal)
-    if out is not None and out.is_dir() and not audacity:
-        raise CommandError(f"--out {out} is a folder: give the name of a file, such as {out / 'tags.json'}")
+    _check(as_json + as_csv + audacity, embeddings, journal, None if audacity else out)
     from psla.audio.pool import decode_pool
 
     choice, paths = _choice(model, words)
     _check_tracks(audacity and out is None, len(paths))
     plots = picture_files(plot, html, paths, journal is not None)
-    read = [("FILES", path) for path in paths] + [("MODEL", choice.model)] * os.path.exists(choice.model)
-    for option, path, mark in _targets(paths, out if audacity else None, plots):
-        check_output(option, path, mark, read)
+    _check_targets(paths, choice.model, out if audacity else None, plots)
     with ExitStack() as stack:
         # The workers start while torch is imported and the model is loaded.
         pool = stack.enter_context(decode_pool(workers or min(len(paths), os.cpu_count() or 1)))
@@ -174,22 +171,25 @@ def tag(
         raise typer.Exit(1)
 
 
-def _check(formats: int, embeddings: Path | None, journal: Path | None) -> None:
+def _check(formats: int, embeddings: Path | None, journal: Path | None, out: Path | None) -> None:
+    if out is not None and out.is_dir():
+        raise CommandError(f"--out {out} is a folder: give the name of a file, such as {out / 'tags.json'}")
     if formats > 1:
         raise CommandError("--json, --csv and --audacity exclude each other: choose one")
     if embeddings is not None and journal is not None:
         raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
 
 
-def _targets(
-    paths: Sequence[str], tracks: Path | None, plots: Mapping[str, Path]
-) -> Iterator[tuple[str, Path, Writes]]:
-    """The files that are written into folders."""
+def _check_targets(paths: Sequence[str], model: str, tracks: Path | None, plots: Mapping[str, Path]) -> None:
+    """Refuse files that would be written into folders, and over something."""
     from psla.tagging.output import label_file_names
 
-    yield from (("--plot", path, Writes("picture")) for path in plots.values())
+    read = [("FILES", path) for path in paths] + [("MODEL", model)] * os.path.exists(model)
+    for path in plots.values():
+        check_output("--plot", path, Writes("picture"), read)
     if tracks is not None and (len(paths) > 1 or tracks.is_dir()):
-        yield from (("--out", tracks / name, Writes("rows")) for name in label_file_names(paths))
+        for name in label_file_names(paths):
+            check_output("--out", tracks / name, Writes("rows"), read)
 
 
 def _check_tracks(printed: bool, files: int) -> None:
