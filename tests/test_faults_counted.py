@@ -431,6 +431,11 @@ def test_the_same_recording_in_training_and_evaluation_is_remarked(tmp_path: Pat
     assert "1 files are trained on and held out" in notes(*apart, ("0.wav", "d", "evaluation"))
     assert "1 sources are trained on and held out, the first: a" in notes(*apart, ("1.wav", "a", "evaluation"))
     assert notes(*apart, ("copy.wav", "d", "train")) == ""
+    for split, name in (("train", "0.wav"), ("evaluation", "copy.wav")):
+        row = {"clip_id": name, "source": name, "path": str(tmp_path / name), "split": split, "labels": ["dog"]}
+        Clips.from_rows([row], Vocabulary(["dog"])).write(tmp_path / f"{split}.parquet")
+    tables = [tmp_path / "train.parquet", tmp_path / "evaluation.parquet"]
+    assert "1 held-out files are also" in call("corpus", "merge", *tables, "--out", tmp_path / "both.parquet")
 
 
 def test_the_summary_names_the_classes_with_their_counts(tmp_path: Path) -> None:
