@@ -133,7 +133,7 @@ def _check_target(option: str, path: Path, mark: Writes, inputs: list[Input]) ->
     _refuse_input(option, path, inputs)
     if path.is_dir():
         if not mark.folder:
-            raise PlaceError(f"{option} {path} is a folder: give the name of a file, such as {path / 'NAME'}")
+            raise PlaceError(f"{path} is a folder; give {option} the name of a file, such as {path / 'NAME'}")
     elif not mark.kind and os.path.lexists(path):
         raise PlaceError(f"{option} {path} is {not_a_file(path) or 'a file'}: give a folder, new or psla's own")
     elif (kind := not_a_file(path)) is not None:
@@ -184,9 +184,8 @@ def _check_writable(option: str, path: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             longest = os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
     except OSError as error:
-        raise PlaceError(
-            f"{option} {path}: cannot write into {folder} ({error.strerror or error}); give another place"
-        ) from error
+        reason = error.strerror or str(error)
+        raise PlaceError(f"cannot write into {path.parent} ({reason}); give another {option}") from error
     if any(len(os.fsencode(name)) + _BESIDE > longest for name in new):
         raise PlaceError(f"{option} {path}: a name of more than {longest - _BESIDE} bytes is too long here")
 

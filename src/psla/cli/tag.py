@@ -173,7 +173,7 @@ def tag(
 
 def _check(formats: int, embeddings: Path | None, journal: Path | None, out: Path | None) -> None:
     if out is not None and out.is_dir():
-        raise CommandError(f"--out {out} is a folder: give the name of a file, such as {out / 'tags.json'}")
+        raise CommandError(f"{out} is a folder; give --out the name of a file, such as {out / 'tags.json'}")
     if formats > 1:
         raise CommandError("--json, --csv and --audacity exclude each other: choose one")
     if embeddings is not None and journal is not None:
