@@ -130,25 +130,32 @@ def _is_helper() -> bool:
 
 
 def _check_target(option: str, path: Path, mark: Writes, inputs: list[Input]) -> None:
+    if path.is_dir() and not mark.folder:
+        raise PlaceError(f"{path} is a folder; give {option} the name of a file, such as {path / 'NAME'}")
     _refuse_input(option, path, inputs)
-    if path.is_dir():
-        if not mark.folder:
-            raise PlaceError(f"{path} is a folder; give {option} the name of a file, such as {path / 'NAME'}")
-    elif not mark.kind and os.path.lexists(path):
-        raise PlaceError(f"{option} {path} is {not_a_file(path) or 'a file'}: give a folder, new or psla's own")
-    elif (kind := not_a_file(path)) is not None:
-        raise PlaceError(f"{option} {path} is {kind}: give the name of a file")
-    elif path.exists() and path.stat().st_size:
-        if not os.access(path, os.W_OK):
-            raise PlaceError(f"{option} {path} must not be written (its permissions): give another name")
-        if not is_kind(path, mark.kind):
-            raise PlaceError(
-                f"{option} {path} is there already and is not {KINDS[mark.kind][0]}, which is written here: "
-                "give another name, or move it away"
-            )
-        if mark.kind in ("model", "predictions") and (holder := _holder(path, inputs)) is not None:
-            raise PlaceError(f"{option} {path} lies in {holder}, which this command reads: give another name")
+    if os.path.lexists(path) and not path.is_dir():
+        _check_standing(option, path, mark, inputs)
     _check_writable(option, path)
+
+
+def _check_standing(option: str, path: Path, mark: Writes, inputs: list[Input]) -> None:
+    """Refuse what stands at the place of an output, if it is no file, or none that psla wrote there."""
+    kind = not_a_file(path)
+    if not mark.kind:
+        raise PlaceError(f"{option} {path} is {kind or 'a file'}: give a folder, new or psla's own")
+    if kind is not None:
+        raise PlaceError(f"{option} {path} is {kind}: give the name of a file")
+    if not path.exists() or not path.stat().st_size:
+        return
+    if not os.access(path, os.W_OK):
+        raise PlaceError(f"{option} {path} must not be written (its permissions): give another name")
+    if not is_kind(path, mark.kind):
+        raise PlaceError(
+            f"{option} {path} is there already and is not {KINDS[mark.kind][0]}, which is written here: "
+            "give another name, or move it away"
+        )
+    if mark.kind in ("model", "predictions") and (holder := _holder(path, inputs)) is not None:
+        raise PlaceError(f"{option} {path} lies in {holder}, which this command reads: give another name")
 
 
 def _refuse_input(option: str, path: Path, inputs: list[Input]) -> None:
