@@ -30,7 +30,7 @@ from psla.cli.places import KINDS, Reads, Updates, Writes, check_places, is_kind
 from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
 from psla.training.recipe import Recipe, RecipeError
-from psla.training.session import check_fit
+from psla.training.session import check_fit, check_readable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -322,6 +322,15 @@ def test_what_is_held_out_and_cannot_be_scored_is_told_before_the_first_epoch(tm
     with pytest.raises(RecipeError, match=r"none of the 2 clips of the split 'train' has a label .* trained on"):
         check_fit(recipe, table(tmp_path, ((), (), ("dog",))))
     check_fit(recipe, table(tmp_path))
+
+
+def test_held_out_clips_that_cannot_be_read_are_told_before_the_first_epoch(tmp_path: Path) -> None:
+    """Law: a split of which no clip can be read ends no training after its first epoch, and each resume again."""
+    clips = table(tmp_path)
+    check_readable(clips, 16000)
+    (tmp_path / "2.wav").write_bytes(b"not audio")
+    with pytest.raises(RecipeError, match="none of the 1 clips of the split 'evaluation' can be read; the first: "):
+        check_readable(clips, 16000)
 
 
 def sentence_of(command: object, error: BaseException, **given: object) -> str:
