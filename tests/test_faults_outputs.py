@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from psla.cli.places import KINDS, Reads, Updates, Writes, check_places, is_kind
 from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
 from psla.training.recipe import Recipe, RecipeError
-from psla.training.session import check_fit
+from psla.training.session import check_fit, check_readable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -224,7 +225,7 @@ def test_places_that_cannot_be_written_are_told_first(words: tuple[str, ...], ou
     for target in (tmp_path / "file" / "below", tmp_path / ("n" * 250), Path(os.devnull), tmp_path / "pipe"):
         result = with_output(words, output, target, tmp_path)
         assert result.exit_code == 2, result.output
-        assert str(target) in result.stderr
+        assert str(target) in result.stderr or f"cannot write into {target.parent} " in result.stderr
         assert result.stderr.count("\n") == 1
         assert not list(tmp_path.rglob(".*"))
 
@@ -243,7 +244,7 @@ def test_a_folder_is_no_file_to_write(words: tuple[str, ...], output: str, tmp_p
     (tmp_path / "folder").mkdir()
     result = with_output(words, output, tmp_path / "folder", tmp_path)
     assert result.exit_code == 2
-    assert "is a folder: give the name of a file" in result.stderr
+    assert "is a folder; give --out the name of a file" in re.sub("give --[a-z]+", "give --out", result.stderr)
 
 
 def test_two_outputs_are_not_one(tmp_path: Path) -> None:
@@ -305,6 +306,8 @@ def test_what_psla_wrote_is_written_again(tmp_path: Path) -> None:
         ("rows", "0.000000\t1.000000\tDog 0.75\n"),
         ("journal", '{"key": "0f", "path": "a.wav"}\n'),
         ("journal", '{"key": "0f", "pa'),
+        ("inventory", "3 of 4 clips present, 1 missing, 0 unreadable\n"),
+        ("environment", '{\n  "python": "3.11.7"'),
         ("scores", '{\n  "mean_average_precision": 0.5\n}'),
     ):
         (tmp_path / "file").write_text(text)
@@ -319,6 +322,15 @@ def test_what_is_held_out_and_cannot_be_scored_is_told_before_the_first_epoch(tm
     with pytest.raises(RecipeError, match=r"none of the 2 clips of the split 'train' has a label .* trained on"):
         check_fit(recipe, table(tmp_path, ((), (), ("dog",))))
     check_fit(recipe, table(tmp_path))
+
+
+def test_held_out_clips_that_cannot_be_read_are_told_before_the_first_epoch(tmp_path: Path) -> None:
+    """Law: a split of which no clip can be read ends no training after its first epoch, and each resume again."""
+    clips = table(tmp_path)
+    check_readable(clips, 16000)
+    (tmp_path / "2.wav").write_bytes(b"not audio")
+    with pytest.raises(RecipeError, match="none of the 1 clips of the split 'evaluation' can be read; the first: "):
+        check_readable(clips, 16000)
 
 
 def sentence_of(command: object, error: BaseException, **given: object) -> str:

@@ -26,7 +26,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Chooses what is held out.")]
 InventoryFolder = Annotated[
     Path | None,
     typer.Option("--inventory", help="A folder for the inventory: text, JSON and a page with a picture."),
-    Writes(folder=True, names=INVENTORY, marker=("inventory.html", "page")),
+    Writes(folder=True, names=INVENTORY, marker=("inventory.txt", "inventory")),
 ]
 Decode = Annotated[bool, typer.Option("--decode", help="Decode every file, and not only its header (slow).")]
 Json = Annotated[bool, typer.Option("--json", help="Print the inventory as JSON.")]
@@ -279,13 +279,17 @@ def merge(
     """
     from psla.corpora.folder import open_vocabulary
     from psla.data.clips import Clips
+    from psla.data.inventory import remarks
     from psla.data.merge import merge as merged
 
     target = None if vocabulary is None else open_vocabulary(vocabulary)
     pairs = [text.partition("=")[::2] for text in map or []]
     if not all(old and new for old, new in pairs) or len(dict(pairs)) < len(pairs):
         raise CommandError(f"--map is OLD_ID=NEW_ID, as in dog=/m/0bt9lr, each OLD_ID once; got {', '.join(map or [])}")
-    _write(merged([Clips.read(path) for path in tables], target, dict(pairs)), out, 0.0, 0, quiet=False)
+    whole = merged([Clips.read(path) for path in tables], target, dict(pairs))
+    for remark in remarks(whole):
+        typer.echo(f"psla: {remark}", err=True)
+    _write(whole, out, 0.0, 0, quiet=False)
 
 
 def _take(

@@ -39,16 +39,17 @@ if TYPE_CHECKING:
 
 NOT_RUN = 1
 SOUNDSCAPE = "soundscape"
+LAB = Writes(folder=True, names=("lab.json", "clips.parquet", "recipe.yaml"), marker=("clips.parquet", "clips"))
+SELECTION = Writes(folder=True, names=("selection.json",), marker=("selection.json", "json"))
+CROSS_VALIDATION = Writes(
+    folder=True, names=("cross_validation.json", "cross_validation.md"), marker=("cross_validation.json", "json")
+)
 
 
 @keeps(finished_runs)
 def run(
     clips: Annotated[str, typer.Argument(help="The table of clips, a pack, or the word soundscape."), READ],
-    out: Annotated[
-        Path,
-        typer.Option(help="The lab's folder; what is finished in it is not done again."),
-        Writes(folder=True, names=("lab.json",), marker=("lab.json", "json")),
-    ],
+    out: Annotated[Path, typer.Option(help="The lab's folder; what is finished in it is not done again."), LAB],
     recipe: Annotated[str, typer.Option(help="A preset by name, or a YAML file."), READ] = "demo",
     rows: Annotated[
         str, typer.Option(help="Groups (smoke, core, table_4, ..., all), rows, own ROW.yaml."), READ
@@ -175,9 +176,7 @@ def _print_outcome(lab: Lab, found: Outcome, shard: tuple[int, int] | None) -> N
 def select(
     root: Root,
     out: Annotated[
-        Path,
-        typer.Option(help="Runs, choices and scores go here; finished runs are not run again."),
-        Writes(folder=True),
+        Path, typer.Option(help="Runs, choices and scores go here; finished runs are not run again."), SELECTION
     ],
     candidates: Candidates,
     recipe: BaseRecipe = None,
@@ -210,7 +209,7 @@ def select(
 def cross_validate(
     root: Root,
     out: Annotated[
-        Path, typer.Option(help="A run for each fold goes here; finished folds are not run again."), Writes(folder=True)
+        Path, typer.Option(help="A run for each fold goes here; finished folds are not run again."), CROSS_VALIDATION
     ],
     recipe: Annotated[
         str | None, typer.Option(help="A preset by name, or a YAML file; esc50 if not given."), READ

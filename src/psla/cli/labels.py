@@ -41,7 +41,7 @@ def enhance(
     report: Annotated[
         Path | None,
         typer.Option(help="Write what changed into this folder."),
-        Writes(folder=True, names=ENHANCEMENT, marker=("index.html", "page")),
+        Writes(folder=True, names=ENHANCEMENT, marker=("difference.json", "difference")),
     ] = None,
     review: Annotated[
         Path | None, typer.Option(help="CSV: clip_id, class_id, decision (accept or reject)."), READ
@@ -161,7 +161,7 @@ def stats(
     out: Annotated[
         Path | None,
         typer.Option(help="A folder for stats.json and the pictures."),
-        Writes(folder=True, names=STATISTICS, marker=("coverage.png", "picture")),
+        Writes(folder=True, names=STATISTICS, marker=("stats.json", "statistics")),
     ] = None,
     as_json: Json = False,
 ) -> None:

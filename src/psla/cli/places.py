@@ -53,8 +53,8 @@ class Writes:
     """A file of one of these kinds (`KINDS`), or a folder.
 
     beside: what is written beside a file, by what its name ends in in place of the file's own suffix, and its kind.
-    names: of a folder, what is written there by name; marker: the one of these that, with its kind, shows that psla
-    wrote them before.
+    names: of a folder, what is written there by name; marker: that of these which is written first, and its kind: where
+    one of the names is there without it, psla did not write that.
     """
 
     kind: str = ""
@@ -118,11 +118,8 @@ def check_output(option: str, path: Path, mark: Writes, inputs: list[Input]) -> 
         _refuse_input(option, path / name, inputs)
     there = [name for name in mark.names if os.path.lexists(path / name)]
     marker, kind = mark.marker
-    if (
-        there
-        and not _is_helper()
-        and not (os.path.isfile(path / marker) and (not kind or is_kind(path / marker, kind)))
-    ):
+    known = os.path.isfile(path / marker) and is_kind(path / marker, kind)
+    if there and not known and not _is_helper():
         raise PlaceError(f"{option} {path} holds {there[0]}, which psla did not write there: give another folder")
 
 
@@ -133,25 +130,32 @@ def _is_helper() -> bool:
 
 
 def _check_target(option: str, path: Path, mark: Writes, inputs: list[Input]) -> None:
+    if path.is_dir() and not mark.folder:
+        raise PlaceError(f"{path} is a folder; give {option} the name of a file, such as {path / 'NAME'}")
     _refuse_input(option, path, inputs)
-    if path.is_dir():
-        if not mark.folder:
-            raise PlaceError(f"{option} {path} is a folder: give the name of a file, such as {path / 'NAME'}")
-    elif not mark.kind and os.path.lexists(path):
-        raise PlaceError(f"{option} {path} is {not_a_file(path) or 'a file'}: give a folder, new or psla's own")
-    elif (kind := not_a_file(path)) is not None:
-        raise PlaceError(f"{option} {path} is {kind}: give the name of a file")
-    elif path.exists() and path.stat().st_size:
-        if not os.access(path, os.W_OK):
-            raise PlaceError(f"{option} {path} must not be written (its permissions): give another name")
-        if not is_kind(path, mark.kind):
-            raise PlaceError(
-                f"{option} {path} is there already and is not {KINDS[mark.kind][0]}, which is written here: "
-                "give another name, or move it away"
-            )
-        if mark.kind in ("model", "predictions") and (holder := _holder(path, inputs)) is not None:
-            raise PlaceError(f"{option} {path} lies in {holder}, which this command reads: give another name")
+    if os.path.lexists(path) and not path.is_dir():
+        _check_standing(option, path, mark, inputs)
     _check_writable(option, path)
+
+
+def _check_standing(option: str, path: Path, mark: Writes, inputs: list[Input]) -> None:
+    """Refuse what stands at the place of an output, if it is no file, or none that psla wrote there."""
+    kind = not_a_file(path)
+    if not mark.kind:
+        raise PlaceError(f"{option} {path} is {kind or 'a file'}: give a folder, new or psla's own")
+    if kind is not None:
+        raise PlaceError(f"{option} {path} is {kind}: give the name of a file")
+    if not path.exists() or not path.stat().st_size:
+        return
+    if not os.access(path, os.W_OK):
+        raise PlaceError(f"{option} {path} must not be written (its permissions): give another name")
+    if not is_kind(path, mark.kind):
+        raise PlaceError(
+            f"{option} {path} is there already and is not {KINDS[mark.kind][0]}, which is written here: "
+            "give another name, or move it away"
+        )
+    if mark.kind in ("model", "predictions") and (holder := _holder(path, inputs)) is not None:
+        raise PlaceError(f"{option} {path} lies in {holder}, which this command reads: give another name")
 
 
 def _refuse_input(option: str, path: Path, inputs: list[Input]) -> None:
@@ -187,9 +191,8 @@ def _check_writable(option: str, path: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             longest = os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
     except OSError as error:
-        raise PlaceError(
-            f"{option} {path}: cannot write into {folder} ({error.strerror or error}); give another place"
-        ) from error
+        reason = error.strerror or str(error)
+        raise PlaceError(f"cannot write into {path.parent} ({reason}); give another {option}") from error
     if any(len(os.fsencode(name)) + _BESIDE > longest for name in new):
         raise PlaceError(f"{option} {path}: a name of more than {longest - _BESIDE} bytes is too long here")
 
@@ -310,7 +313,11 @@ KINDS: dict[str, tuple[str, Callable[[Path], bool]]] = {
     "page": ("a page by psla", _holds(b"--ink:")),
     "scores": ("scores", _begins(rb'\{\s*"mean_average_precision"')),
     "fit": ("the report of a fit", _holds(b'"cross_validation"')),
-    "json": ("JSON", _begins(rb"\s*[\[{]")),
+    "inventory": ("an inventory", _begins(rb"\d+ of \d+ clips present")),
+    "statistics": ("statistics of psla stats", _begins(rb'\{\s*"source"')),
+    "difference": ("what psla enhance changed", _holds(b'"labels_added"')),
+    "environment": ("the environment of a run", _begins(rb'\{\s*"python"')),
+    "json": ("JSON", _begins(rb"\s*\{")),
 }
 """By name: what it is in words, and whether a file that is there is one."""
 

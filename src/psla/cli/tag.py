@@ -109,6 +109,9 @@ Plot = Annotated[
 Html = Annotated[
     Path | None, typer.Option(help="Also write a page that shows and plays the files, 20 at most."), Writes("page")
 ]
+Embeddings = Annotated[
+    Path | None, typer.Option(help="Also write embeddings, to .safetensors or .npz."), Writes("embeddings")
+]
 
 
 def _finished_files(given: Mapping[str, Any]) -> str:
@@ -147,9 +150,7 @@ def tag(
     journal: JournalFile = None,
     plot: Plot = None,
     html: Html = None,
-    embeddings: Annotated[
-        Path | None, typer.Option(help="Also write embeddings, to .safetensors or .npz."), Writes("embeddings")
-    ] = None,
+    embeddings: Embeddings = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
     precision: WithPrecision = Precision.float32,
     quiet: Quiet = False,
@@ -161,10 +162,8 @@ def tag(
     choice, paths = _choice(model, words)
     written_as = _format("audacity" if audacity else format, events or audacity, out, len(paths))
     plots = picture_files(plot, html, paths, journal is not None)
-    read = [("FILES", path) for path in paths] + [("MODEL", choice.model)] * os.path.exists(choice.model)
-    tracks = None if written_as is None or written_as.many else out
-    for option, path, mark in _targets(paths, tracks, written_as.suffix if written_as else "", plots):
-        check_output(option, path, mark, read)
+    tracks = None if written_as is None or written_as.many else (out, written_as.suffix)
+    _check_targets(paths, choice.model, tracks, plots)
     with ExitStack() as stack:
         # The workers start while torch is imported and the model is loaded.
         pool = stack.enter_context(decode_pool(workers or min(len(paths), os.cpu_count() or 1)))
@@ -206,15 +205,18 @@ def _check(formats: int, embeddings: Path | None, journal: Path | None) -> None:
         raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
 
 
-def _targets(
-    paths: Sequence[str], tracks: Path | None, suffix: str, plots: Mapping[str, Path]
-) -> Iterator[tuple[str, Path, Writes]]:
-    """The files that are written into folders."""
+def _check_targets(
+    paths: Sequence[str], model: str, tracks: tuple[Path | None, str] | None, plots: Mapping[str, Path]
+) -> None:
+    """Refuse files that would be written into folders, and over something."""
     from psla.tagging.output import label_file_names
 
-    yield from (("--plot", path, Writes("picture")) for path in plots.values())
-    if tracks is not None and (len(paths) > 1 or tracks.is_dir()):
-        yield from (("--out", tracks / name, Writes("rows")) for name in label_file_names(paths, suffix))
+    read = [("FILES", path) for path in paths] + [("MODEL", model)] * os.path.exists(model)
+    for path in plots.values():
+        check_output("--plot", path, Writes("picture"), read)
+    if tracks is not None and tracks[0] is not None and (len(paths) > 1 or tracks[0].is_dir()):
+        for name in label_file_names(paths, tracks[1]):
+            check_output("--out", tracks[0] / name, Writes("rows"), read)
 
 
 def _format(name: str | None, events: bool, out: Path | None, files: int) -> Format | None:
@@ -226,7 +228,7 @@ def _format(name: str | None, events: bool, out: Path | None, files: int) -> For
     if name is not None and not FORMATS[name].many and out is None and files > 1:
         raise CommandError(f"{name} makes annotations for each of {files} files: give a folder with --out")
     if out is not None and out.is_dir() and (name is None or FORMATS[name].many):
-        raise CommandError(f"--out {out} is a folder: give the name of a file, such as {out / 'tags.json'}")
+        raise CommandError(f"{out} is a folder; give --out the name of a file, such as {out / 'tags.json'}")
     return None if name is None else FORMATS[name]
 
 

@@ -48,7 +48,9 @@ def train(
     recipe: Annotated[str | None, typer.Argument(help="A preset by name, or a YAML file."), READ] = None,
     clips: Annotated[Path | None, typer.Option(help="The table of clips, or a pack."), READ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The run's folder."), Writes(folder=True, names=RUN, marker=("recipe.yaml", ""))
+        Path | None,
+        typer.Option(help="The run's folder."),
+        Writes(folder=True, names=RUN, marker=("environment.json", "environment")),
     ] = None,
     set_: Overrides = None,
     init: Annotated[

@@ -19,6 +19,7 @@ from psla.data.clips import SPLITS, Clips, ClipsError
 from psla.files import not_a_file, sha256_of, shortened
 
 _LISTED = 10  # clips of each kind that a summary names
+_LOOKED_AT = 300_000  # files whose lengths are asked for: beyond, a network disk takes hours
 _COMPARED = 20_000  # files of equal length that are compared
 _END = 1 << 16  # bytes
 _FIELDS = {
@@ -154,8 +155,7 @@ def take_inventory(
         .alias("fault")
     )
     kept = clips.filter(table["fault"].is_null())
-    used = table.filter(pl.col("fault").is_null()).select("clip_id", "size")
-    notes = _remarks(kept, used.join(kept.frame, on="clip_id", how="left", maintain_order="left"))
+    notes = remarks(kept)
     missing = table.filter(pl.col("fault") == "").select("clip_id", "path").rows()
     unreadable = table.filter(pl.col("fault") != "").select("clip_id", "path", "fault").rows()
     classes, splits = shares(clips, table["fault"].is_null())
@@ -212,13 +212,18 @@ def _look(path: str) -> tuple[str, int, int, str | None]:
     return path, status.st_size, status.st_mtime_ns, fault
 
 
-def _remarks(clips: Clips, table: pl.DataFrame) -> list[str]:
-    """What is held out and trained on at once, and whether nothing has a label.
+def remarks(clips: Clips) -> list[str]:
+    """What is wrong with a table as a whole, a sentence each: what is trained on and held out at once, and no labels.
 
-    Args:
-        clips: those that can be used.
-        table: their columns, and `size` in bytes: null where there is no file.
+    Files of one length are compared, on both sides, whatever they are called.
+
+    Example:
+        >>> from psla.data.vocabulary import Vocabulary
+        >>> row = {"clip_id": "a", "source": "tape", "path": "a.wav", "split": "train", "labels": []}
+        >>> remarks(Clips.from_rows([row], Vocabulary(["dog"])))
+        ['no clip has a label: such a table can be packed and predicted, not trained on or scored']
     """
+    table = clips.frame.select("path", "source", "split")
     notes = []
     apart = pl.col("split") == "train"  # what is not to be on both sides
     for column, what in (("path", "files"), ("source", "sources")):
@@ -238,10 +243,18 @@ def _remarks(clips: Clips, table: pl.DataFrame) -> list[str]:
 def _same_sound(table: pl.DataFrame) -> list[str]:
     """Whether files of different names that are trained on and held out are the same, byte for byte."""
     apart = pl.col("split") == "train"
-    files = table.filter(pl.col("size") > 0).select("path", "size", apart.alias("in")).unique(maintain_order=True)
-    sizes = files.group_by("size").agg(pl.col("in").any(), (~pl.col("in")).any().alias("out"))
-    sizes = sizes.filter(pl.col("in") & pl.col("out")).select("size")
-    files = files.join(sizes, on="size", how="semi", maintain_order="left")
+    files = table.select("path", apart.alias("in")).unique(maintain_order=True)
+    if files["in"].all() or not files["in"].any():
+        return []
+    if len(files) > _LOOKED_AT:
+        return [f"not compared: whether any of {len(files):,} files is there under another name, and held out"]
+    with ThreadPoolExecutor() as threads:
+        sizes = pl.Series("size", list(threads.map(_size, files["path"])), pl.Int64())
+    files = files.with_columns(sizes).filter(pl.col("size") > 0)
+    both = files.group_by("size").agg(pl.col("in").any(), (~pl.col("in")).any().alias("out"))
+    files = files.join(
+        both.filter(pl.col("in") & pl.col("out")).select("size"), on="size", how="semi", maintain_order="left"
+    )
     if len(files) > _COMPARED:
         return [f"not compared: {len(files):,} files, trained on and held out, of which others have the same length"]
     for digest in (_ends, _whole):  # the whole of a file only where its ends are those of another
@@ -258,6 +271,14 @@ def _same_sound(table: pl.DataFrame) -> list[str]:
         f"{len(held)} held-out files are also trained on, under another name and to the byte, the first: "
         f"{shortened(held['path'][0])} is {shortened(first)}; what is held out is then no test of what was learnt"
     ]
+
+
+def _size(path: str) -> int | None:
+    """Bytes; None where there is no file."""
+    try:
+        return os.stat(split_track(path)[0]).st_size
+    except OSError:
+        return None
 
 
 def _ends(path: str) -> str | None:
