@@ -228,10 +228,12 @@ def test_a_table_without_a_checksum_is_still_read(tmp_path: Path) -> None:
         data = bytearray(whole)
         data[generator.integers(len(data))] ^= 1 << generator.integers(8)
         path.write_bytes(data)
+        said = ""
         try:
             Clips.read(path)
         except ValueError as error:
-            assert "\n" not in str(error)
+            said = str(error)
+        assert "\n" not in said
 
 
 def small_pack(folder: Path) -> Path:
@@ -469,13 +471,16 @@ def no_mutation_changes_anything(folder: Path, maker: Callable, count: int) -> N
     expected, refused = read(path), 0
     for number in range(count):
         path.write_bytes(data := mutated(whole, generator, head))
+        found, said = None, ""
         try:
             found = read(path)
         except (ValueError, FileNotFoundError) as error:
+            said = str(error)
+        if said:
             refused += 1
-            assert path.name in str(error), (number, str(error))
-            assert "\n" not in str(error), (number, str(error))
-            assert len(str(error)) < 2000
+            assert path.name in said, (number, said)
+            assert "\n" not in said, (number, said)
+            assert len(said) < 2000
         else:
             assert found == expected, (number, len(data))
     assert refused > count // 2

@@ -1,4 +1,4 @@
-"""The law of leftovers: what a process that was killed leaves has an owner that removes it. After any number of SIGKILLs
+"""The law of leftovers: what a process that was killed leaves has an owner that removes it. After any number of kills
 and a finished run no file of psla's is there that a run without them does not leave; and a full disk is named, with the
 file that it did not take."""
 
@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -79,7 +78,7 @@ def test_the_next_writer_of_a_file_removes_what_a_killed_one_left(tmp_path: Path
 
 
 def test_states_that_a_killed_run_left_are_pruned(tmp_path: Path) -> None:
-    """Three states, since the process was killed between writing one and deleting the oldest, and a half-written one."""
+    """Three states, since the process was killed before it deleted the oldest, and one that is half written."""
     for step in (1, 2, 3):
         (tmp_path / f"state_{step:09d}.safetensors").write_bytes(b"x")
     (tmp_path / ".0123456789ab.state_000000004.safetensors").write_bytes(bytes(100))
@@ -183,7 +182,7 @@ def test_after_many_kills_of_each_command(tmp_path: Path, name: str) -> None:
 
 
 def test_a_full_disk_is_named_with_its_file(tmp_path: Path) -> None:
-    """Whoever writes, and whoever reports it: the sentence has the name that the user knows, and what was there stays."""
+    """Whoever writes, whoever reports it: the sentence has the name that the user knows, and what was there stays."""
     target = tmp_path / "a.json"
     target.write_text("old")
     with pytest.raises(OSError) as error, atomic_write(target):
@@ -192,13 +191,14 @@ def test_a_full_disk_is_named_with_its_file(tmp_path: Path) -> None:
     assert target.read_text() == "old"
 
 
-LIMIT = 20_000
-
-
-def limited() -> None:
-    """No file of this process may grow beyond so many bytes: what a full disk answers, without one."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
+# No file may grow beyond so many bytes: what a full disk answers, without one.
+LIMITED = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+sys.argv[0] = "psla"
+runpy.run_module("psla", run_name="__main__")
+"""
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
@@ -207,13 +207,9 @@ def test_a_disk_without_room_for_embeddings(tmp_path: Path, suffix: str) -> None
     (tmp_path / "sounds").mkdir()
     soundfile.write(tmp_path / "sounds" / "a.wav", noise(8000), 16000)
     out = tmp_path / f"e{suffix}"
-    call = [sys.executable, "-m", "psla", "tag", str(tiny_model_file(tmp_path)), str(tmp_path / "sounds" / "a.wav")]
-    call += ["--embeddings", str(out), "--workers", "1", "--quiet"]
-    limit = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_faults_leftovers as t; t.LIMIT = 5000; t.limited(); "
-    limit += "import runpy; sys.argv[0] = 'psla'; runpy.run_module('psla', run_name='__main__')"
-    found = subprocess.run(
-        [sys.executable, "-c", limit, *call[3:]], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
+    call = ["tag", str(tiny_model_file(tmp_path)), str(tmp_path / "sounds" / "a.wav"), "--embeddings", str(out)]
+    command = [sys.executable, "-c", LIMITED, *call, "--workers", "1", "--quiet"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 2, found.stderr
     assert "Traceback" not in found.stderr
     assert found.stderr.count("\n") == 1
@@ -238,7 +234,7 @@ def test_embeddings_that_the_library_cannot_write(tmp_path: Path, monkeypatch: p
 
 
 def test_a_journal_on_a_full_disk_keeps_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sentence names the journal; what was written of the row is taken back, and the next row is a line of its own."""
+    """The sentence names the journal; what was written of the row is taken back; the next row is a line of its own."""
     path = tmp_path / "j.jsonl"
     with Journal(path) as journal:
         journal.append({"a": 1})
