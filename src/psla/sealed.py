@@ -138,7 +138,7 @@ def write_parquet(frame: pl.DataFrame, path: str | os.PathLike[str], key: str, h
         OSError: the disk does not take it.
     """
     text = json.dumps({**header, "sha256": _ZEROS}).encode()
-    frame.write_parquet(path, metadata={key: text.decode()})
+    frame.write_parquet(Path(path), metadata={key: text.decode()})
     with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as data:
         at = data.rfind(text) + len(text) - len(_ZEROS) - 2
         digits = _digest(data, at)
@@ -164,7 +164,7 @@ def read_parquet(
     mend = "write it again"
     try:
         summed = _check_bytes(path)
-        stored = pl.read_parquet_metadata(path).get(key)
+        stored = pl.read_parquet_metadata(Path(path)).get(key)
         if stored is None:
             return pl.DataFrame(), None
         header = json_object(stored)
@@ -172,7 +172,7 @@ def read_parquet(
             raise ValueError(ANOTHER)
         if known is not None and (odd := sorted(set(known) ^ set(header))):
             raise ValueError(f"its header has {', '.join(sorted(header))[:80] or 'no key'}; odd is {odd[0]!r:.80}")
-        return pl.read_parquet(path, glob=False), header
+        return pl.read_parquet(Path(path), glob=False), header
     # Bytes that are no Parquet make the library panic, which is no Exception but would be.
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as why:
         reason = " ".join(str(why).split())[:200]

@@ -113,7 +113,7 @@ def open_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free is this one
             os.set_inheritable(number, True)
     if sys.stdout is None:
-        sys.stdout = _Closed()  # type: ignore[assignment]
+        sys.stdout = _Closed()
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (for the life of the process)
 

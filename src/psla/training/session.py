@@ -80,7 +80,7 @@ class Session:
             self.run.check(trainer.position.epoch, self.held_out)
             self.run.rewind(trainer.position.epoch, trainer.position.step)
             # What was noted in steps that are done again may not hold again.
-            unheard = getattr(trainer.loader.source, "unheard", frozenset())
+            unheard: frozenset[str] = getattr(trainer.loader.source, "unheard", frozenset())
             self.run.reject({}, set(trainer.loader.source.clip_ids) - unheard - trainer.loader.rejected.keys())
             self.run.note_pretraining(report)
 
