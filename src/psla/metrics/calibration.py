@@ -95,8 +95,9 @@ def isotonic(probability: np.ndarray, truth: np.ndarray) -> Isotonic:
     """The isotonic map of one class; shapes as `platt`.
 
     Example:
-        >>> isotonic(np.array([0.1, 0.2, 0.3, 0.4]), np.array([False, True, False, True])).y
-        (0.25, 0.5, 0.5, 0.75)
+        >>> found = isotonic(np.array([0.1, 0.2, 0.3, 0.4]), np.array([False, True, False, True]))
+        >>> [round(y, 3) for y in found.y]
+        [0.333, 0.5, 0.5, 0.667]
     """
     levels, which = np.unique(probability.astype(np.float64), return_inverse=True)
     clips = np.bincount(which.reshape(-1)).astype(np.float64)
