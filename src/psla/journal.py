@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -63,14 +63,13 @@ class Journal:
 
     Args:
         path: the file; made, with its folder, if it is missing.
-        check: raises ValueError, with the reason, for a record that the job cannot go on from.
 
     Attributes:
         records: what the file held when it was opened.
 
     Raises:
-        JournalError: a line that is no JSON object (but for a torn last one), that is not what was written, or that
-            `check` refuses, by its number; or another process has the journal open.
+        JournalError: a line that is no JSON object (but for a torn last one) or not what was written, by its number; or
+            another process has the journal open.
 
     Example:
         >>> import tempfile
@@ -83,9 +82,7 @@ class Journal:
         [{'file': 'a.wav'}]
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], check: Callable[[dict[str, Any]], None] = lambda record: None
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115  (closed by `close`)
@@ -93,7 +90,7 @@ class Journal:
             _lock(self._file.fileno(), self.path)
             self._file.seek(0)
             data = self._file.readall()
-            self.records = _records(data, self.path, check)
+            self.records = _records(data, self.path)
             if torn := data[data.rfind(b"\n") + 1 :]:
                 if not torn.startswith(b"{"):
                     raise JournalError(f"{self.path}: its last line is none of a journal; give another file")
@@ -110,7 +107,7 @@ class Journal:
             JournalError: as the constructor, but for the other process.
         """
         try:
-            return _records(Path(path).read_bytes(), Path(path), lambda record: None)
+            return _records(Path(path).read_bytes(), Path(path))
         except FileNotFoundError:
             return []
 
@@ -150,7 +147,7 @@ def _line(record: Mapping[str, Any]) -> str:
     return json.dumps({**record, "crc32": zlib.crc32(text.encode("ascii"))}) + "\n"
 
 
-def _records(data: bytes, path: Path, check: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+def _records(data: bytes, path: Path) -> list[dict[str, Any]]:
     """The whole lines of a journal. What follows the last line end was cut short while it was written."""
     records: list[dict[str, Any]] = []
     summed = False
@@ -161,7 +158,6 @@ def _records(data: bytes, path: Path, check: Callable[[dict[str, Any]], None]) -
             summed = summed or known is not None
             if summed and known != zlib.crc32(json.dumps(record).encode("ascii")):
                 raise ValueError("it is not what was written (CRC-32)")
-            check(record)
         except ValueError as error:
             mend = "delete that line, or start another journal"
             raise JournalError(f"{path}: line {number} cannot be used, {error}; {mend}") from error
