@@ -97,7 +97,7 @@ class ContainerFile:
         try:
             file = self._file = _bare(opened, self._files)
             if is_cut(file):
-                self._refuse("truncated: what it declares ends behind the end of the file")
+                self._refuse("damaged or truncated: what it declares ends behind the end of the file")
             self._container = _open(file, name, refused)
             self._stream = self._choose(track)
             kind = self._container.format.name.split(",")[0]

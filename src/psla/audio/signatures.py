@@ -52,7 +52,7 @@ def kind_of(file: BinaryIO) -> str:
     file.seek(place)
     head = file.read(1 << 16)
     if head[:4] == _EBML:
-        empty = place + len(head) == size and _CLUSTER not in head
+        empty = place + len(head) == size and _SEGMENT in head and _CLUSTER not in head
         return "holds no samples: the header of a Matroska/WebM, and nothing behind it" if empty else _DAMAGED
     if head[0] == 0xFF and head[1:2] >= b"\xe0" and size - place < _MOST_FRAME:
         return "holds no samples: the first frame of an MP3, and nothing behind it"
@@ -104,8 +104,8 @@ def _streamed_end(file: BinaryIO, place: int, size: int) -> int:
 
 
 def _boxes_end(file: BinaryIO, size: int) -> int:
-    """Where the last box of an MP4 ends."""
-    place = 0
+    """Where the last box of an MP4 ends; 0 where its index is missing, which ffmpeg finds."""
+    place, indexed = 0, False
     while place + 8 <= size:
         file.seek(place)
         head = file.read(16)
@@ -114,5 +114,6 @@ def _boxes_end(file: BinaryIO, size: int) -> int:
             length = int.from_bytes(head[8:], "big")
         if not length or length < 8 or not re.match(rb"[ -~\xa9]{4}", head[4:8]):
             return 0  # to the end; or no box, and ffmpeg says what is wrong
+        indexed |= head[4:8] == b"moov"
         place += length
-    return place
+    return place if indexed else 0
