@@ -51,6 +51,7 @@ def sound_files(folder: str | os.PathLike[str]) -> Found:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> root = Path(tempfile.mkdtemp())
         >>> for name in ("b.wav", "a.FLAC", ".c.wav", "notes.txt"):
         ...     (root / name).touch()
