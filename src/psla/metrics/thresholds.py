@@ -79,7 +79,7 @@ def share(success: np.ndarray, groups: np.ndarray) -> Share:
 
     Example:
         >>> [round(each, 3) for each in share(np.array([True] * 9 + [False]), np.arange(10))]
-        [0.9, 0.555, 0.997]
+        [0.9, 0.53, 0.998]
     """
     clips = len(success)
     if not clips:
