@@ -344,7 +344,7 @@ def test_hostile_clients_cost_nobody_else(tagger: Tagger) -> None:
             finally:
                 over.set()
             assert answered.result() > 5
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 @pytest.mark.slow
