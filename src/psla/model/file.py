@@ -1,11 +1,11 @@
 """The model file: one .safetensors that holds all that is needed to tag.
 
-Weights as tensors; the front end, the architecture, the vocabulary and the provenance as JSON in the metadata. From
-version 3 on a checksum covers each: `sha256` the tensors, their names and shapes; `header_sha256` the header. Nothing
-is guessed at load: an unknown version, kind or key, a key that is missing, a tensor too many or too few, or numbers
-that are not those that were written are refused by name. A file of an earlier version is brought up to this one step by
-step (`_STEPS`), and what such a file cannot say has one declared value there. Whatever a file claims is compared with
-its size before memory is spent on it (`psla.model.tensor_file`).
+Weights as tensors; the front end, the architecture, the vocabulary and the provenance as JSON in the metadata. A
+checksum covers each: `header_sha256` the header, and `sha256` the tensors, their names and shapes (in files without the
+first, which are older, the numbers alone). Nothing is guessed at load: an unknown version, kind or key, a key that is
+missing, a tensor too many or too few, or numbers that are not those that were written are refused by name. A file of an
+earlier version is brought up to this one step by step (`_STEPS`), and what such a file cannot say has one declared
+value there. Whatever a file claims is compared with its size before memory is spent on it (`psla.model.tensor_file`).
 
 Not here: several files as one model (`psla.model.ensemble`), models by name (`psla.weights.catalogue`).
 """
@@ -35,8 +35,9 @@ from psla.model.tensor_file import TensorFileError, digest, read_layout, write_t
 from psla.model.tensor_file import read_tensors as _read_tensors
 from psla.sealed import checksum
 
-VERSION = 3
+VERSION = 2
 _KEY = "psla"
+_SUM = "header_sha256"
 _PARTS = ("architecture", "front_end", "vocabulary", "card")
 # Bounds on what a front end may ask for.
 _LONGEST_WINDOW_S = 3600.0
@@ -162,11 +163,11 @@ def _write(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str,
         header = json.loads(json.dumps({**header, "version": VERSION, "sha256": digest(tensors, {})}, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"the card cannot be written as JSON: {error}") from error
-    return write_tensors(path, tensors, {_KEY: json.dumps({**header, "header_sha256": checksum(header)})})
+    return write_tensors(path, tensors, {_KEY: json.dumps({**header, _SUM: checksum(header)})})
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """The JSON header of a model file, without its weights: `version` is the file's own, the rest as version 3 has it.
+    """The JSON header of a model file, without its weights: `version` is the file's own, the rest as version 2 has it.
 
     Raises:
         ModelFileError: missing, not a model file, of another version, or not what was written.
@@ -195,19 +196,20 @@ def _read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple[int,
     version = header.get("version")
     if isinstance(version, bool) or version not in (*_STEPS, VERSION):
         raise ModelFileError(f"{path}: model file version {version!r:.80}; this psla reads versions 1 to {VERSION}")
-    sums = ["sha256", "header_sha256"][: max(0, version - 1)]
-    if missing := {*_PARTS, *sums} - set(header):
+    if missing := {*_PARTS, *(["sha256"] if version > 1 else [])} - set(header):
         raise ModelFileError(f"{path}: the metadata lacks {', '.join(sorted(missing))}")
-    if unknown := set(header) - {*_PARTS, "version", "sha256", *sums}:
+    if unknown := set(header) - {*_PARTS, "version", "sha256", *([_SUM] if version > 1 else [])}:
         raise ModelFileError(f"{path}: the metadata has the unknown parts {', '.join(sorted(unknown))}")
     for part in _PARTS:
         if not isinstance(header[part], dict):
             raise ModelFileError(f"{path}: {part} in the metadata must be a JSON object")
-    if version >= 3 and header.pop("header_sha256") != checksum(header):
-        raise ModelFileError(f"{path}: its header is not the one that was written (SHA-256): fetch or make it again")
+    another = _SUM in header and header.pop(_SUM) != checksum(header)
     for step in range(version, VERSION):
         header = _STEPS[step](header)
     header |= {part: {**missing, **header[part]} for part, missing in _LATER.items()}
+    if another:
+        _contents(path, header)  # what it says may be impossible: that is the better sentence
+        raise ModelFileError(f"{path}: its header is not the one that was written (SHA-256): fetch or make it again")
     return header, shapes
 
 
@@ -224,7 +226,7 @@ _LATER: dict[str, dict[str, Any]] = {
 }
 
 # From each earlier version to the next.
-_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1, 2: dict}  # 3: what is summed
+_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}
 
 
 def load_model(path: str | Path) -> Model[TaggingNetwork]:
@@ -276,7 +278,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise ModelFileError(f"{path}: not a readable safetensors file ({error})") from error
     if _KEY in metadata:
         header, _ = _read_header(path)
-        whole = digest(tensors, {}) if header["version"] >= 3 else _digest(tensors)
+        whole = digest(tensors, {}) if _SUM in json_object(metadata[_KEY]) else _digest(tensors)
         if header["sha256"] not in (None, whole):
             raise ModelFileError(
                 f"{path}: its numbers are not those that were written (SHA-256): fetch or make it again"
@@ -353,7 +355,7 @@ def _check_classes(card: ModelCard, vocabulary: Vocabulary) -> None:
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of all numbers as they are stored, in the order of their names: of files before version 3."""
+    """SHA-256 of all numbers as they are stored, in the order of their names: of files whose header has none."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
