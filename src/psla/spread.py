@@ -153,17 +153,16 @@ def in_turn(spread: Spread, tasks: Iterable[Task], watch: Watch = Watch()) -> Ge
     ahead = iter(tasks)
     begun = 0
     try:
-        for task in islice(ahead, spread.room):
-            spread.begin(task)
-            begun += 1
-        while begun:
+        while True:
+            for task in islice(ahead, max(0, spread.room - begun)):
+                spread.begin(task)
+                begun += 1
+            if not begun:
+                return
             found = spread.ended(watch)
             begun -= 1
             if found.error is not None:
                 raise found.error
-            if (more := next(ahead, None)) is not None:
-                spread.begin(more)
-                begun += 1
             yield found.task, found.result
     finally:
         if begun:

@@ -6,12 +6,14 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from psla.cli.console import CommandError, answer, bars, part_of, progress
+from psla.cli.console import CommandError, answer, bars, part_of, progress, spread_over
+from psla.cli.options import Cluster
 
 if TYPE_CHECKING:
     from psla.data.pack.reading import Pack
@@ -26,6 +28,7 @@ def pack(
     out: Annotated[Path | None, typer.Argument(help="The pack's folder: new, or one that was begun.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; as many as processors.")] = None,
     shard: Annotated[str | None, typer.Option(help="i/n, as in 3/8: only this part of the work; then --merge.")] = None,
+    cluster: Cluster = None,
     shard_clips: Annotated[int | None, typer.Option(min=1, help="Clips in a shard; 10,000 where not given.")] = None,
     shard_mb: Annotated[float | None, typer.Option(min=0.4, help="The same, in MB of ten-second clips.")] = None,
     sample_rate: Annotated[int | None, typer.Option(min=1, help="In Hz; the paper's where not given.")] = None,
@@ -37,7 +40,7 @@ def pack(
     """Decode clips once, so that training can read them at random; killed or interrupted, run it again to go on."""
     if verify or merge:
         given = {"OUT": out, "--shard": shard, "--shard-clips": shard_clips, "--shard-mb": shard_mb}
-        given["--sample-rate"] = sample_rate
+        given |= {"--sample-rate": sample_rate, "--cluster": cluster}
         unused = [name for name, value in given.items() if value is not None]
         if unused or (verify and merge):
             raise CommandError(f"--verify and --merge stand alone, with the pack's folder; leave {unused or 'one'} out")
@@ -50,6 +53,8 @@ def pack(
         return
     if out is None:
         raise CommandError("give the folder of the pack: psla pack CLIPS OUT")
+    if cluster is not None and shard is not None:
+        raise CommandError("--shard is for schedulers without Ray: give it or --cluster, not both")
     if shard_clips is not None and shard_mb is not None:
         raise CommandError("give --shard-clips or --shard-mb, not both")
     from psla.data.clips import Clips
@@ -64,11 +69,10 @@ def pack(
     except ValueError as error:
         raise CommandError(f"--shard {shard!r} must be i/n with i from 1 to n, as in 3/8") from error
     table = Clips.read(clips)
-    count = workers or _processors()
-    with _progress() as report:
-        packed = run_packing(
-            table, out, rate, workers=count, part=part, shard_clips=per_shard, timeout_s=timeout, progress=report
-        )
+    count = workers or (1 if cluster else _processors())  # on a cluster, of each shard
+    with spread_over(cluster) as spread, _progress() as report:
+        told = partial(run_packing, progress=report, spread=spread)
+        packed = told(table, out, rate, workers=count, part=part, shard_clips=per_shard, timeout_s=timeout)
     if packed is not None:
         _print(packed, as_json)
     else:

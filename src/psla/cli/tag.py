@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, fetching, progress, table
-from psla.cli.options import Json, Precision, WithPrecision
+from psla.cli.console import CommandError, fetching, progress, spread_over, table
+from psla.cli.options import Cluster, Json, Precision, WithPrecision
 from psla.cli.tag_view import picture_files, screens, views_of, write_pictures
 
 if TYPE_CHECKING:
+    from psla.audio.pool import DecodePool
     from psla.data.vocabulary import Vocabulary
+    from psla.files import Journal
     from psla.model.file import Model
+    from psla.tagging.job import TagJob
     from psla.tagging.output import RowSettings
     from psla.tagging.privacy import Withheld
     from psla.tagging.tagger import Tagger
@@ -103,11 +106,12 @@ def tag(
     html: Html = None,
     embeddings: Annotated[Path | None, typer.Option(help="Also write embeddings, to .safetensors or .npz.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
+    cluster: Cluster = None,
     precision: WithPrecision = Precision.float32,
     quiet: Quiet = False,
 ) -> None:
     """Say what sounds in files; exits with 1 if one of them could not be read."""
-    _check(as_json + as_csv + audacity, embeddings, journal)
+    _check(as_json + as_csv + audacity, embeddings, journal, cluster, plot, html)
     from psla.audio.pool import decode_pool
 
     choice, paths = _choice(model, words)
@@ -115,7 +119,7 @@ def tag(
     plots = picture_files(plot, html, paths, journal is not None)
     with ExitStack() as stack:
         # The workers start while torch is imported and the model is loaded.
-        pool = stack.enter_context(decode_pool(workers or min(len(paths), os.cpu_count() or 1)))
+        pool = stack.enter_context(decode_pool(1 if cluster else workers or min(len(paths), os.cpu_count() or 1)))
         from psla.files import Journal, sha256_of
         from psla.tagging.events import EventRule
         from psla.tagging.job import EmbeddingFile, TagJob
@@ -129,14 +133,14 @@ def tag(
         settings = RowSettings(shown, threshold or 0.0, chosen, roll_up, rule, fewer)
         kept = None if embeddings is None else EmbeddingFile(embeddings)
         views = views_of(tagger, settings, threshold, release, max_gap, min_length) if plot or html else None
-        model_hash = f"{sha256_of(model_path)} {precision.value}" if journal else ""
+        model_hash = f"{sha256_of(model_path)} {precision.value}" if journal or cluster else ""
         job = TagJob(tagger, model_hash, settings, kept, withheld, views)
         _introduce(choice, tagger.model, settings, quiet)
         written = stack.enter_context(Journal(journal)) if journal else None
-        # No bar for a single file, nor where the rows themselves appear on the terminal.
-        silent = len(paths) < 2 or (out is None and sys.stdout.isatty())
+        silent = len(paths) < 2 or (out is None and sys.stdout.isatty())  # where the rows appear, no bar does
         failed: list[Row] = []
-        rows = _watched(job.rows(paths, pool, written), failed, len(paths), silent)
+        of = choice.model, hop, precision.value, workers or 1
+        rows = _watched(stack.enter_context(_rows(job, pool, paths, written, cluster, of)), failed, len(paths), silent)
         if audacity:
             _write_label_tracks(rows, paths, out)
         else:
@@ -148,11 +152,30 @@ def tag(
         raise typer.Exit(1)
 
 
-def _check(formats: int, embeddings: Path | None, journal: Path | None) -> None:
+def _check(
+    formats: int, embeddings: Path | None, journal: Path | None, cluster: str | None, *pictures: Path | None
+) -> None:
     if formats > 1:
         raise CommandError("--json, --csv and --audacity exclude each other: choose one")
     if embeddings is not None and journal is not None:
         raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
+    if cluster is not None and any(path is not None for path in (embeddings, *pictures)):
+        raise CommandError("--embeddings, --plot and --html gather what one machine has heard: leave --cluster out")
+
+
+@contextmanager
+def _rows(
+    job: TagJob, pool: DecodePool, paths: Sequence[str], journal: Journal | None, cluster: str | None, of: tuple
+) -> Iterator[Iterator[dict[str, Any]]]:
+    """The rows; `of`: model, hop, precision and workers, which another machine needs to know."""
+    if cluster is None:
+        yield job.rows(paths, pool, journal)
+        return
+    from psla.tagging.apart import TagTask, tag_apart
+
+    with spread_over(cluster) as spread:
+        assert spread is not None
+        yield tag_apart(job, TagTask.of(job, *of), paths, spread, journal)
 
 
 def _check_tracks(printed: bool, files: int) -> None:
