@@ -16,6 +16,10 @@ from itertools import islice
 from typing import Any, Protocol
 
 
+class SpreadError(ValueError):
+    """What does tasks is not there or cannot do them, whatever they are."""
+
+
 class Link(Protocol):
     """What a task is given as its last argument: how it speaks with whoever began it."""
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from psla.cli.console import INTERRUPTED, CommandError, asked_to_stop, part_of, progress, seeds_of, table
-from psla.cli.options import Accelerator, CacheMb, CheckpointMinutes, Overrides, Readers
+from psla.cli.console import INTERRUPTED, CommandError, asked_to_stop, part_of, progress, seeds_of, spread_over, table
+from psla.cli.options import Accelerator, CacheMb, CheckpointMinutes, Cluster, Overrides, Readers
 
 if TYPE_CHECKING:
     from psla.lab.tables.folder import Lab
@@ -52,6 +52,7 @@ def run(
     set_: Overrides = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what would be run, and how long it may take.")] = False,
     shard: Annotated[str | None, typer.Option(help="i/n: every n-th training; a call without it ends the lab.")] = None,
+    cluster: Cluster = None,
     training_clips: Annotated[int, typer.Option(min=1, help="Of the soundscapes.")] = 400,
     evaluation_clips: Annotated[int, typer.Option(min=1, help="Of the soundscapes.")] = 200,
     seconds: Annotated[float, typer.Option(help="Length of a soundscape.")] = 2.56,
@@ -64,7 +65,7 @@ def run(
     checkpoint_minutes: CheckpointMinutes = 10.0,
 ) -> None:
     """Run the rows of the paper's tables; a row that cannot be run is noted, and the exit code is then 1."""
-    numbers, part = seeds_of(seeds), part_of(shard)
+    numbers, part = seeds_of(seeds), _part(shard, cluster)
     from psla.training.keys import parse_override
     from psla.training.recipe import Recipe
 
@@ -92,14 +93,20 @@ def run(
         return
     lab.write(prepared.seeds, list(prepared.rows), _command(), own)
     try:
-        with asked_to_stop(signal.SIGTERM, signal.SIGINT) as stop:
-            found = runner.carry_out(lab, prepared, asked, runtime, part, _Teller(), stop)
+        with spread_over(cluster) as spread, asked_to_stop(signal.SIGTERM, signal.SIGINT) as stop:
+            found = runner.carry_out(lab, prepared, asked, runtime, part, _Teller(), stop, spread)
     except runner.LabInterrupted as pause:
         typer.echo(f"psla: {pause}", err=True)
         raise typer.Exit(INTERRUPTED) from pause
     _print_outcome(lab, found, part)
     if found.not_run:
         raise typer.Exit(NOT_RUN)
+
+
+def _part(shard: str | None, cluster: str | None) -> tuple[int, int] | None:
+    if shard is not None and cluster is not None:
+        raise CommandError("--shard is for schedulers without Ray: give it or --cluster, not both")
+    return part_of(shard)
 
 
 class _Teller:
@@ -211,11 +218,12 @@ def cross_validate(
     student_seeds: Annotated[str, typer.Option(help="A student for each.")] = "0",
     settings: Settings = None,
     shard: FoldShard = None,
+    cluster: Cluster = None,
 ) -> None:
     """Train and score on each of the official folds in turn: single models, ensembles, students."""
     if selection is not None:
         _refuse_beside_selection(recipe, set_, inner)
-    part, numbers = part_of(shard), seeds_of(seeds)
+    part, numbers = _part(shard, cluster), seeds_of(seeds)
     from psla.lab.experiment import share_of
     from psla.lab.folds import cross_validation, fold_report
     from psla.lab.folds.candidates import load_candidates
@@ -235,7 +243,8 @@ def cross_validate(
         done = f"{len(runs) + sum(map(len, taught.values()))} runs done{late}"
         typer.echo(f"shard {part[0]}/{part[1]}: {done}; a call without --shard, after all, ends the job")
         return
-    found = cross_validation.cross_validate(asked, told)
+    with spread_over(cluster) as spread:
+        found = cross_validation.cross_validate(asked, told, spread)
     fold_report.write_report(found, out, names, _command())
     for shown in (fold_report.accuracies(found.answers), fold_report.differences(found.answers)):
         if shown.rows:

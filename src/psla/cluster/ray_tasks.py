@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from psla.extras import needed
-from psla.spread import Ended, Task, Watch
+from psla.spread import Ended, SpreadError, Task, Watch
 
 SCHEME = "ray"
 LOSSES = 10  # after which a task is given up
@@ -33,7 +33,7 @@ _TICK_S = 1.0  # between two looks at the board
 _TELL_S = 0.5  # between two things that a task tells
 
 
-class ClusterError(ValueError):
+class ClusterError(SpreadError):
     """A cluster that is not there, or that cannot do what it was asked."""
 
 
