@@ -197,7 +197,7 @@ def broken(what: str, seed: int, cluster: Any, tmp_path: Path) -> None:
         subprocess.run(command, check=True, cwd=TESTS, stdout=subprocess.DEVNULL)
     else:
         with ray_cluster(address) as spread:
-            nodes = [node for node in cluster.worker_nodes]
+            nodes = list(cluster.worker_nodes)
             act = kill_a_worker if what == "worker" else lambda: cluster.remove_node(nodes[0], allow_graceful=False)
             timer = threading.Timer(after, act)
             timer.start()

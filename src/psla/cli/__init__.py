@@ -42,6 +42,7 @@ app = _group(
         pack.pack,
         labels.stats,
         models.import_,
+        models.push,
         training.report,
         models.models,
     ],

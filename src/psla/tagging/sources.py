@@ -12,7 +12,7 @@ from pathlib import Path
 
 from psla.audio.containers import split_track
 from psla.audio.decode import AUDIO_SUFFIXES
-from psla.weights.catalogue import SUFFIXES, known_names, names_near
+from psla.weights.catalogue import SUFFIXES, known_names, names_near, scheme_of
 
 _WILD = frozenset("*?[")
 
@@ -24,7 +24,8 @@ class SourcesError(ValueError):
 def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """Model and sources, of words the first of which may be a model.
 
-    It is one if it is a name that `psla models` lists, or ends as model files do (.safetensors, .json), there or not.
+    It is one if it is a name that `psla models` lists, an address (`hf://ORG/NAME`), or ends as model files do
+    (.safetensors, .json), there or not.
     A path that exists, a pattern and a name that ends as sound files do are sources.
 
     Returns: the model, None if none is named, and the sources, at least one.
@@ -38,7 +39,7 @@ def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
         (('esc10-lite0', ['dog.wav']), (None, ['dog.wav', 'rain.wav']))
     """
     first, *rest = words
-    if first in known_names() or Path(first).suffix in SUFFIXES:
+    if first in known_names() or scheme_of(first) or Path(first).suffix in SUFFIXES:
         if not rest:
             other = f", or ./{first} for the folder" if os.path.lexists(first) and not Path(first).suffix else ""
             raise SourcesError(f"{first} is a model: name the sound files, folders or patterns after it{other}")

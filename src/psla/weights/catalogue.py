@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ SUFFIXES = (".safetensors", ".json", ".pth", ".pt", ".ckpt")
 """What the name of a file ends in that is meant as a model, or could be made one."""
 ALIASES: dict[str, Callable[[], str]] = {}
 """Names that stand for another, asked whenever they are used, so that it may depend on what is in the cache."""
+FETCHERS = {"hf://": "psla.weights.hub:fetched"}
+"""Which function fetches the model at an address that begins so."""
 _ROUNDED = 0.02  # by how much of itself a published number of parameters may be off
 
 
@@ -46,6 +49,7 @@ def resolve(path_or_name: str | os.PathLike[str], progress: Progress = lambda re
     Raises:
         PublishedError: neither a file nor a known name, and which names come near; see also `fetch`.
         DownloadError: as `fetch`.
+        ValueError: an address at which there is no model.
 
     Example:
         >>> resolve("audioset-b3")  # doctest: +ELLIPSIS
@@ -54,6 +58,9 @@ def resolve(path_or_name: str | os.PathLike[str], progress: Progress = lambda re
     """
     path = Path(path_or_name)
     name = os.fspath(path_or_name)
+    if scheme := scheme_of(name):
+        module, _, function = FETCHERS[scheme].partition(":")
+        return getattr(import_module(module), function)(name, progress)
     if path.is_dir() and name not in known_names():
         raise PublishedError(f"{path} is a folder; give one model file, or make an ensemble of its files")
     if path.suffix in (".pth", ".pt", ".ckpt") and path.is_file():
@@ -64,6 +71,16 @@ def resolve(path_or_name: str | os.PathLike[str], progress: Progress = lambda re
         raise PublishedError(f"{path}: there is no such model file")
     entry = named(name)
     return entry.path if isinstance(entry, Packaged) else fetch(entry, progress)
+
+
+def scheme_of(text: str) -> str:
+    """What an address of a model begins with; empty: it is none.
+
+    Example:
+        >>> scheme_of("hf://me/birds"), scheme_of("birds.safetensors")
+        ('hf://', '')
+    """
+    return next((scheme for scheme in FETCHERS if text.startswith(scheme)), "")
 
 
 def named(name: str) -> Packaged | Published:
