@@ -30,7 +30,7 @@ SCHEME = "ray"
 LOSSES = 10  # after which a task is given up
 STORE_BYTES = 100 << 20  # of a Ray that is started here: a part of a table and its answer are small
 _TICK_S = 1.0  # between two looks at the board
-_TELL_S = 0.5  # between two things that a task tells
+_TELL_S = 0.5  # between two times that a task speaks with the board
 
 
 class ClusterError(SpreadError):
@@ -59,6 +59,7 @@ def ray_cluster(address: str) -> Iterator[RaySpread]:
     if where:
         options["address"] = where
     else:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own default; said, it is not announced at every start
         options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES, "address": "local"}
         options["num_cpus"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
@@ -162,7 +163,7 @@ class Board:
         self._said: list[tuple[str, str]] = []
         self._stops = False
 
-    def put(self, name: str, done: int | None = None, sentence: str | None = None) -> bool:
+    def put(self, name: str, done: int | None, sentence: str | None) -> bool:
         """Enter how much of a task is done, or a sentence; whether tasks are to stop."""
         if done is not None:
             self._done[name] = done
@@ -187,26 +188,29 @@ class _Link:
     def __init__(self, name: str, board: Any) -> None:
         self._name, self._board = name, board
         self._answer: Any = None
+        self._done: int | None = None
         self._told = 0.0
         self._stops = False
 
     def tell(self, done: int) -> None:
-        if time.monotonic() - self._told >= _TELL_S:
-            self._put(done=done)
+        self._done = done
+        self._speak()
 
     def say(self, sentence: str) -> None:
-        self._put(sentence=sentence)
+        self._speak(sentence)
 
     def stop(self) -> bool:
-        if not self._stops and time.monotonic() - self._told >= _TELL_S:
-            self._put()
-        self._read()
+        if not self._stops:
+            self._speak()
+            self._read()
         return self._stops
 
-    def _put(self, **news: Any) -> None:
-        self._read()
-        self._told = time.monotonic()
-        self._answer = self._board.put.remote(self._name, **news)
+    def _speak(self, sentence: str | None = None) -> None:
+        """Tell what there is to tell and hear what there is to hear, now and then; a sentence at once."""
+        if sentence is not None or time.monotonic() - self._told >= _TELL_S:
+            self._read()
+            self._told = time.monotonic()
+            self._answer = self._board.put.remote(self._name, self._done, sentence)
 
     def _read(self) -> None:
         """Look whether the last answer has come; the board may be gone."""
