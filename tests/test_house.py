@@ -9,8 +9,21 @@ import pytest
 import psla
 
 ROOMS = [
-    *("files", "registry", "extras", "spread", "download", "audio", "data", "corpora", "synth", "metrics", "model"),
-    *("weights", "techniques", "report", "training", "tagging", "lab", "export", "serve", "cluster", "cli", "__main__"),
+    *("files", "registry", "extras", "spread", "download", "remote", "audio", "data", "corpora", "synth", "metrics"),
+    *(
+        "model",
+        "weights",
+        "techniques",
+        "report",
+        "training",
+        "tagging",
+        "lab",
+        "export",
+        "serve",
+        "cluster",
+        "cli",
+        "__main__",
+    ),
 ]
 SOURCE = Path(psla.__file__).parent
 MODULES = {

@@ -58,9 +58,12 @@ def pack(
     if shard_clips is not None and shard_mb is not None:
         raise CommandError("give --shard-clips or --shard-mb, not both")
     from psla.data.clips import Clips
+    from psla.data.pack.reading import Pack
+    from psla.data.pack.remote import pack_remote
     from psla.data.pack.write import SHARD_CLIPS
     from psla.data.pack.write import pack as run_packing
     from psla.model.frontends.kaldi import FrontEndConfig
+    from psla.remote import address_of
 
     rate = sample_rate or FrontEndConfig().sample_rate
     per_shard = round(shard_mb * 1e6 / (10 * 2 * rate)) if shard_mb is not None else shard_clips or SHARD_CLIPS
@@ -69,8 +72,18 @@ def pack(
     except ValueError as error:
         raise CommandError(f"--shard {shard!r} must be i/n with i from 1 to n, as in 3/8") from error
     table = Clips.read(clips)
+    address = address_of(out)
+    if address is not None and shard is not None:
+        raise CommandError("--shard needs a folder with locks: give --cluster, or a local OUT")
     count = workers or (1 if cluster else _processors())  # on a cluster, of each shard
     with spread_over(cluster) as spread, _progress() as report:
+        if address is not None:
+            sent = pack_remote(
+                *(table, address, rate), workers=count, shard_clips=per_shard, timeout_s=timeout, progress=report,
+                spread=spread,
+            )  # fmt: skip
+            _print(Pack(Path(address), sent), as_json, address)
+            return
         told = partial(run_packing, progress=report, spread=spread)
         packed = told(table, out, rate, workers=count, part=part, shard_clips=per_shard, timeout_s=timeout)
     if packed is not None:
@@ -98,19 +111,20 @@ def _verify(folder: Path, workers: int | None, as_json: bool) -> None:
         raise CommandError(f"{folder}: {len(damaged)} of {count} clips are damaged; pack them again")
 
 
-def _print(packed: Pack, as_json: bool) -> None:
+def _print(packed: Pack, as_json: bool, address: str = "") -> None:
     from psla.data.pack.plan import size
 
     info, shards = packed.info, len(packed.info["shard_samples"])
-    data = {"folder": str(packed.folder)} | {key: info[key] for key in ("clips", "rejected", "samples", "splits")}
+    place = address or str(packed.folder)
+    data = {"folder": place} | {key: info[key] for key in ("clips", "rejected", "samples", "splits")}
     splits = ", ".join(f"{split} {count}" for split, count in info["splits"].items())
     held = f"{size(2 * info['samples'])} in {shards} shard{'s' if shards > 1 else ''}"
-    told = f"{packed.folder}: {info['clips']} clips ({splits or 'none'}), {held}"
+    told = f"{place}: {info['clips']} clips ({splits or 'none'}), {held}"
     answer(as_json, data, told, ensure_ascii=True)
     if info["rejected"]:
-        typer.echo(f"{info['rejected']} clips could not be decoded: see {packed.folder / 'rejected.csv'}", err=True)
+        typer.echo(f"{info['rejected']} clips could not be decoded: see {place}/rejected.csv", err=True)
     if not info["clips"]:
-        raise CommandError(f"{packed.folder} holds no clip: none of {info['rejected']} could be decoded")
+        raise CommandError(f"{place} holds no clip: none of {info['rejected']} could be decoded")
 
 
 def _processors() -> int:

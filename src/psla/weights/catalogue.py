@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from psla.download import DownloadError, Progress, cannot_write, download
 from psla.files import alone, sha256_of, write_json_atomic
+from psla.remote import SCHEMES, address_of
 from psla.weights.packaged import DEFAULT, PACKAGED, Packaged
 from psla.weights.published import CATALOGUE, Published
 
@@ -33,6 +34,7 @@ SUFFIXES = (".safetensors", ".json", ".pth", ".pt", ".ckpt")
 ALIASES: dict[str, Callable[[], str]] = {}
 """Names that stand for another, asked whenever they are used, so that it may depend on what is in the cache."""
 FETCHERS = {"hf://": "psla.weights.hub:fetched"}
+FETCHERS |= {f"{scheme}://": "psla.remote:fetched" for scheme in SCHEMES}
 """Which function fetches the model at an address that begins so."""
 _ROUNDED = 0.02  # by how much of itself a published number of parameters may be off
 
@@ -57,7 +59,7 @@ def resolve(path_or_name: str | os.PathLike[str], progress: Progress = lambda re
         psla.weights.catalogue.PublishedError: 'audioset-b3' is neither a file nor a model by name; near it are ...
     """
     path = Path(path_or_name)
-    name = os.fspath(path_or_name)
+    name = address_of(path_or_name) or os.fspath(path_or_name)  # a Path of an address has lost a slash
     if scheme := scheme_of(name):
         module, _, function = FETCHERS[scheme].partition(":")
         return getattr(import_module(module), function)(name, progress)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,7 +93,7 @@ def pack(
     number, parts = part
     if not 1 <= number <= parts:
         raise ValueError(f"part {number}/{parts}: parts are counted from 1/{parts} to {parts}/{parts}")
-    out, plan = Path(folder), _planned(clips, rate, shard_clips)
+    out, plan = Path(folder), planned(clips, rate, shard_clips)
     if (out / "pack.json").exists():
         check_same(out, Pack.open(out).info, plan)
         return merge(out)
@@ -114,7 +114,13 @@ def pack(
     return merge(out) if parts == 1 else None
 
 
-def _planned(clips: Clips, rate: int, shard_clips: int) -> PackPlan:
+def planned(clips: Clips, rate: int, shard_clips: int) -> PackPlan:
+    """What a pack of a table is going to hold.
+
+    Raises:
+        PackError: a table without a clip.
+        ValueError: an argument out of range.
+    """
     if rate < 1:
         raise ValueError(f"a sample rate is 1 Hz or more, not {rate}")
     if shard_clips < 1:
@@ -141,9 +147,20 @@ def merge(folder: str | os.PathLike[str]) -> Pack:
         some = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
         raise PackError(f"{folder}: {len(missing)} of {plan.shards} shards are missing ({some}): run their parts first")
     tables = [read_table(index_path(out, shard)) for shard in range(plan.shards)]
+    rejected = [row for shard in range(plan.shards) for row in read_rejected(rejections_path(out, shard))]
+    write_head(out, plan, tables, rejected)
+    shutil.rmtree(out / UNFINISHED)
+    return Pack.open(out)
+
+
+def write_head(out: Path, plan: PackPlan, tables: Sequence[Clips], rejected: list[tuple[str, str, str]]) -> None:
+    """Write the table of all clips, the rejected ones, and pack.json, last.
+
+    Args:
+        tables: the index of each shard.
+    """
     frame = pl.concat([table.frame for table in tables], how="vertical", rechunk=True)
     whole = Clips(frame, tables[0].vocabulary, plan.name)
-    rejected = [row for shard in range(plan.shards) for row in read_rejected(rejections_path(out, shard))]
     totals = dict(frame.group_by("shard").agg(pl.col("samples").sum()).iter_rows())
     info = asdict(plan) | {
         "clips": len(whole),
@@ -159,8 +176,6 @@ def merge(folder: str | os.PathLike[str]) -> Pack:
         write_rejected(out / "rejected.csv", rejected)
         info["sha256"] = {name: sha256_of(out / name) for name in ("clips.parquet", "rejected.csv")}
         write_json_atomic(out / "pack.json", info)
-    shutil.rmtree(out / UNFINISHED)
-    return Pack.open(out)
 
 
 @contextlib.contextmanager
