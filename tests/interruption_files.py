@@ -30,11 +30,18 @@ from psla.data.pack.verify import check
 from psla.data.pack.write import pack
 from psla.data.vocabulary import Vocabulary
 from psla.download import download
+from psla.files import sha256_of
 from psla.model.backbones.contract import BACKBONES
 from psla.model.backbones.efficientnet import foreign_name
+from psla.model.file import ModelCard, save_model
+from psla.model.frontends.contract import front_end_config
 from psla.model.network import NetworkConfig, TaggingNetwork
+from psla.spread import Here
 from psla.synth import corpus as soundscape_corpus
 from psla.synth.scene import SoundscapeConfig
+from psla.synth.scene import table as soundscape_table
+from psla.synth.scene import vocabulary as soundscape_vocabulary
+from psla.tagging.predicting import PredictJob
 from psla.training.devices import Runtime
 from psla.weights import catalogue as published
 from psla.weights import imagenet
@@ -62,6 +69,22 @@ def _pack(clips: Clips, out: Path, tell: Tell) -> Pack:
     found = pack(clips, out, RATE, workers=1, shard_clips=3, decoder=FAKE, progress=tell)
     assert found is not None
     return found
+
+
+def predict_job(setting: Setting) -> tuple[Path, Clips]:
+    vocabulary = soundscape_vocabulary()
+    front_end = front_end_config({"frames": 40, "mel_bins": 32})
+    network = TaggingNetwork(NetworkConfig("efficientnet_lite0", len(vocabulary), 1, front_end=front_end))
+    save_model(setting.folder / "m.safetensors", network, vocabulary, ModelCard())
+    rows = soundscape_table(SoundscapeConfig(seconds=0.3, clips=4), "evaluation")
+    return setting.folder / "m.safetensors", Clips.from_rows(rows, vocabulary)
+
+
+@scenario("psla.tagging.predicting.PredictJob.predict", predict_job, keeps=True)
+def _predict_apart(given: tuple[Path, Clips], out: Path, tell: Tell) -> Any:
+    model, clips = given
+    job = PredictJob(str(model), sha256_of(model), clips, out / "p.safetensors")
+    return job.predict(Here(), tell, part_clips=1)
 
 
 def damaged_pack(setting: Setting) -> Pack:

@@ -9,7 +9,7 @@ import pytest
 import psla
 
 ROOMS = [
-    *("journal", "files", "sealed", "yaml_files", "registry", "extras", "download"),
+    *("journal", "files", "sealed", "yaml_files", "registry", "extras", "spread", "download", "remote"),
     *("audio", "data", "corpora", "synth", "metrics", "model", "weights"),
     *("techniques", "report", "training", "tagging", "lab", "export", "serve", "cluster", "cli", "__main__"),
 ]

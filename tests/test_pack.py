@@ -29,6 +29,7 @@ from psla.audio.decode import AudioError
 from psla.cli import app
 from psla.data.clips import Clips, ClipsError
 from psla.data.pack import plan as planning
+from psla.data.pack import shard
 from psla.data.pack import write as packing
 from psla.data.pack.format import HEADER_BYTES, PackError, shard_path
 from psla.data.pack.reading import Pack, PackSource
@@ -445,7 +446,7 @@ def test_a_full_disk_leaves_a_pack_that_can_be_resumed(
 
     where = {
         "samples": (packing.ShardWriter, "add"),
-        "rejected": (packing, "write_rejected"),
+        "rejected": (shard, "write_rejected"),
         "index": (packing.ShardWriter, "_table"),
         "table": (packing, "write_json"),
         "watched": (planning.shutil, "disk_usage"),

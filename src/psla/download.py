@@ -35,6 +35,11 @@ class DownloadError(OSError):
     """A download that failed; the message says what to fetch by hand and where to put it, or what cannot be written."""
 
 
+def offline() -> bool:
+    """Whether `$PSLA_OFFLINE` forbids to ask any server."""
+    return os.environ.get("PSLA_OFFLINE", "") not in ("", "0")
+
+
 def cache_folder() -> Path:
     """Where downloads are kept: `$PSLA_CACHE`, or `~/.cache/psla`. The folder may not exist yet."""
     chosen = os.environ.get("PSLA_CACHE")
@@ -77,7 +82,7 @@ def download(
     if there():
         _clear(target)
         return target
-    if os.environ.get("PSLA_OFFLINE", "") not in ("", "0"):
+    if offline():
         raise DownloadError(_by_hand(url, target, "PSLA_OFFLINE is set"))
     part = target.with_name(target.name + ".part")
     try:

@@ -13,6 +13,7 @@ from importlib import import_module
 
 import numpy as np
 
+from psla import remote
 from psla.audio import decode
 from psla.audio.decode import Source
 from psla.audio.patience import patiently
@@ -26,6 +27,7 @@ READERS = {
     PACK_PREFIX: "psla.data.pack.format:read_address",
     SOUNDSCAPE_PREFIX: "psla.synth.scene:read_address",
     SIGNAL_PREFIX: "psla.synth.plain_signals:read_address",
+    **{f"{scheme}://": "psla.data.pack.remote:read_address" for scheme in remote.SCHEMES},
 }
 """Which function reads the addresses that begin so."""
 

@@ -63,6 +63,7 @@ app = _group(
         pack.pack,
         labels.stats,
         models.import_,
+        models.push,
         training.report,
         doctor.doctor,
         models.models,

@@ -24,6 +24,8 @@ from psla.files import printable, shortened
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from psla.spread import Spread
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -187,6 +189,18 @@ def part_of(shard: str | None) -> tuple[int, int] | None:
     from psla.metrics.parts import parse_part
 
     return None if shard is None else parse_part(shard)
+
+
+@contextmanager
+def spread_over(cluster: str | None) -> Iterator[Spread | None]:
+    """What `--cluster` names, for the time of the block; None where it is not given."""
+    if cluster is None:
+        yield None
+        return
+    from psla.cluster.ray_tasks import ray_cluster
+
+    with ray_cluster(cluster) as spread:
+        yield spread
 
 
 def answer(as_json: bool, data: Any, *texts: str, **options: Any) -> None:

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from psla.cli.console import INTERRUPTED, CommandError, asked_to_stop, keeps, part_of, progress, seeds_of, table
+from psla.cli.console import (
+    INTERRUPTED,
+    CommandError,
+    asked_to_stop,
+    keeps,
+    part_of,
+    progress,
+    seeds_of,
+    spread_over,
+    table,
+)
 from psla.cli.lab_plan import counts_of, print_plan, print_prospects
 from psla.cli.options import (
     Accelerator,
@@ -22,6 +32,7 @@ from psla.cli.options import (
     Candidates,
     CheckpointMinutes,
     Chosen,
+    Cluster,
     FoldShard,
     Overrides,
     Readers,
@@ -34,6 +45,7 @@ from psla.cli.training import finished_runs
 if TYPE_CHECKING:
     from psla.lab.tables.folder import Lab
     from psla.lab.tables.runner import Outcome
+    from psla.spread import Spread
     from psla.training.devices import Runtime
     from psla.training.recipe import Recipe
 
@@ -64,6 +76,7 @@ def run(
         str | None, typer.Option(help="As in 3,5,8: seeds after which is judged; rows of decided claims stop.")
     ] = None,
     shard: Annotated[str | None, typer.Option(help="i/n: every n-th training; a call without it ends the lab.")] = None,
+    cluster: Cluster = None,
     training_clips: Annotated[int, typer.Option(min=1, help="Of the soundscapes.")] = 400,
     evaluation_clips: Annotated[int, typer.Option(min=1, help="Of the soundscapes.")] = 200,
     seconds: Annotated[float, typer.Option(help="Length of a soundscape.")] = 2.56,
@@ -76,7 +89,7 @@ def run(
     checkpoint_minutes: CheckpointMinutes = 10.0,
 ) -> None:
     """Run the rows of the paper's tables; a row that cannot be run is noted, and the exit code is then 1."""
-    numbers, part = seeds_of(seeds), part_of(shard)
+    numbers, part = seeds_of(seeds), _part(shard, cluster)
     counts = [] if looks is None else counts_of(looks, numbers, part)
     if pilot is not None and not plan:
         raise CommandError("--pilot says whose luck --plan reckons with; give --plan, too")
@@ -107,7 +120,8 @@ def run(
         print_plan(lab, prepared, asked, runtime)
         print_prospects(lab, asked, numbers, pilot)
         return
-    found = _carried_out(lab, (names, asked, own), (numbers, counts), runtime, part)
+    with spread_over(cluster) as spread:
+        found = _carried_out(lab, (names, asked, own), (numbers, counts), runtime, part, spread)
     _print_outcome(lab, found, part)
     if found.not_run:
         raise typer.Exit(NOT_RUN)
@@ -119,6 +133,7 @@ def _carried_out(
     seeds: tuple[Sequence[int], Sequence[int]],
     runtime: Runtime,
     part: tuple[int, int] | None,
+    spread: Spread | None,
 ) -> Outcome:
     """Do rows, all seeds at once or in looks; rows: as named, as chosen, the user's own; seeds: and the looks."""
     from psla.lab.tables import runner
@@ -131,7 +146,7 @@ def _carried_out(
         prepared, asked = runner.prepare(lab, rows, seeds, own)
         lab.write(prepared.seeds, list(prepared.rows), _command(), own)
         with asked_to_stop(signal.SIGTERM, signal.SIGINT) as stop:
-            return runner.carry_out(lab, prepared, asked, runtime, part, teller, stop)
+            return runner.carry_out(lab, prepared, asked, runtime, part, teller, stop, spread)
 
     try:
         if not counts:
@@ -141,6 +156,12 @@ def _carried_out(
     except runner.LabInterrupted as pause:
         typer.echo(f"psla: {pause}", err=True)
         raise typer.Exit(INTERRUPTED) from pause
+
+
+def _part(shard: str | None, cluster: str | None) -> tuple[int, int] | None:
+    if shard is not None and cluster is not None:
+        raise CommandError("--shard is for schedulers without Ray: give it or --cluster, not both")
+    return part_of(shard)
 
 
 class _Teller:
@@ -225,11 +246,12 @@ def cross_validate(
     student_seeds: Annotated[str, typer.Option(help="A student for each.")] = "0",
     settings: Settings = None,
     shard: FoldShard = None,
+    cluster: Cluster = None,
 ) -> None:
     """Train and score on each of the official folds in turn: single models, ensembles, students."""
     if selection is not None:
         _refuse_beside_selection(recipe, set_, inner)
-    part, numbers = part_of(shard), seeds_of(seeds)
+    part, numbers = _part(shard, cluster), seeds_of(seeds)
     from psla.lab.experiment import share_of
     from psla.lab.folds import cross_validation, fold_report
     from psla.lab.folds.candidates import load_candidates
@@ -249,7 +271,8 @@ def cross_validate(
         done = f"{len(runs) + sum(map(len, taught.values()))} runs done{late}"
         typer.echo(f"shard {part[0]}/{part[1]}: {done}; a call without --shard, after all, ends the job")
         return
-    found = cross_validation.cross_validate(asked, told)
+    with spread_over(cluster) as spread:
+        found = cross_validation.cross_validate(asked, told, spread)
     fold_report.write_report(found, out, names, _command())
     for shown in (fold_report.accuracies(found.answers), fold_report.differences(found.answers)):
         if shown.rows:

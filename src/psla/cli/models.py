@@ -24,6 +24,18 @@ if TYPE_CHECKING:
     from psla.metrics.predictions import Predictions
 
 
+def push(
+    model: Annotated[Path, typer.Argument(help="A model file.")],
+    address: Annotated[str, typer.Argument(metavar="hf://ORG/NAME", help="Where it goes on the hub.")],
+    onnx: Annotated[Path | None, typer.Option(help="The same model as an ONNX file, to go with it.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a repository that others do not see.")] = False,
+) -> None:
+    """Put a model file on the hub, with a card that says what it is; others load it by the same address."""
+    from psla.weights.hub import push as run_pushing
+
+    typer.echo(run_pushing(model, address, onnx, private))
+
+
 def info(model: ModelName, as_json: Json = False) -> None:
     """Say what a model file or an ensemble holds: architecture, front end, classes, provenance, scores."""
     from psla.model.clip_ids import count

@@ -30,6 +30,13 @@ WithPrecision = Annotated[
     typer.Option(help="folded: faster, probabilities within 1e-5; bf16: faster still, within a few hundredths."),
 ]
 
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ray[://ADDRESS]", help="Spread the work: over this machine's cores, or the Ray cluster at HOST:PORT."
+    ),
+]
+
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30."), READ]
 Types = Annotated[str, typer.Option(help="I (children), II (ancestors) or I,II.")]
 Threshold = Annotated[str, typer.Option(help="mean, median, or a percentile such as 25.")]

@@ -6,12 +6,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, answer, bars, keeps, part_of, progress
+from psla.cli.console import CommandError, answer, bars, keeps, part_of, progress, spread_over
+from psla.cli.options import Cluster
 from psla.cli.places import READ, Writes
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def pack(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; as many as processors.")] = None,
     shard: Annotated[str | None, typer.Option(help="i/n, as in 3/8: only this part of the work; then --merge.")] = None,
+    cluster: Cluster = None,
     shard_clips: Annotated[int | None, typer.Option(min=1, help="Clips in a shard; 10,000 where not given.")] = None,
     shard_mb: Annotated[float | None, typer.Option(min=0.4, help="The same, in MB of ten-second clips.")] = None,
     sample_rate: Annotated[int | None, typer.Option(min=1, help="In Hz; the paper's where not given.")] = None,
@@ -49,7 +52,7 @@ def pack(
     """Decode clips once, so that training can read them at random; killed or interrupted, run it again to go on."""
     if verify or merge:
         given = {"OUT": out, "--shard": shard, "--shard-clips": shard_clips, "--shard-mb": shard_mb}
-        given["--sample-rate"] = sample_rate
+        given |= {"--sample-rate": sample_rate, "--cluster": cluster}
         unused = [name for name, value in given.items() if value is not None]
         if unused or (verify and merge):
             raise CommandError(f"--verify and --merge stand alone, with the pack's folder; leave {unused or 'one'} out")
@@ -62,12 +65,17 @@ def pack(
         return
     if out is None:
         raise CommandError("give the folder of the pack: psla pack CLIPS OUT")
+    if cluster is not None and shard is not None:
+        raise CommandError("--shard is for schedulers without Ray: give it or --cluster, not both")
     if shard_clips is not None and shard_mb is not None:
         raise CommandError("give --shard-clips or --shard-mb, not both")
     from psla.data.clips import Clips
+    from psla.data.pack.reading import Pack
+    from psla.data.pack.remote import pack_remote
     from psla.data.pack.write import SHARD_CLIPS
     from psla.data.pack.write import pack as run_packing
     from psla.model.frontends.kaldi import FrontEndConfig
+    from psla.remote import address_of
 
     rate = sample_rate or FrontEndConfig().sample_rate
     per_shard = round(shard_mb * 1e6 / (10 * 2 * rate)) if shard_mb is not None else shard_clips or SHARD_CLIPS
@@ -76,11 +84,20 @@ def pack(
     except ValueError as error:
         raise CommandError(f"--shard {shard!r} must be i/n with i from 1 to n, as in 3/8") from error
     table = Clips.read(clips)
-    count = workers or _processors()
-    with _progress() as report:
-        packed = run_packing(
-            table, out, rate, workers=count, part=part, shard_clips=per_shard, timeout_s=timeout, progress=report
-        )
+    address = address_of(out)
+    if address is not None and shard is not None:
+        raise CommandError("--shard needs a folder with locks: give --cluster, or a local OUT")
+    count = workers or (1 if cluster else _processors())  # on a cluster, of each shard
+    with spread_over(cluster) as spread, _progress() as report:
+        if address is not None:
+            sent = pack_remote(
+                *(table, address, rate), workers=count, shard_clips=per_shard, timeout_s=timeout, progress=report,
+                spread=spread,
+            )  # fmt: skip
+            _print(Pack(Path(address), sent), as_json, address)
+            return
+        told = partial(run_packing, progress=report, spread=spread)
+        packed = told(table, out, rate, workers=count, part=part, shard_clips=per_shard, timeout_s=timeout)
     if packed is not None:
         _print(packed, as_json)
     else:
@@ -106,19 +123,20 @@ def _verify(folder: Path, workers: int | None, as_json: bool) -> None:
         raise CommandError(f"{folder}: {len(damaged)} of {count} clips are damaged; pack them again")
 
 
-def _print(packed: Pack, as_json: bool) -> None:
+def _print(packed: Pack, as_json: bool, address: str = "") -> None:
     from psla.data.pack.plan import size
 
     info, shards = packed.info, len(packed.info["shard_samples"])
-    data = {"folder": str(packed.folder)} | {key: info[key] for key in ("clips", "rejected", "samples", "splits")}
+    place = address or str(packed.folder)
+    data = {"folder": place} | {key: info[key] for key in ("clips", "rejected", "samples", "splits")}
     splits = ", ".join(f"{split} {count}" for split, count in info["splits"].items())
     held = f"{size(2 * info['samples'])} in {shards} shard{'s' if shards > 1 else ''}"
-    told = f"{packed.folder}: {info['clips']} clips ({splits or 'none'}), {held}"
+    told = f"{place}: {info['clips']} clips ({splits or 'none'}), {held}"
     answer(as_json, data, told, ensure_ascii=True)
     if info["rejected"]:
-        typer.echo(f"{info['rejected']} clips could not be decoded: see {packed.folder / 'rejected.csv'}", err=True)
+        typer.echo(f"{info['rejected']} clips could not be decoded: see {place}/rejected.csv", err=True)
     if not info["clips"]:
-        raise CommandError(f"{packed.folder} holds no clip: none of {info['rejected']} could be decoded")
+        raise CommandError(f"{place} holds no clip: none of {info['rejected']} could be decoded")
 
 
 def _processors() -> int:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, answer, part_of, progress, table
-from psla.cli.options import Json, LabelledClips, ModelName, Precision, WithPrecision
+from psla.cli.console import CommandError, answer, part_of, progress, spread_over, table
+from psla.cli.options import Cluster, Json, LabelledClips, ModelName, Precision, WithPrecision
 from psla.cli.places import READ, Writes
 
 if TYPE_CHECKING:
+    from psla.data.clips import Clips
     from psla.metrics.compare import Comparison
+    from psla.model.inference import Inference
 
 
 def predict(
@@ -24,11 +27,14 @@ def predict(
     half: Annotated[bool, typer.Option("--half", help="Keep float16, for a whole training set.")] = False,
     shard: Annotated[str | None, typer.Option(help="i/n: only this part of the clips, beside OUT.")] = None,
     merge: Annotated[int | None, typer.Option(min=1, help="Join so many parts that were made with --shard.")] = None,
+    cluster: Cluster = None,
     precision: WithPrecision = Precision.float32,
 ) -> None:
     """Write a model's probabilities for a table of clips."""
     from psla.data.clips import Clips
 
+    if cluster is not None and (shard is not None or merge is not None):
+        raise CommandError("--shard and --merge are for schedulers without Ray: give them or --cluster, not both")
     corpus = Clips.read(clips)
     chosen = corpus if split is None else corpus.split(split)
     if not len(chosen):
@@ -47,29 +53,52 @@ def predict(
         chosen = chosen.select(chosen.clip_ids[part[0] - 1 :: part[1]])
         if not len(chosen):
             raise CommandError(f"there are fewer clips than parts: nothing is left for part {shard}")
+    with progress({"predict": len(chosen)}) as report:
+        told = partial(report, "predict")
+        if cluster is not None:
+            from psla.files import sha256_of
+            from psla.tagging.predicting import PredictJob
+            from psla.weights.catalogue import resolve
+
+            job = PredictJob(model, sha256_of(resolve(model)), chosen, out, split or "", half, precision.value)
+            with spread_over(cluster) as spread:
+                assert spread is not None
+                found = job.predict(spread, told)
+        else:
+            found = _predicted(model, chosen, out, split or "", half, precision, told)
+    kept = found.predictions
+    for id, reason in found.rejected.items():
+        typer.echo(f"left out: {id}: {reason}", err=True)
+    typer.echo(f"{out}: {len(kept)} clips, {len(kept.vocabulary)} classes, {len(found.rejected)} left out")
+
+
+def _predicted(
+    model: str,
+    clips: Clips,
+    out: Path,
+    split: str,
+    half: bool,
+    precision: Precision,
+    told: Callable[[int], None],
+) -> Inference:
+    """Predict in this process, and write it."""
     from psla.data.source import open_source
     from psla.files import sha256_of
+    from psla.metrics.predictions import Predictions
     from psla.model import inference
     from psla.model.host_memory import keep_freed_memory
     from psla.weights.catalogue import load_any, resolve
 
     keep_freed_memory()
     tagger = load_any(model)
-    with progress({"predict": len(chosen)}) as report:
-        found = inference.predict(
-            tagger.network,
-            open_source(chosen, tagger.network.sample_rate),
-            tagger.vocabulary,
-            split=split or "",
-            progress=lambda count: report("predict", count),
-            precision=precision.value,
-        )
+    source = open_source(clips, tagger.network.sample_rate)
+    found = inference.predict(
+        tagger.network, source, tagger.vocabulary, split=split, progress=told, precision=precision.value
+    )
     kept = found.predictions
     probabilities = kept.probabilities.astype("float16" if half else "float32")
     Predictions(probabilities, kept.clip_ids, kept.vocabulary, kept.split, sha256_of(resolve(model))).save(out)
-    for id, reason in found.rejected.items():
-        typer.echo(f"left out: {id}: {reason}", err=True)
-    typer.echo(f"{out}: {len(kept)} clips, {len(kept.vocabulary)} classes, {len(found.rejected)} left out")
+    return found
 
 
 def evaluate(

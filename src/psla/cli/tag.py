@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, fetching, hearing, keeps, progress, warnings_told
-from psla.cli.options import Json, Precision, WithPrecision
+from psla.cli.console import CommandError, fetching, hearing, keeps, progress, spread_over, warnings_told
+from psla.cli.options import Cluster, Json, Precision, WithPrecision
 from psla.cli.places import READ, Reads, Writes, check_output
 from psla.cli.tag_rows import write_rows
 from psla.cli.tag_view import picture_files, write_pictures
 
 if TYPE_CHECKING:
+    from psla.audio.pool import DecodePool
     from psla.data.annotations import Format
     from psla.data.vocabulary import Vocabulary
+    from psla.files import Journal
     from psla.model.file import Model
     from psla.tagging.events import EventRule
+    from psla.tagging.job import TagJob
     from psla.tagging.output import RowSettings
     from psla.tagging.privacy import Withheld
     from psla.tagging.tagger import Tagger
@@ -152,13 +155,14 @@ def tag(
     html: Html = None,
     embeddings: Embeddings = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
+    cluster: Cluster = None,
     precision: WithPrecision = Precision.float32,
     quiet: Quiet = False,
 ) -> None:
     """Say what sounds in files; exits with 1 if one of them could not be read."""
     from psla.audio.pool import decode_pool
 
-    _check(as_json + as_csv + audacity + (format is not None), embeddings, journal)
+    _check(as_json + as_csv + audacity + (format is not None), embeddings, journal, cluster, plot, html)
     choice, paths = _choice(model, words)
     written_as = _format("audacity" if audacity else format, events or audacity, out, len(paths))
     plots = picture_files(plot, html, paths, journal is not None)
@@ -166,7 +170,7 @@ def tag(
     _check_targets(paths, choice.model, tracks, plots)
     with ExitStack() as stack:
         # The workers start while torch is imported and the model is loaded.
-        pool = stack.enter_context(decode_pool(workers or min(len(paths), os.cpu_count() or 1)))
+        pool = stack.enter_context(decode_pool(1 if cluster else workers or min(len(paths), os.cpu_count() or 1)))
         from psla.files import Journal, sha256_of
         from psla.tagging.job import EmbeddingFile, TagJob
         from psla.tagging.output import RowSettings
@@ -181,14 +185,16 @@ def tag(
         settings = RowSettings(shown, level, chosen, roll_up, rule, fewer, unfamiliar=top is not None)
         kept = None if embeddings is None else EmbeddingFile(embeddings)
         views = Views(tagger, settings, own) if plot or html else None
-        model_hash = f"{sha256_of(model_path)} {precision.value}" if journal else ""
+        model_hash = f"{sha256_of(model_path)} {precision.value}" if journal or cluster else ""
         _introduce(choice, tagger.model, settings, quiet)
         written = stack.enter_context(Journal(journal)) if journal else None
         # No bar for a single file, nor where the rows themselves appear on the terminal: how far each is, is said.
         silent = len(paths) < 2 or (out is None and sys.stdout.isatty())
         heard = stack.enter_context(hearing(silent))
         job = TagJob(tagger, model_hash, settings, kept, withheld, views, heard)
-        rows = _watched(job.rows(paths, pool, written), failed := list[Row](), len(paths), silent)
+        of = choice.model, hop, precision.value, window, workers or 1
+        coming = stack.enter_context(_rows(job, pool, paths, written, cluster, of))
+        rows = _watched(coming, failed := list[Row](), len(paths), silent)
         how = as_json, as_csv, rule is not None
         write_rows(rows, paths, out, f"psla, {choice.model}", written_as, how)
         if kept is not None:
@@ -198,11 +204,30 @@ def tag(
         raise typer.Exit(1)
 
 
-def _check(formats: int, embeddings: Path | None, journal: Path | None) -> None:
+def _check(
+    formats: int, embeddings: Path | None, journal: Path | None, cluster: str | None, *pictures: Path | None
+) -> None:
     if formats > 1:
         raise CommandError("--json, --csv, --audacity and --format exclude each other: choose one")
     if embeddings is not None and journal is not None:
         raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
+    if cluster is not None and any(path is not None for path in (embeddings, *pictures)):
+        raise CommandError("--embeddings, --plot and --html gather what one machine has heard: leave --cluster out")
+
+
+@contextmanager
+def _rows(
+    job: TagJob, pool: DecodePool, paths: Sequence[str], journal: Journal | None, cluster: str | None, of: tuple
+) -> Iterator[Iterator[dict[str, Any]]]:
+    """The rows; `of`: model, hop, precision, window and workers, which another machine needs to know."""
+    if cluster is None:
+        yield job.rows(paths, pool, journal)
+        return
+    from psla.tagging.apart import TagTask, tag_apart
+
+    with spread_over(cluster) as spread:
+        assert spread is not None
+        yield tag_apart(job, TagTask.of(job, *of), paths, spread, journal)
 
 
 def _check_targets(

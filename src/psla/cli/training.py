@@ -64,6 +64,9 @@ def train(
     cache_mb: CacheMb = 1024,
     checkpoint_minutes: CheckpointMinutes = 10.0,
     skip_non_finite: Annotated[int, typer.Option(min=0, help="Steps with a non-finite loss to leave out.")] = 0,
+    log: Annotated[
+        list[str] | None, typer.Option(help="Also tell tensorboard, wandb, mlflow or csv; may be given again.")
+    ] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Print where the time went.")] = False,
     compiled: Annotated[
         bool, typer.Option("--compile", help="torch.compile the backbone: for long trainings on a GPU.")
@@ -86,8 +89,10 @@ def train(
     from psla.training import session
     from psla.training.devices import Runtime, is_first_process
     from psla.training.run import Run
+    from psla.training.trackers.contract import Trackers
     from psla.training.trainer import TrainingError
 
+    trackers = Trackers(log or [], lambda sentence: typer.echo(f"psla: {sentence}", err=True))
     runtime = Runtime(
         accelerator, devices, nodes, cache_mb * 2**20, workers, checkpoint_minutes, skip_non_finite, compiled
     )
@@ -96,7 +101,7 @@ def train(
     begin = partial(session.train, plan, corpus, out) if plan and out else partial(session.resume, resume or "")
     try:
         with told as report, asked_to_stop(signal.SIGTERM) as stop:
-            run = begin(runtime=runtime, progress=report, stop=stop, profile=profile)
+            run = begin(runtime=runtime, progress=report, stop=stop, profile=profile, log=trackers)
     except session.TrainingInterrupted as pause:
         typer.echo(f"psla: {pause}", err=True)
         raise typer.Exit(INTERRUPTED) from pause

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from psla.data.labels import Labels, choose_sources
 from psla.data.pack.format import check_listed, located, read_info
 from psla.data.vocabulary import Vocabulary
 from psla.files import atomic_write
+from psla.remote import address_of
 from psla.sealed import read_parquet, write_parquet
 
 FORMAT_VERSION = 1
+REMOTE = "psla.data.pack.remote:read_remote"  # what reads tables and packs at an address; it is made of this module
 
 
 class Clips:
@@ -73,7 +76,7 @@ class Clips:
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> Clips:
-        """Read a file that `write` wrote, or the table of a pack by the pack's folder.
+        """Read a file that `write` wrote, or the table of a pack by the pack's folder; either may be an address.
 
         Relative paths in the table stay as they are: relative to where you work. Clips of a pack come to say where the
         pack lies.
@@ -83,6 +86,10 @@ class Clips:
             ClipsError: not a table of clips, one of another format version, or one that breaks a rule.
             PackError: a folder that is no finished pack of this version.
         """
+        if address := address_of(path):
+            module, _, function = REMOTE.partition(":")
+            found: Clips = getattr(import_module(module), function)(address)
+            return found
         where = Path(path)
         if where.is_dir():
             where = check_listed(where.resolve(), read_info(where), "clips.parquet")

@@ -21,9 +21,10 @@ from typing import Any, TypeVar
 import torch
 
 from psla.data.clips import Clips
-from psla.files import Journal, JournalError
+from psla.files import Journal, JournalError, alone
+from psla.spread import Link, Spread, Task, Watch, in_turn
 from psla.synth import scene as soundscape
-from psla.training.devices import Runtime
+from psla.training.devices import Runtime, open_fabric
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
 from psla.training.session import resume, train
@@ -85,6 +86,57 @@ def trained(
         return train(recipe, clips, folder, runtime=runtime, progress=progress)
     check_run(run, recipe, clips)
     return run if run.is_finished else resume(folder, runtime=runtime, progress=progress)
+
+
+Training = tuple[Recipe, Clips, Path, str]
+"""Recipe, clips, the experiment's folder and the run's name below it."""
+
+
+def train_apart(
+    trainings: Sequence[Training],
+    spread: Spread,
+    progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
+) -> None:
+    """Have trainings done as tasks, each with as many cores as torch has threads here; those that are finished, not.
+
+    Args:
+        progress: told (the run's name, `train`, clips done), and of `evaluation` when a run is finished.
+
+    Raises:
+        ValueError, OSError: as `trained`, the first that comes; the others are called off.
+    """
+    threads, done = torch.get_num_threads(), {name: 0 for *_, name in trainings}
+    gpus = float(open_fabric(Runtime(), "float32").device.type == "cuda")
+
+    def tell(name: str, clips: int) -> None:
+        progress(name, "train", max(0, clips - done[name]))
+        done[name] = max(done[name], clips)
+
+    tasks = [
+        Task(each[3], train_task, (each, threads), float(threads), gpus)
+        for each in trainings
+        if not Run(each[2] / each[3]).is_finished
+    ]
+    for task, _ in in_turn(spread, tasks, Watch(tell)):
+        progress(task.name, "evaluation", 0)
+
+
+def train_task(training: Training, threads: int, link: Link) -> None:
+    """A task: carry out a training with so many threads of torch; whoever else is at it is waited for."""
+    recipe, clips, out, name = training
+    before, done = torch.get_num_threads(), 0
+
+    def progress(stage: str, count: int) -> None:
+        nonlocal done
+        done += count * (stage == "train")
+        link.tell(done)
+
+    torch.set_num_threads(threads)
+    try:
+        with alone(out / "at_work" / name.replace("/", "-")):
+            trained(recipe, clips, out / name, progress=progress)
+    finally:
+        torch.set_num_threads(before)
 
 
 def check_run(run: Run, recipe: Recipe, clips: Clips, refusal: type[ValueError] = RecipeError, whose: str = "") -> None:

@@ -33,6 +33,15 @@ class Inference:
     rejected: dict[str, str]
 
 
+class NothingReadable(ValueError):
+    """None of a source's clips could be read; `rejected` says why, by clip id."""
+
+    def __init__(self, rejected: dict[str, str]) -> None:
+        reason = next(iter(rejected.values()), "the source is empty")
+        super().__init__(f"none of {len(rejected)} clips could be read; the first: {reason}")
+        self.rejected = rejected
+
+
 @torch.inference_mode()
 def tag_waveforms(
     model: TaggingModel, waveforms: Sequence[np.ndarray], sample_rate: int, device: torch.device | str = "cpu"
@@ -162,7 +171,8 @@ def predict(
         predictions.probabilities: (readable clips, classes) float32, in the order of the source.
 
     Raises:
-        ValueError: no clip could be read, or the source has another rate than the model hears.
+        NothingReadable: no clip could be read.
+        ValueError: the source has another rate than the model hears.
     """
     ready = model if precision == "float32" else model.for_inference(precision)
     ids: list[str] = []
@@ -181,8 +191,7 @@ def predict(
     finally:
         module.train(training)
     if not ids:
-        reason = next(iter(rejected.values()), "the source is empty")
-        raise ValueError(f"none of {len(source)} clips could be read; the first: {reason}")
+        raise NothingReadable(rejected)
     return Inference(Predictions(torch.cat(rows).numpy(), ids, vocabulary, split=split), rejected)
 
 

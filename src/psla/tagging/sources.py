@@ -15,7 +15,7 @@ from psla.audio.containers import split_track
 from psla.audio.decode import AUDIO_SUFFIXES
 from psla.audio.folders import HIDDEN, sound_files
 from psla.audio.pipes import is_pipe
-from psla.weights.catalogue import SUFFIXES, known_names, names_near
+from psla.weights.catalogue import SUFFIXES, known_names, names_near, scheme_of
 
 _WILD = frozenset("*?[")
 
@@ -27,8 +27,9 @@ class SourcesError(ValueError):
 def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """Model and sources, of words the first of which may be a model.
 
-    It is one if it is a name that `psla models` lists, or ends as model files do (.safetensors, .json, .onnx), there or
-    not. A path that exists, a pattern and a name that ends as sound files do are sources.
+    It is one if it is a name that `psla models` lists, an address (`hf://ORG/NAME`), or ends as model files do
+    (.safetensors, .json, .onnx), there or not. A path that exists, a pattern and a name that ends as sound files do are
+    sources.
 
     Returns: the model, None if none is named, and the sources, at least one.
 
@@ -41,7 +42,7 @@ def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:
         (('esc10-lite0', ['dog.wav']), (None, ['dog.wav', 'rain.wav']))
     """
     first, *rest = words
-    if first in known_names() or Path(first).suffix in SUFFIXES:
+    if first in known_names() or scheme_of(first) or Path(first).suffix in SUFFIXES:
         if not rest:
             other = f", or ./{first} for the folder" if os.path.lexists(first) and not Path(first).suffix else ""
             raise SourcesError(f"{first} is a model: name the sound files, folders or patterns after it{other}")

@@ -144,6 +144,11 @@ class Run:
         """What scores.json holds."""
         return self._json("scores.json")
 
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What environment.json holds."""
+        return self._json("environment.json")
+
     def note_pretraining(self, report: PretrainingReport | InitReport | None) -> None:
         """Write pretraining.json: what was loaded, what was left out and why, what was left as initialised."""
         details = {"summary": "none: random weights (He uniform)"}
@@ -267,7 +272,7 @@ class Run:
         card = ModelCard(
             recipe=recipe.model_dump(),
             scores={s: {v: x["mean_average_precision"] for v, x in each.items()} for s, each in scores.items()},
-            training_data=self._json("environment.json")["clips"]["name"],
+            training_data=self.environment["clips"]["name"],
             provenance={
                 "psla": version("psla"),
                 "weights": begun["summary"],

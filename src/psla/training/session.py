@@ -7,7 +7,7 @@ the weights and of the predictions (paper, section VI). The steps are in `traine
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
 from psla.training.state import load_newest, prune, save_state
 from psla.training.teacher import HeardSource, hear
+from psla.training.trackers.contract import Trackers
 from psla.training.trainer import Profile, Trainer
 
 
@@ -60,6 +61,7 @@ class Session:
     runtime: Runtime
     progress: Callable[[str, int], None]
     stop: Callable[[], bool]
+    trackers: Trackers
     saved: float = field(default_factory=time.monotonic)
 
     @property
@@ -103,6 +105,8 @@ class Session:
             run.log(row, trained, time.monotonic() - began)
         trainer.position = trainer.position.next_epoch()
         self.save()
+        if first:
+            self.trackers.follow(run)
 
     def predict(self, split: str, name: str) -> Scores | None:
         """Predict a split with all processes and keep the predictions; the scores, in process 0."""
@@ -147,6 +151,7 @@ class Session:
             if self.trainer.profile is not None:
                 run.write_profile(self.trainer.profile.rows())
             run.finish(self.network, self.vocabulary, {split: truth for split, (_, truth) in self.held_out.items()})
+            self.trackers.follow(run, finished=True)
         self.fabric.barrier()
 
 
@@ -178,6 +183,7 @@ def train(
     progress: Callable[[str, int], None] = lambda stage, clips: None,
     stop: Callable[[], bool] = lambda: False,
     profile: bool = False,
+    log: Sequence[str] | Trackers = (),
 ) -> Run:
     """Train a tagger and evaluate it on the splits that the clips hold out.
 
@@ -190,6 +196,7 @@ def train(
         progress: told ("train", the split or, of a teacher that hears the training clips, "teacher"; clips done).
         stop: asked after every step; when it says True, the state is written and TrainingInterrupted raised.
         profile: measure where the time goes; `profile.json` in the run's folder.
+        log: names of trackers that are told of it, such as `tensorboard` (`psla.training.trackers`).
 
     Returns:
         The finished run.
@@ -205,6 +212,7 @@ def train(
     """
     check_fit(recipe, clips)
     check_readable(clips, recipe.front_end.sample_rate)
+    trackers = log if isinstance(log, Trackers) else Trackers(log)
     if is_first_process():
         Run(out).refuse_existing()
     fabric = open_fabric(runtime, recipe.optimizer.precision)
@@ -216,7 +224,7 @@ def train(
     if fabric.is_global_zero:
         Run.create(out, recipe, clips)
     fabric.barrier()
-    return _carry_out(Run(out), recipe, clips, fabric, runtime, progress, stop, profile)
+    return _carry_out(Run(out), recipe, clips, fabric, runtime, progress, stop, profile, trackers)
 
 
 def resume(
@@ -226,8 +234,11 @@ def resume(
     progress: Callable[[str, int], None] = lambda stage, clips: None,
     stop: Callable[[], bool] = lambda: False,
     profile: bool = False,
+    log: Sequence[str] | Trackers = (),
 ) -> Run:
     """Go on with a run that was interrupted, from its newest whole state; the arguments are those of `train`.
+
+    The trackers that have followed the run go on, too.
 
     On CPU the outcome is, byte for byte, that of a run that was never interrupted. A finished run is returned as it is.
 
@@ -239,8 +250,9 @@ def resume(
     if run.is_finished:
         return run
     recipe, clips = run.recipe, run.clips
+    trackers = log if isinstance(log, Trackers) else Trackers(log)
     fabric = open_fabric(runtime, recipe.optimizer.precision)
-    return _carry_out(run, recipe, clips, fabric, runtime, progress, stop, profile)
+    return _carry_out(run, recipe, clips, fabric, runtime, progress, stop, profile, trackers)
 
 
 def check_fit(recipe: Recipe, clips: Clips) -> None:
@@ -287,6 +299,7 @@ def _carry_out(
     progress: Callable[[str, int], None],
     stop: Callable[[], bool],
     profile: bool,
+    trackers: Trackers,
 ) -> Run:
     """Put the parts together, go on from the newest state, train what is left, aggregate."""
     vocabulary = clips.vocabulary if recipe.classes is None else clips.vocabulary.part(recipe.classes)
@@ -331,7 +344,7 @@ def _carry_out(
         on_skip=run.note_non_finite if fabric.is_global_zero else lambda step, ids: None,
     )
     held_out = {split: opened(split) for split in ("validation", "evaluation") if clips.counts().get(split)}
-    session = Session(run, recipe, vocabulary, trainer, network, held_out, runtime, progress, stop)
+    session = Session(run, recipe, vocabulary, trainer, network, held_out, runtime, progress, stop, trackers)
     session.restore(report)
     while trainer.position.epoch < plan.epochs:
         session.epoch()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from psla.download import DownloadError, Progress, cannot_write, download
 from psla.files import alone, remove_leftovers, sha256_of
+from psla.remote import SCHEMES, address_of
 from psla.sealed import read_json, write_json
 from psla.weights.packaged import DEFAULT, PACKAGED, Packaged
 from psla.weights.published import CATALOGUE, Published
@@ -38,6 +39,9 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", *OPENERS)
 """What the name of a file ends in that is meant as a model, or could be made one."""
 ALIASES: dict[str, Callable[[], str]] = {}
 """Names that stand for another, asked whenever they are used, so that it may depend on what is in the cache."""
+FETCHERS = {"hf://": "psla.weights.hub:fetched"}
+FETCHERS |= {f"{scheme}://": "psla.remote:fetched" for scheme in SCHEMES}
+"""Which function fetches the model at an address that begins so."""
 _ROUNDED = 0.02  # by how much of itself a published number of parameters may be off
 
 
@@ -53,6 +57,7 @@ def resolve(path_or_name: str | os.PathLike[str], progress: Progress = lambda re
     Raises:
         PublishedError: neither a file nor a known name, and which names come near; see also `fetch`.
         DownloadError: as `fetch`.
+        ValueError: an address at which there is no model.
 
     Example:
         >>> resolve("audioset-b3")  # doctest: +ELLIPSIS
@@ -60,7 +65,10 @@ def resolve(path_or_name: str | os.PathLike[str], progress: Progress = lambda re
         psla.weights.catalogue.PublishedError: 'audioset-b3' is neither a file nor a model by name; near it are ...
     """
     path = Path(path_or_name)
-    name = os.fspath(path_or_name)
+    name = address_of(path_or_name) or os.fspath(path_or_name)  # a Path of an address has lost a slash
+    if scheme := scheme_of(name):
+        module, _, function = FETCHERS[scheme].partition(":")
+        return getattr(import_module(module), function)(name, progress)
     if path.is_dir() and name not in known_names():
         raise PublishedError(f"{path} is a folder; give one model file, or make an ensemble of its files")
     if path.suffix in (".pth", ".pt", ".ckpt") and path.is_file():
@@ -71,6 +79,16 @@ def resolve(path_or_name: str | os.PathLike[str], progress: Progress = lambda re
         raise PublishedError(f"{path}: there is no such model file")
     entry = named(name)
     return entry.path if isinstance(entry, Packaged) else fetch(entry, progress)
+
+
+def scheme_of(text: str) -> str:
+    """What an address of a model begins with; empty: it is none.
+
+    Example:
+        >>> scheme_of("hf://me/birds"), scheme_of("birds.safetensors")
+        ('hf://', '')
+    """
+    return next((scheme for scheme in FETCHERS if text.startswith(scheme)), "")
 
 
 def named(name: str) -> Packaged | Published:

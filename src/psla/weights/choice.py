@@ -13,7 +13,7 @@ from pathlib import Path
 from platformdirs import user_config_path
 
 from psla.files import few
-from psla.weights.catalogue import SUFFIXES, known_names, names_near
+from psla.weights.catalogue import SUFFIXES, known_names, names_near, scheme_of
 from psla.weights.packaged import DEFAULT
 from psla.yaml_files import parse_value, read_text
 
@@ -55,6 +55,8 @@ def choose(named: str | os.PathLike[str] | None = None) -> Choice:
 
 def _checked(model: str, of: str, folder: Path) -> Choice:
     """A name as it is; a path from this folder on, which must be that of a file."""
+    if scheme_of(model):
+        return Choice(model, of)
     path = folder / Path(model).expanduser()
     if model not in known_names() and not path.is_file():
         near = "" if path.suffix in SUFFIXES else f"; {names_near(model)}"

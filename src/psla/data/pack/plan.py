@@ -125,7 +125,7 @@ def table_hash(clips: Clips) -> str:
     return digest.hexdigest()
 
 
-def check_same(out: Path, found: Mapping[str, Any], plan: PackPlan) -> None:
+def check_same(out: Path | str, found: Mapping[str, Any], plan: PackPlan) -> None:
     """Refuse to go on with a pack whose plan, or finished pack.json, is another.
 
     Raises:

@@ -13,29 +13,25 @@ Not covered: sound files that change between two attempts.
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import os
 import shutil
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from psla.audio.addresses import PACK_PREFIX
 from psla.audio.decode import AudioError
 from psla.audio.pool import DecodePool, Job
-from psla.audio.sound_file import PassingError
 from psla.data.clips import Clips, read_table
-from psla.data.pack.format import FORMAT_VERSION, UNFINISHED, PackError, read_rejected, shard_header, shard_path
+from psla.data.pack.format import FORMAT_VERSION, UNFINISHED, PackError, read_rejected
 from psla.data.pack.plan import DiskSpace, PackPlan, as_disk_full, begin, check_same, read_plan, table_hash
 from psla.data.pack.reading import Pack
-from psla.files import Journal, JournalError, atomic_write, sha256_of, write_text_atomic
+from psla.data.pack.shard import ShardWriter, index_path, is_done, rejections_path, write_rejected
+from psla.files import Journal, JournalError, sha256_of
 from psla.sealed import write_json
+from psla.spread import Link, Spread, Task, Watch, in_turn
 
 SHARD_CLIPS = 10_000  # 3.2 GB of ten-second clips: AudioSet is 207 files, which one process may have open at once
 TIMEOUT_S = 30.0
@@ -62,6 +58,7 @@ def pack(
     timeout_s: float = TIMEOUT_S,
     progress: Callable[[Progress], None] = lambda progress: None,
     decoder: str = "psla.audio.worker:decode",
+    spread: Spread | None = None,
 ) -> Pack | None:
     """Decode the clips of a table into a pack, or go on where an earlier call stopped.
 
@@ -75,6 +72,7 @@ def pack(
         timeout_s: seconds without a block of samples, above 0, after which a decoder is given up. It is tried again.
         progress: told the state after each clip.
         decoder: see `DecodePool`.
+        spread: what does the shards, a task each with `workers` processes; None: this process, one after the other.
 
     Returns:
         The finished pack; None where `part` is not the whole.
@@ -96,15 +94,7 @@ def pack(
     number, parts = part
     if not 1 <= number <= parts:
         raise ValueError(f"part {number}/{parts}: parts are counted from 1/{parts} to {parts}/{parts}")
-    if rate < 1:
-        raise ValueError(f"a sample rate is 1 Hz or more, not {rate}")
-    if shard_clips < 1:
-        raise ValueError(f"a shard holds 1 clip or more, not {shard_clips}")
-    if not len(clips):
-        raise PackError("there is nothing to pack: the table holds no clip")
-    out = Path(folder)
-    hashes = table_hash(clips), clips.vocabulary.hash
-    plan = PackPlan(FORMAT_VERSION, clips.name, *hashes, len(clips), shard_clips, rate)
+    out, plan = Path(folder), planned(clips, rate, shard_clips)
     if (out / "pack.json").exists():
         check_same(out, Pack.open(out).info, plan)
         return merge(out)
@@ -116,11 +106,30 @@ def pack(
         resumed = total - sum(len(plan.rows(shard)) for shard in missing)
         state = Progress(total, resumed, resumed, 0)
         progress(state)
-        if missing:
-            # Several attempts, for the pack must not depend on what else went on in the machine.
-            with DecodePool(workers, timeout_s, decoder=decoder) as pool:
+        decoding = workers, timeout_s, decoder
+        if missing and spread is not None:
+            _spread_shards(out, clips, plan, missing, spread, decoding, state, progress)
+        elif missing:
+            with _pool(*decoding) as pool:
                 _pack_shards(out, clips, plan, missing, pool, state, progress)
     return merge(out) if parts == 1 else None
+
+
+def planned(clips: Clips, rate: int, shard_clips: int) -> PackPlan:
+    """What a pack of a table is going to hold.
+
+    Raises:
+        PackError: a table without a clip.
+        ValueError: an argument out of range.
+    """
+    if rate < 1:
+        raise ValueError(f"a sample rate is 1 Hz or more, not {rate}")
+    if shard_clips < 1:
+        raise ValueError(f"a shard holds 1 clip or more, not {shard_clips}")
+    if not len(clips):
+        raise PackError("there is nothing to pack: the table holds no clip")
+    hashes = table_hash(clips), clips.vocabulary.hash
+    return PackPlan(FORMAT_VERSION, clips.name, *hashes, len(clips), shard_clips, rate)
 
 
 def merge(folder: str | os.PathLike[str]) -> Pack:
@@ -139,9 +148,20 @@ def merge(folder: str | os.PathLike[str]) -> Pack:
         some = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
         raise PackError(f"{folder}: {len(missing)} of {plan.shards} shards are missing ({some}): run their parts first")
     tables = [read_table(index_path(out, shard)) for shard in range(plan.shards)]
+    rejected = [row for shard in range(plan.shards) for row in read_rejected(rejections_path(out, shard))]
+    write_head(out, plan, tables, rejected)
+    shutil.rmtree(out / UNFINISHED)
+    return Pack.open(out)
+
+
+def write_head(out: Path, plan: PackPlan, tables: Sequence[Clips], rejected: list[tuple[str, str, str]]) -> None:
+    """Write the table of all clips, the rejected ones, and pack.json, last.
+
+    Args:
+        tables: the index of each shard.
+    """
     frame = pl.concat([table.frame for table in tables], how="vertical", rechunk=True)
     whole = Clips(frame, tables[0].vocabulary, plan.name)
-    rejected = [row for shard in range(plan.shards) for row in read_rejected(rejections_path(out, shard))]
     totals = dict(frame.group_by("shard").agg(pl.col("samples").sum()).iter_rows())
     info = asdict(plan) | {
         "clips": len(whole),
@@ -155,8 +175,6 @@ def merge(folder: str | os.PathLike[str]) -> Pack:
         write_rejected(out / "rejected.csv", rejected)
         info["sha256"] = {name: sha256_of(out / name) for name in ("clips.parquet", "rejected.csv")}
         write_json(out / "pack.json", info)
-    shutil.rmtree(out / UNFINISHED)
-    return Pack.open(out)
 
 
 @contextlib.contextmanager
@@ -167,6 +185,62 @@ def _only_process(out: Path, number: int, parts: int) -> Iterator[None]:
             yield
     except JournalError as error:
         raise PackError(f"{out}: another process is packing part {number}/{parts}: wait for it, or end it") from error
+
+
+def _pool(workers: int, timeout_s: float, decoder: str) -> DecodePool:
+    # Several attempts, for the pack must not depend on what else went on in the machine.
+    return DecodePool(workers, timeout_s, decoder=decoder)
+
+
+def _spread_shards(
+    out: Path,
+    clips: Clips,
+    plan: PackPlan,
+    shards: list[int],
+    spread: Spread,
+    decoding: tuple[int, float, str],
+    state: Progress,
+    progress: Callable[[Progress], None],
+) -> None:
+    """Have each shard done as a task, which is sent its rows of the table."""
+    done: dict[str, int] = {}
+    rejected = 0
+
+    def tell(name: str, clips: int) -> None:
+        done[name] = clips
+        progress(Progress(state.total, state.resumed, state.done + sum(done.values()), rejected))
+
+    def task(shard: int) -> Task:
+        rows = clips.frame[plan.rows(shard).start : plan.rows(shard).stop]
+        part = Clips(rows, clips.vocabulary, clips.name)
+        return Task(f"shard {shard}", pack_shard, (out, part, plan.sample_rate, shard, decoding), cpus=decoding[0])
+
+    for ended, found in in_turn(spread, map(task, shards), Watch(tell)):
+        rejected += found
+        tell(ended.name, len(ended.args[1]))
+
+
+def pack_shard(out: Path, clips: Clips, rate: int, shard: int, decoding: tuple[int, float, str], link: Link) -> int:
+    """Decode one shard of a pack that was begun, unless it is there; how many clips of it were rejected.
+
+    Args:
+        clips: the rows of the table in this shard. decoding: workers, timeout_s and decoder, as `pack` takes them.
+        link: told of each clip.
+
+    Raises:
+        PackError: the disk is full.
+    """
+    jobs = [Job(*row) for row in clips.frame.select("path", pl.lit(rate), "start_s", "end_s").iter_rows()]
+    with as_disk_full(out), ShardWriter(out, shard) as writer:
+        if is_done(out, shard):  # by one that was thought lost, while this one waited
+            return len(read_rejected(rejections_path(out, shard)))
+        with _pool(*decoding) as pool, contextlib.closing(pool.map(jobs)) as results:
+            DiskSpace(out, clips, rate, pool).check(list(range(len(clips))))
+            for row, (id, (_, result)) in enumerate(zip(clips.clip_ids, results, strict=True)):
+                writer.add(row, id, result)
+                link.tell(row + 1)
+        writer.finish(clips)
+    return writer.rejected
 
 
 def _pack_shards(
@@ -199,95 +273,11 @@ def _pack_shards(
                     progress(Progress(state.total, state.resumed, done, rejected))
                 if finishing is not None:
                     finishing.result()
-                finishing = finisher.submit(writer.finish, clips, stack.pop_all())
+                finishing = finisher.submit(_finish, writer, clips, stack.pop_all())
         if finishing is not None:
             finishing.result()
 
 
-class ShardWriter(contextlib.AbstractContextManager):
-    """Takes the clips of a shard as they come. A context manager: left without `finish`, it leaves nothing behind.
-
-    Three files, each written atomically: the samples, the rejected clips, and last the index, which makes the shard
-    count.
-    """
-
-    def __init__(self, out: Path, shard: int) -> None:
-        self._out, self._shard = out, shard
-        self._rows: list[int] = []
-        self._lengths: list[int] = []
-        self._crcs: list[int] = []
-        self._rejected: list[tuple[str, str, str]] = []
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> ShardWriter:
-        temporary = self._stack.enter_context(atomic_write(shard_path(self._out, self._shard)))
-        self._file = self._stack.enter_context(open(temporary, "wb"))
-        self._file.write(shard_header(0))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.__exit__(*error)  # type: ignore[arg-type]
-
-    def add(self, row: int, clip_id: str, result: np.ndarray | AudioError) -> None:
-        """The samples of the next clip, or why there are none."""
-        if isinstance(result, PassingError):
-            raise PackError(
-                f"{result}; it is away: run the same command again when it is back, what is finished is kept"
-            )
-        if isinstance(result, AudioError):
-            self._rejected.append((clip_id, result.path, result.reason))
-            return
-        self._file.write(result.data)
-        self._rows.append(row)
-        self._lengths.append(len(result))
-        self._crcs.append(zlib.crc32(result.data))
-
-    def finish(self, clips: Clips, stack: contextlib.ExitStack) -> None:
-        """Bring the shard to the disk; `stack` holds this writer."""
-        with stack:
-            self._file.seek(0)
-            self._file.write(shard_header(sum(self._lengths)))
-        write_rejected(rejections_path(self._out, self._shard), self._rejected)
-        self._table(clips).write(index_path(self._out, self._shard))
-
-    def _table(self, clips: Clips) -> Clips:
-        """The rows of the table that are in the shard, with their places."""
-        samples = pl.Series("samples", self._lengths, dtype=pl.Int64)
-        places = pl.DataFrame(
-            {
-                "shard": pl.repeat(self._shard, len(samples), dtype=pl.Int32, eager=True),
-                "offset": samples.cum_sum() - samples,
-                "samples": samples,
-                "crc32": pl.Series(self._crcs, dtype=pl.UInt32),
-            }
-        )
-        frame = clips.frame[self._rows]
-        original = frame.select(pl.col("path", "start_s", "end_s").name.prefix("original_"))
-        frame = frame.select(pl.exclude([*places.columns, *original.columns]))
-        address = pl.format(f"{PACK_PREFIX}{self._shard:05d}/{{}}+{{}}", "offset", "samples")
-        frame = pl.concat([frame, places, original], how="horizontal")
-        nowhere = pl.lit(None, dtype=pl.Float64)
-        frame = frame.with_columns(address.alias("path"), nowhere.alias("start_s"), nowhere.alias("end_s"))
-        return Clips(frame, clips.vocabulary, clips.name)
-
-
-def is_done(out: Path, shard: int) -> bool:
-    """Whether a shard is there, whole."""
-    return index_path(out, shard).exists() and shard_path(out, shard).exists()
-
-
-def index_path(out: Path, shard: int) -> Path:
-    """The table of a shard's clips, until the pack is finished."""
-    return out / UNFINISHED / f"{shard:05d}.parquet"
-
-
-def rejections_path(out: Path, shard: int) -> Path:
-    """The rejected clips of a shard, until the pack is finished."""
-    return out / UNFINISHED / f"{shard:05d}.csv"
-
-
-def write_rejected(path: Path, rows: list[tuple[str, str, str]]) -> None:
-    """Write clip ids, paths and reasons as CSV; all or nothing."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("clip_id", "path", "reason"), *rows])
-    write_text_atomic(path, text.getvalue())
+def _finish(writer: ShardWriter, clips: Clips, stack: contextlib.ExitStack) -> None:
+    with stack:
+        writer.finish(clips)

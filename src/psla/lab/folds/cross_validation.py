@@ -23,11 +23,12 @@ import polars as pl
 
 from psla.corpora import esc50
 from psla.data.clips import Clips
-from psla.lab.experiment import Shard, changed, share_of, trained, working
+from psla.lab.experiment import Shard, Training, changed, share_of, train_apart, trained, working
 from psla.lab.folds.answers import Answers
 from psla.lab.folds.candidates import Candidate, SelectionError
 from psla.lab.teaching import Predicting, teach_probabilities
 from psla.metrics.predictions import Predictions, average
+from psla.spread import Spread
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
 
@@ -133,6 +134,7 @@ def train_singles(
     experiment: Experiment,
     shard: Shard | None = None,
     progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
+    spread: Spread | None = None,
 ) -> list[Run]:
     """The trainings of single models, what `cross_validate` begins with; what it raises is raised here, too.
 
@@ -141,6 +143,7 @@ def train_singles(
     Args:
         shard: (i, n), 1 <= i <= n: only every n-th of them; see `psla.lab.experiment`.
         progress: told (run as `fold_1/seed_0`, stage, clips done).
+        spread: what does the trainings, a task each; None: this process.
     """
     folds, seeds, settings = experiment.folds, experiment.seeds, experiment.settings
     jobs = [
@@ -150,28 +153,33 @@ def train_singles(
         (fold, f"settings/{each.name}", changed(each.recipe, {"seed": seeds[0]})) for fold in folds for each in settings
     ]
     with working(Path(experiment.out), shard):
-        runs = []
-        for fold, place, recipe in share_of(jobs, shard):
-            name = f"fold_{fold}/{place}"
-            folder, told = Path(experiment.out) / name, partial(progress, name)
-            runs.append(trained(recipe, experiment.clips_of(fold), folder, progress=told))
-        return runs
+        wanted = [
+            (recipe, experiment.clips_of(fold), Path(experiment.out), f"fold_{fold}/{place}")
+            for fold, place, recipe in share_of(jobs, shard)
+        ]
+        if spread is not None:
+            train_apart(wanted, spread, progress)
+        return [
+            trained(recipe, clips, out / name, progress=partial(progress, name)) for recipe, clips, out, name in wanted
+        ]
 
 
 def train_students(
     experiment: Experiment,
     shard: Shard | None = None,
     progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
+    spread: Spread | None = None,
 ) -> dict[int, list[Run]]:
     """The students, if any are asked for, of each fold whose single models are all finished, by fold.
 
     Args:
         shard: (i, n), 1 <= i <= n: only every n-th of the folds.
         progress: told (run as `fold_1/student_0`, stage, clips done).
+        spread: what does the trainings, a task each, when the teachers of all folds have spoken; None: this process.
     """
     if experiment.student is None:
         return {}
-    found: dict[int, list[Run]] = {}
+    wanted: dict[int, list[Training]] = {}
     with working(Path(experiment.out), shard):
         for fold in share_of(experiment.folds, shard):
             clips, recipe = experiment.clips_of(fold), experiment.recipe_of(fold)
@@ -183,21 +191,28 @@ def train_students(
             teacher = teach_probabilities(singles, folder, Predicting(clips), kept=folder)
             taught = {"distillation.predictions": str(teacher), "distillation.weight": experiment.student.weight}
             taught["distillation.teacher"] = None
-            found[fold] = []
+            wanted[fold] = []
             for seed in experiment.student.seeds:
-                name, own = f"student_{seed}", changed(recipe, {**taught, "seed": seed})
-                told = partial(progress, f"{folder.name}/{name}")
-                found[fold].append(trained(own, clips, folder / name, progress=told))
-    return found
+                own = changed(recipe, {**taught, "seed": seed})
+                wanted[fold].append((own, clips, Path(experiment.out), f"{folder.name}/student_{seed}"))
+        if spread is not None:
+            train_apart([each for fold in wanted.values() for each in fold], spread, progress)
+        return {
+            fold: [trained(own, clips, out / name, progress=partial(progress, name)) for own, clips, out, name in each]
+            for fold, each in wanted.items()
+        }
 
 
 def cross_validate(
-    experiment: Experiment, progress: Callable[[str, str, int], None] = lambda run, stage, clips: None
+    experiment: Experiment,
+    progress: Callable[[str, str, int], None] = lambda run, stage, clips: None,
+    spread: Spread | None = None,
 ) -> CrossValidation:
     """Train and score every fold; a finished run is read, not run again, one that was interrupted goes on.
 
     Args:
         progress: told (run as `fold_1/seed_0`, stage, clips done).
+        spread: what does the trainings, a task each; None: this process, one after the other.
 
     Raises:
         ClipsError: not the layout of ESC-50.
@@ -205,10 +220,10 @@ def cross_validate(
         LabError: another process works on that folder.
     """
     folds = experiment.folds
-    trainings = iter(train_singles(experiment, progress=progress))
+    trainings = iter(train_singles(experiment, progress=progress, spread=spread))
     seeded = {fold: [next(trainings) for _ in experiment.seeds] for fold in folds}
     others = {fold: {each.name: next(trainings) for each in experiment.settings} for fold in folds}
-    taught = train_students(experiment, progress=progress)
+    taught = train_students(experiment, progress=progress, spread=spread)
     parts: dict[tuple[str, str], list[Answers]] = {}
     members: dict[str, dict[int, list[Run]]] = {}
     for fold in folds:

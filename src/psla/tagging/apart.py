@@ -1,0 +1,116 @@
+"""Tagging in tasks of a few files each, on whatever machine; the rows are the same bytes as those of `TagJob.rows`.
+
+What a task gives does not depend on which others there are, and the driver hands rows out in the order of the files.
+Rows go into the journal as tasks end. Of predictions in tasks: `psla.tagging.predicting`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from psla.audio.pool import decode_pool
+from psla.files import Journal, sha256_of
+from psla.model.file import Model
+from psla.model.host_memory import keep_freed_memory
+from psla.model.network import Precision
+from psla.spread import Link, Spread, Task, in_turn
+from psla.tagging.job import KEY, TagJob
+from psla.tagging.output import RowSettings
+from psla.tagging.privacy import Withheld
+from psla.tagging.tagger import Combine, Tagger
+from psla.weights.catalogue import load_any, resolve
+
+GROUP_FILES = 32  # at most, in a task
+
+
+@lru_cache(maxsize=1)
+def model_here(name: str, model_hash: str) -> Model:
+    """The model behind a path or a name, which stays in this process for the tasks to come.
+
+    Raises:
+        ValueError: another file than the one of this SHA-256 is behind it here.
+    """
+    keep_freed_memory()
+    path = resolve(name)
+    if sha256_of(path) != model_hash:
+        raise ValueError(f"{path} is not the model that the job was begun with: its SHA-256 is another; copy that here")
+    return load_any(name)
+
+
+@dataclass(frozen=True)
+class TagTask:
+    """What is done with every file, as another process can be told it; see `TagJob`.
+
+    Args:
+        model: a path or a name. model_hash: its SHA-256. workers: processes that decode.
+    """
+
+    model: str
+    model_hash: str
+    hop: float | None
+    combine: Combine
+    precision: Precision
+    settings: RowSettings
+    withheld: Withheld
+    window: float | None = None
+    workers: int = 1
+
+    @staticmethod
+    def of(
+        job: TagJob, model: str, hop: float | None, precision: Precision, window: float | None, workers: int
+    ) -> TagTask:
+        """What does the same as a job, whose `model_hash` begins with the SHA-256 of the model's file."""
+        model_hash, combine = job.model_hash.split()[0], job.tagger.combine
+        return TagTask(model, model_hash, hop, combine, precision, job.settings, job.withheld, window, workers)
+
+
+def tag_apart(
+    job: TagJob, task: TagTask, paths: Sequence[str], spread: Spread, journal: Journal | None = None
+) -> Iterator[dict[str, Any]]:
+    """As `TagJob.rows`, the files in tasks of a few: one row for each path, in order.
+
+    Rows go into the journal as tasks end, in whatever order, and are handed out in that of the paths.
+    """
+    keys = [job.key(path) for path in paths]
+    done = {str(row.pop(KEY, None)): row for row in map(dict, journal.records if journal is not None else ())}
+    ahead = [number for number, key in enumerate(keys) if journal is None or key not in done]
+    size = max(1, min(GROUP_FILES, math.ceil(len(ahead) / (2 * spread.room))))
+    groups = {f"files from {n + 1} on": ahead[n : n + size] for n in range(0, len(ahead), size)}
+    tasks = (Task(name, tag_part, (task, [paths[each] for each in group]), cpus=1) for name, group in groups.items())
+    fresh: dict[int, dict[str, Any]] = {}
+    coming = in_turn(spread, tasks)
+    for number, (path, key) in enumerate(zip(paths, keys, strict=True)):
+        if journal is not None and key in done:
+            yield {**done[key], "path": path}
+            continue
+        while number not in fresh:
+            ended, rows = next(coming)
+            group = groups[ended.name]
+            if journal is not None:
+                journal.append(*({KEY: keys[each], **row} for each, row in zip(group, rows, strict=True)))
+            fresh.update(zip(group, rows, strict=True))
+        yield fresh.pop(number)
+
+
+def tag_part(task: TagTask, paths: Sequence[str], link: Link) -> list[dict[str, Any]]:
+    """The rows of some files.
+
+    Raises:
+        ValueError: another model than the driver's stands behind the name here.
+    """
+    tagger = _tagger(task.model, task.model_hash, task.hop, task.combine, task.precision, task.window)
+    job = TagJob(tagger, task.model_hash, task.settings, withheld=task.withheld)  # its key is the driver's affair
+    with decode_pool(min(len(paths), task.workers, os.cpu_count() or 1)) as pool:
+        return list(job.rows(paths, pool))
+
+
+@lru_cache(maxsize=1)
+def _tagger(
+    name: str, model_hash: str, hop: float | None, combine: Combine, precision: Precision, window: float | None
+) -> Tagger:
+    return Tagger(model_here(name, model_hash), hop, combine, precision, window_s=window)
