@@ -25,15 +25,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from psla.audio import addresses
 from psla.audio.decode import AudioError
+from psla.audio.lease import Lease
 from psla.audio.levels import Levels
-from psla.audio.patience import again, seen, told
 from psla.audio.pipes import Spool
 from psla.audio.worker import Message
 from psla.audio.worker_handle import Job as Job
-from psla.audio.worker_handle import LostWorker, WorkerHandle, worker_command
 from psla.audio.worker_handle import WorkerError as WorkerError
+from psla.audio.worker_handle import WorkerHandle, worker_command
 
 _AHEAD = 4  # clips that are decoded ahead, for each worker
 _QUIET_S = 2.0  # for others to come to their end: a stream may wait for the very one that wants to be alone
@@ -109,7 +108,7 @@ class DecodePool:
         threading.Thread(target=self._watch, name="decode-watchdog", daemon=True).start()
         try:
             for _ in range(workers):
-                self._idle.put(self._start())
+                self._idle.put(self.start())
         except BaseException:
             self.close()
             raise
@@ -207,7 +206,7 @@ class DecodePool:
             worker.kill()
         self._threads.shutdown(wait=True)
         for worker in list(self._living):
-            self._bury(worker)
+            self.bury(worker)
         self._spool.close()
 
     def __enter__(self) -> DecodePool:
@@ -231,7 +230,7 @@ class DecodePool:
             return of(messages) if lease.error is None else lease.error
 
     @contextlib.contextmanager
-    def _lent(self, job: Job) -> Iterator[_Lease]:
+    def _lent(self, job: Job) -> Iterator[Lease]:
         """A worker for one job; one that did not come to the job's end is replaced."""
         with self._changed:
             self._changed.wait_for(lambda: not self._is_alone or self._closed.is_set())
@@ -239,7 +238,7 @@ class DecodePool:
         if worker is None or self._closed.is_set():
             self._idle.put(None)  # for the next who waits
             raise ValueError("this decode pool is closed")
-        lease = _Lease(self, job, worker)
+        lease = Lease(self, job, worker)
         with self._changed:
             self._jobs += 1
         try:
@@ -248,14 +247,14 @@ class DecodePool:
             if not self._closed.is_set():
                 lease.renew()
             elif lease.worker.busy:
-                self._bury(lease.worker)
+                self.bury(lease.worker)
             with self._changed:
                 self._jobs -= 1
                 self._changed.notify_all()
             self._idle.put(lease.worker)
 
     @contextlib.contextmanager
-    def _quiet(self) -> Iterator[None]:
+    def quiet(self) -> Iterator[None]:
         """While it lasts no other job begins; those that are being done are waited for, though not for long."""
         with self._changed:
             self._changed.wait_for(lambda: not self._is_alone or self._closed.is_set())
@@ -268,14 +267,14 @@ class DecodePool:
                 self._is_alone = False
                 self._changed.notify_all()
 
-    def _start(self) -> WorkerHandle:
+    def start(self) -> WorkerHandle:
         worker = WorkerHandle(self._command)
         self._living.add(worker)
         if self._closed.is_set():  # closed meanwhile: `close` may not have seen it
             worker.kill()
         return worker
 
-    def _bury(self, worker: WorkerHandle) -> None:
+    def bury(self, worker: WorkerHandle) -> None:
         worker.kill()
         worker.wait()
         self._living.discard(worker)
@@ -288,61 +287,6 @@ class DecodePool:
             for worker in list(self._living):
                 worker.tick(min(now - before, 1.0))
             before = now
-
-
-class _Lease:
-    """A worker that is lent to a job until that is done, or has failed as often as it may.
-
-    The same one, or what replaces it, for all attempts: were it given back between them, files that wait for this very
-    job to be heard might take all workers.
-    """
-
-    def __init__(self, pool: DecodePool, job: Job, worker: WorkerHandle) -> None:
-        self.pool, self.job, self.worker = pool, job, worker
-        self.error: AudioError | None = None
-        self._is_file = isinstance(job.path, str | os.PathLike) and not addresses.scheme_of(job.path)
-        self._tried, self._done = 0, False
-
-    def tries(self) -> bool:
-        """Whether there is an attempt to be made; it may wait before it says so."""
-        if self._done:
-            if self._is_file:
-                seen(self.job.name)
-            return False
-        if self._tried:
-            assert self.error is not None
-            if not self._again(self.error):
-                self.error = told(self.job.name, self.error) if self._is_file else self.error
-                if isinstance(self.error, LostWorker):
-                    self.error = AudioError(self.error.path, self.error.reason)
-                return False
-            self.renew()
-        return True
-
-    def _again(self, error: AudioError) -> bool:
-        if self.pool.is_closed:
-            return False
-        if isinstance(error, LostWorker):
-            return self._tried < min(self.pool.attempts, 2 if error.stalled else self.pool.attempts)
-        return self._is_file and again(self.job.name, error, self._tried, lambda: self.pool.is_closed)
-
-    def messages(self) -> Generator[Message, None, None]:
-        """What this attempt gives; where it fails, `error` says why."""
-        self.error = None
-        self._tried += 1
-        alone = 1 < self._tried == self.pool.attempts
-        with self.pool._quiet() if alone else contextlib.nullcontext():
-            try:
-                yield from self.worker.messages(self.job, self.pool.timeout_s)
-                self._done = True
-            except AudioError as error:
-                self.error = error
-
-    def renew(self) -> None:
-        """Another worker, where this one did not come to the end of its job."""
-        if self.worker.busy:
-            self.pool._bury(self.worker)
-            self.worker = self.pool._start()
 
 
 def _samples(messages: list[Message]) -> np.ndarray:

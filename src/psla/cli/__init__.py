@@ -17,6 +17,7 @@ from psla.cli import (
     export,
     find,
     fit,
+    folds,
     lab,
     labels,
     listen,
@@ -74,7 +75,7 @@ app = _group(
 )
 _CORPORA: list[Command] = [corpus.audioset, corpus.fsd50k, corpus.esc50, corpus.folder, corpus.csv, corpus.annotations_]
 _CORPORA += [corpus.soundscape, corpus.signals, corpus.merge]
-_LAB: list[Command] = [lab.run, lab.select, lab.cross_validate, lab.report]
+_LAB: list[Command] = [lab.run, folds.select, folds.cross_validate, lab.report]
 app.add_typer(_group("Make a table of clips from a corpus.", _CORPORA), name="corpus")
 app.add_typer(_group("Experiments of several runs.", _LAB), name="lab")
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, answer, fetching, progress, table
+from psla.cli.console import CommandError, answer, table
 from psla.cli.options import Json, ModelName
+from psla.cli.progress import fetching, progress
 
 _SHOWN = 30  # classes that are printed
 _MEASURES = {"f1": "F1", "precision": "precision", "recall": "recall", "false-alarms": "false alarms an hour"}

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -22,8 +23,6 @@ from psla.cli.places import arguments, check_places, written
 from psla.files import printable, shortened
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from psla.spread import Spread
 
 P = ParamSpec("P")
@@ -31,7 +30,6 @@ R = TypeVar("R")
 
 
 BROKEN_PIPE = 128 + 13  # as of any program that SIGPIPE ends, such as `cat a | head -1`
-LONG_S = 600.0  # of sound; of a file that lasts longer it is said how far it is
 _MOST = 1500  # characters of a sentence: a few lines
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: not a failure, try again later
 
@@ -184,6 +182,13 @@ def seeds_of(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
+def one_part(shard: str | None, cluster: str | None) -> tuple[int, int] | None:
+    """What --shard says; with --cluster it is refused."""
+    if shard is not None and cluster is not None:
+        raise CommandError("--shard is for schedulers without Ray: give it or --cluster, not both")
+    return part_of(shard)
+
+
 def part_of(shard: str | None) -> tuple[int, int] | None:
     """`--shard i/n` as two numbers; None where it is not given."""
     from psla.metrics.parts import parse_part
@@ -257,122 +262,11 @@ def warnings_told() -> Iterator[None]:
         typer.echo(f"psla: {shortened(' '.join(str(each.message).split()), _MOST)}", err=True)
 
 
-@contextmanager
-def bars(*texts: str) -> Iterator[Progress | None]:
-    """Bars on a terminal, each with these texts of its task; None elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    own = map(TextColumn, texts)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *own, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as shown:
-        yield shown
+def words_of(given: list[str]) -> list[str]:
+    """Words that were given with commas between them, or one by one."""
+    return [word.strip() for each in given for word in each.split(",") if word.strip()]
 
 
-@contextmanager
-def progress(
-    totals: Mapping[str, int], rounds: int | Mapping[str, int] = 1, silent: bool = False
-) -> Iterator[Callable[[str, int], None]]:
-    """Hands out `report(stage, clips)`: bars on a terminal, elsewhere a line whenever a stage has been gone through.
-
-    Args:
-        totals: clips of one round of each stage.
-        rounds: how often each stage is gone through, such as the epochs of a training.
-        silent: show nothing.
-    """
-    if silent:
-        yield lambda stage, clips: None
-        return
-    times = dict.fromkeys(totals, rounds) if isinstance(rounds, int) else dict(rounds)
-    done = dict.fromkeys(totals, 0)
-    finished = dict.fromkeys(totals, 0)
-
-    def report(stage: str, clips: int) -> None:
-        done[stage] += clips
-        # The last batch may be reported as a whole one.
-        if done[stage] >= totals[stage]:
-            done[stage], finished[stage] = 0, finished[stage] + 1
-            which = f" {finished[stage]} of {times[stage]}" if times[stage] > 1 else ""
-            typer.echo(f"{stage}{which}: {totals[stage]} clips", err=True)
-
-    with bars() as shown:
-        if shown is None:
-            yield report
-        else:
-            tasks = {stage: shown.add_task(stage, total=total * times[stage]) for stage, total in totals.items()}
-            yield lambda stage, clips: shown.advance(tasks[stage], clips)
-
-
-@contextmanager
-def hearing(shown: bool) -> Iterator[Callable[[str, float], None]]:
-    """Hands out `report(path, seconds)`: on a terminal a line says how much has been heard of a file that is long."""
-    if not (shown and sys.stderr.isatty()):
-        yield lambda path, seconds: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    from psla.files import visible
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as line:
-        task = line.add_task("", total=None, visible=False)
-
-        def report(path: str, seconds: float) -> None:
-            if seconds >= LONG_S:
-                heard = f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min heard of {visible(path)}"
-                line.update(task, description=heard, visible=True)
-
-        yield report
-
-
-@contextmanager
-def scanning() -> Iterator[Callable[[str, int, int], None]]:
-    """Hands out `report(stage, done, total)` of a scan of files: bars, or a line at the end of each stage."""
-    latest: dict[str, int] = {}
-    tasks: dict[str, Any] = {}
-
-    def tell_of_files() -> None:
-        if (found := latest.pop("files", None)) is not None:
-            typer.echo(f"files named after listed clips: {found}", err=True)
-
-    with bars() as shown:
-
-        def report(stage: str, done: int, total: int) -> None:
-            if shown is not None:
-                # Files of the first choice that are broken bring others up for probing: a stage may come again.
-                if stage not in tasks or done < latest[stage]:
-                    tasks[stage] = shown.add_task(stage, total=total)
-                shown.update(tasks[stage], completed=done, total=total)
-            elif stage != "files":
-                tell_of_files()
-                if done == total:
-                    typer.echo(f"{stage}: {done} files", err=True)
-            latest[stage] = done
-
-        yield report
-    if shown is None:
-        tell_of_files()
-
-
-@contextmanager
-def fetching(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Hands out `report(received, total)` of bytes, should any be fetched: a bar in MB, or a line for every 10 MB."""
-    told = -1
-    with bars() as shown:
-        task = None if shown is None else shown.add_task(f"{name} (MB)", total=None, visible=False)
-
-        def report(received: int, total: int | None) -> None:
-            nonlocal told
-            size = None if total is None else total / 1e6
-            if shown is not None and task is not None:
-                shown.update(task, completed=received / 1e6, total=size, visible=True)
-            elif received // 10_000_000 > told:
-                told = received // 10_000_000
-                of = "" if size is None else f" of {size:.0f}"
-                typer.echo(f"psla: fetching {name}: {received / 1e6:.0f}{of} MB", err=True)
-
-        yield report
+def command_line() -> str:
+    """What the user has typed."""
+    return shlex.join(["psla", *sys.argv[1:]])

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, answer, keeps, scanning, warnings_told
+from psla.cli.console import CommandError, answer, keeps, warnings_told
 from psla.cli.places import READ, Updates, Writes
+from psla.cli.progress import scanning
 from psla.files import shortened
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from psla.cli.console import answer, bars, fetching, table
+from psla.cli.console import answer, table
 from psla.cli.options import Json, ModelName
+from psla.cli.progress import bars, fetching
 
 _SHOWN = 20  # classes that are printed, those that differ most
 

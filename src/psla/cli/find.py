@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, answer, bars, table
+from psla.cli.console import CommandError, answer, table
 from psla.cli.options import Json
+from psla.cli.progress import bars
 
 if TYPE_CHECKING:
     from psla.training.similar import Place

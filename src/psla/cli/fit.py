@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from psla.cli.console import answer, bars, table, warnings_told
+from psla.cli.console import answer, table, warnings_told
 from psla.cli.options import Json
 from psla.cli.places import READ, Writes
+from psla.cli.progress import bars
 
 _SHOWN = 30  # classes whose scores are printed
 

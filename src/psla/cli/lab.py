@@ -1,9 +1,8 @@
-"""`psla lab`: the rows of the paper's tables on any clips, settings chosen and scored fold by fold, and their pages."""
+"""`psla lab run` and `report`: the rows of the paper's tables on any clips, and the page of what came out."""
 
 from __future__ import annotations
 
 import json
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,29 +16,25 @@ from psla.cli.console import (
     INTERRUPTED,
     CommandError,
     asked_to_stop,
+    command_line,
     keeps,
-    part_of,
-    progress,
+    one_part,
     seeds_of,
     spread_over,
     table,
+    words_of,
 )
 from psla.cli.lab_plan import counts_of, print_plan, print_prospects
 from psla.cli.options import (
     Accelerator,
-    BaseRecipe,
     CacheMb,
-    Candidates,
     CheckpointMinutes,
-    Chosen,
     Cluster,
-    FoldShard,
     Overrides,
     Readers,
-    Root,
-    Settings,
 )
 from psla.cli.places import READ, Updates, Writes
+from psla.cli.progress import progress
 from psla.cli.training import finished_runs
 
 if TYPE_CHECKING:
@@ -47,15 +42,10 @@ if TYPE_CHECKING:
     from psla.lab.tables.runner import Outcome
     from psla.spread import Spread
     from psla.training.devices import Runtime
-    from psla.training.recipe import Recipe
 
 NOT_RUN = 1
 SOUNDSCAPE = "soundscape"
 LAB = Writes(folder=True, names=("lab.json", "clips.parquet", "recipe.yaml"), marker=("clips.parquet", "clips"))
-SELECTION = Writes(folder=True, names=("selection.json",), marker=("selection.json", "json"))
-CROSS_VALIDATION = Writes(
-    folder=True, names=("cross_validation.json", "cross_validation.md"), marker=("cross_validation.json", "json")
-)
 
 
 @keeps(finished_runs)
@@ -89,7 +79,7 @@ def run(
     checkpoint_minutes: CheckpointMinutes = 10.0,
 ) -> None:
     """Run the rows of the paper's tables; a row that cannot be run is noted, and the exit code is then 1."""
-    numbers, part = seeds_of(seeds), _part(shard, cluster)
+    numbers, part = seeds_of(seeds), one_part(shard, cluster)
     counts = [] if looks is None else counts_of(looks, numbers, part)
     if pilot is not None and not plan:
         raise CommandError("--pilot says whose luck --plan reckons with; give --plan, too")
@@ -111,7 +101,7 @@ def run(
     from psla.training.devices import Runtime
 
     lab = Lab(out, corpus, resolved, recipe, overrides, clips)
-    names = _words([rows])
+    names = words_of([rows])
     own = [Path(name) for name in names if name.endswith(".yaml")]
     names = [Path(n).stem if Path(n) in own else n for n in names]
     prepared, asked = runner.prepare(lab, names, numbers, own)
@@ -144,7 +134,7 @@ def _carried_out(
 
     def carry_out(rows: Sequence[str], seeds: Sequence[int]) -> Outcome:
         prepared, asked = runner.prepare(lab, rows, seeds, own)
-        lab.write(prepared.seeds, list(prepared.rows), _command(), own)
+        lab.write(prepared.seeds, list(prepared.rows), command_line(), own)
         with asked_to_stop(signal.SIGTERM, signal.SIGINT) as stop:
             return runner.carry_out(lab, prepared, asked, runtime, part, teller, stop, spread)
 
@@ -156,12 +146,6 @@ def _carried_out(
     except runner.LabInterrupted as pause:
         typer.echo(f"psla: {pause}", err=True)
         raise typer.Exit(INTERRUPTED) from pause
-
-
-def _part(shard: str | None, cluster: str | None) -> tuple[int, int] | None:
-    if shard is not None and cluster is not None:
-        raise CommandError("--shard is for schedulers without Ray: give it or --cluster, not both")
-    return part_of(shard)
 
 
 class _Teller:
@@ -191,142 +175,6 @@ def _print_outcome(lab: Lab, found: Outcome, shard: tuple[int, int] | None) -> N
         typer.echo(f"{name}: not run: {reason}", err=True)
     if shard is None:
         typer.echo(f"results: {lab.folder / 'results'}; the tables: psla lab report {lab.folder}")
-
-
-@keeps(finished_runs)
-def select(
-    root: Root,
-    out: Annotated[
-        Path, typer.Option(help="Runs, choices and scores go here; finished runs are not run again."), SELECTION
-    ],
-    candidates: Candidates,
-    recipe: BaseRecipe = None,
-    fold: Annotated[list[int] | None, typer.Option(min=1, max=5, help="Choose only for these folds.")] = None,
-    shard: FoldShard = None,
-) -> None:
-    """Choose settings for each official fold without a look at it: nested cross-validation."""
-    part = part_of(shard)
-    from psla.lab.folds import selection
-    from psla.lab.folds.candidates import load_candidates
-
-    given = load_candidates(_words(candidates), recipe)
-    folds = sorted(set(fold or selection.FOLDS))
-    told = _Told()
-    if part is not None:
-        runs = selection.train_candidates(given, root, out, folds, part, told)
-        typer.echo(f"shard {part[0]}/{part[1]}: {len(runs)} runs done; a call without --shard, after all, chooses")
-        return
-    found = selection.select(given, root, out, folds, told, _command())
-    typer.echo(table(*found.table()))
-    typer.echo(
-        "* chosen for the fold, by its neighbours alone; final, averaged and log loss are of all that were judged"
-    )
-    if others := selection.left_out(given, out):
-        typer.echo(f"not considered, though there are runs of them: {', '.join(others)}", err=True)
-    typer.echo(f"details in {out / 'selection.json'}; next: psla lab cross-validate --selection {out}/selection.json")
-
-
-@keeps(finished_runs)
-def cross_validate(
-    root: Root,
-    out: Annotated[
-        Path, typer.Option(help="A run for each fold goes here; finished folds are not run again."), CROSS_VALIDATION
-    ],
-    recipe: Annotated[
-        str | None, typer.Option(help="A preset by name, or a YAML file; esc50 if not given."), READ
-    ] = None,
-    set_: Overrides = None,
-    selection: Chosen = None,
-    fold: Annotated[list[int] | None, typer.Option(min=1, max=5, help="Only these folds.")] = None,
-    inner: Annotated[bool, typer.Option("--inner", help="Try settings out: leave the evaluation fold out.")] = False,
-    seeds: Annotated[str, typer.Option(help="As in 0,1,2: a run for each, and an ensemble of them.")] = "0",
-    distill: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Teach a student; the teacher's share.")
-    ] = None,
-    student_seeds: Annotated[str, typer.Option(help="A student for each.")] = "0",
-    settings: Settings = None,
-    shard: FoldShard = None,
-    cluster: Cluster = None,
-) -> None:
-    """Train and score on each of the official folds in turn: single models, ensembles, students."""
-    if selection is not None:
-        _refuse_beside_selection(recipe, set_, inner)
-    part, numbers = _part(shard, cluster), seeds_of(seeds)
-    from psla.lab.experiment import share_of
-    from psla.lab.folds import cross_validation, fold_report
-    from psla.lab.folds.candidates import load_candidates
-
-    folds = sorted(set(fold or cross_validation.FOLDS))
-    base = None if selection is not None else recipe or "esc50"
-    names, recipes = _recipes(folds, selection, base or "", set_ or [])
-    others = load_candidates(_words(settings), base) if settings else []
-    student = None if distill is None else cross_validation.Student(distill, seeds_of(student_seeds))
-    asked = cross_validation.Experiment(recipes, root, out, folds, inner, numbers, student, others)
-    told = _Told()
-    if part is not None:
-        runs = cross_validation.train_singles(asked, part, told)
-        taught = cross_validation.train_students(asked, part, told)
-        waiting = [] if student is None else [each for each in share_of(folds, part) if each not in taught]
-        late = f"; the students of {len(waiting)} folds wait for other shards" if waiting else ""
-        done = f"{len(runs) + sum(map(len, taught.values()))} runs done{late}"
-        typer.echo(f"shard {part[0]}/{part[1]}: {done}; a call without --shard, after all, ends the job")
-        return
-    with spread_over(cluster) as spread:
-        found = cross_validation.cross_validate(asked, told, spread)
-    fold_report.write_report(found, out, names, _command())
-    for shown in (fold_report.accuracies(found.answers), fold_report.differences(found.answers)):
-        if shown.rows:
-            typer.echo(table(shown.head, shown.rows) + "\n")
-    typer.echo(f"{len(found.runs)} runs, {found.hours:.2f} h; details in {out / 'cross_validation.md'} and .json")
-
-
-def _recipes(
-    folds: Sequence[int], selection: Path | None, recipe: str, overrides: Sequence[str]
-) -> tuple[dict[int, str], dict[int, Recipe]]:
-    """What each fold is trained with, by name, and the recipes themselves."""
-    from psla.lab.folds.selection import read_choices
-    from psla.training.keys import parse_override
-    from psla.training.recipe import Recipe
-
-    if selection is not None:
-        choices = read_choices(selection)
-        return {fold: each.name for fold, each in choices.items()}, {fold: e.recipe for fold, e in choices.items()}
-    loaded = Recipe.load(recipe, dict(map(parse_override, overrides)))
-    return dict.fromkeys(folds, " ".join([recipe, *overrides])), dict.fromkeys(folds, loaded)
-
-
-def _words(given: list[str]) -> list[str]:
-    return [word.strip() for each in given for word in each.split(",") if word.strip()]
-
-
-class _Told:
-    """Tells the user, on stderr, how many clips each run has been trained on, once an epoch."""
-
-    def __init__(self) -> None:
-        self.trained: dict[str, int] = {}
-        self.told: dict[str, int] = {}
-
-    def __call__(self, run: str, stage: str, clips: int) -> None:
-        if stage == "train":
-            self.trained[run] = self.trained.get(run, 0) + clips
-        elif self.trained.get(run, 0) > self.told.get(run, 0):
-            # Held-out clips are predicted once an epoch is trained.
-            typer.echo(f"{run}: {self.trained[run]} clips trained on", err=True)
-            self.told[run] = self.trained[run]
-
-
-def _refuse_beside_selection(recipe: str | None, overrides: list[str] | None, inner: bool) -> None:
-    given = {"--recipe": recipe is not None, "--set": bool(overrides), "--inner": inner}
-    for name, is_given in given.items():
-        if is_given and name == "--inner":
-            raise CommandError("--inner would score on the very folds that --selection has chosen by; give one of them")
-        if is_given:
-            raise CommandError(f"--selection says which recipe each fold has; give either it or {name}")
-
-
-def _command() -> str:
-    """What the user has typed."""
-    return shlex.join(["psla", *sys.argv[1:]])
 
 
 def report(

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, answer, progress, table
+from psla.cli.console import CommandError, answer, table
 from psla.cli.options import Json, OntologyFile, Threshold, Types
 from psla.cli.places import READ, Writes
+from psla.cli.progress import progress
 
 if TYPE_CHECKING:
     from psla.data.labels import Labels

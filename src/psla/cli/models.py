@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from psla.cli.calibrate import told_of
-from psla.cli.console import CommandError, answer, fetching, progress, table
+from psla.cli.console import CommandError, answer, table
 from psla.cli.options import Json, ModelName
 from psla.cli.places import READ, Writes
+from psla.cli.progress import fetching, progress
 
 if TYPE_CHECKING:
     from torch import Tensor

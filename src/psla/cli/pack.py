@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, answer, bars, keeps, part_of, progress, spread_over
+from psla.cli.console import CommandError, answer, keeps, part_of, spread_over
 from psla.cli.options import Cluster
 from psla.cli.places import READ, Writes
+from psla.cli.progress import bars, progress
 
 if TYPE_CHECKING:
     from psla.data.pack.reading import Pack

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, answer, part_of, progress, spread_over, table
+from psla.cli.console import CommandError, answer, part_of, spread_over, table
 from psla.cli.options import Cluster, Json, LabelledClips, ModelName, Precision, WithPrecision
 from psla.cli.places import READ, Writes
+from psla.cli.progress import progress
 
 if TYPE_CHECKING:
     from psla.data.clips import Clips

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from psla.cli.console import fetching
 from psla.cli.options import Precision, WithPrecision
+from psla.cli.progress import fetching
 from psla.cli.tag import Combine
 
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, fetching, hearing, keeps, progress, spread_over, warnings_told
+from psla.cli.console import CommandError, keeps, spread_over, warnings_told
 from psla.cli.options import Cluster, Json, Precision, WithPrecision
 from psla.cli.places import READ, Reads, Writes, check_output
+from psla.cli.progress import fetching, hearing, progress
 from psla.cli.tag_rows import write_rows
 from psla.cli.tag_view import picture_files, write_pictures
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import INTERRUPTED, CommandError, answer, asked_to_stop, keeps, progress, table
+from psla.cli.console import INTERRUPTED, CommandError, answer, asked_to_stop, keeps, table
 from psla.cli.labels import threshold_of, types_of
 from psla.cli.options import Accelerator, CacheMb, CheckpointMinutes, Json, Overrides, Readers, Threshold, Types
 from psla.cli.places import READ, Updates, Writes
+from psla.cli.progress import progress
 
 if TYPE_CHECKING:
     from psla.data.clips import Clips

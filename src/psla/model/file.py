@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -25,9 +24,9 @@ from torch import Tensor
 
 from psla.data.vocabulary import Vocabulary
 from psla.journal import json_object
-from psla.model import clip_ids
 from psla.model.backbones.contract import BACKBONES
 from psla.model.calibration import Calibration
+from psla.model.card import ModelCard as ModelCard
 from psla.model.frontends.contract import front_end_config
 from psla.model.network import NetworkConfig, TaggingModel, TaggingNetwork
 from psla.model.pooling import HEADS
@@ -46,51 +45,6 @@ _LONGEST_FRAME_S = 1.0
 
 class ModelFileError(ValueError):
     """A file that is not a model file of this version, or does not hold what it says."""
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What a model file says of itself beside its weights.
-
-    recipe: the resolved recipe, as plain data. scores: as in scores.json. licence: of the weights. training_data: what
-    they were trained on, and its licence. provenance: the run, the epochs averaged, the software. thresholds: for each
-    class id, where one was fitted. calibration: see `psla.model.calibration`. training_clips: `psla.model.clip_ids`.
-    """
-
-    recipe: dict[str, Any] = field(default_factory=dict)
-    scores: dict[str, Any] = field(default_factory=dict)
-    licence: str = ""
-    training_data: str = ""
-    provenance: dict[str, Any] = field(default_factory=dict)
-    thresholds: dict[str, float] = field(default_factory=dict)
-    calibration: dict[str, Any] = field(default_factory=dict)
-    training_clips: str = ""
-
-    @property
-    def raw_thresholds(self) -> dict[str, float]:
-        """Those of classes that are not calibrated, which hold for what the network says."""
-        return {id: value for id, value in self.thresholds.items() if id not in self.calibration.get("classes", {})}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ModelCard:
-        """The card with these values; ValueError for a key that is no field, or a value of another kind.
-
-        >>> ModelCard.from_dict({"licence": 3})
-        Traceback (most recent call last):
-        ValueError: the card's licence must be text, not 3
-        """
-        known = [each.name for each in fields(cls)]
-        if unknown := sorted(str(key) for key in values if key not in known):
-            raise ValueError(f"the card has the unknown fields {', '.join(unknown)}; known are {', '.join(known)}")
-        for name, value in values.items():
-            text = name in ("licence", "training_data", "training_clips")
-            if not isinstance(value, str if text else dict):
-                raise ValueError(f"the card's {name} must be {'text' if text else 'a JSON object'}, not {value!r:.80}")
-        for id, threshold in values.get("thresholds", {}).items():
-            if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
-                raise ValueError(f"the threshold of {id!r} must be a finite number, not {threshold!r:.80}")
-        clip_ids.count(values.get("training_clips", ""))  # refuses what is none
-        return cls(**values)
 
 
 N = TypeVar("N", bound=TaggingModel)

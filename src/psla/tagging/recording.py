@@ -68,8 +68,7 @@ FLAG_WORDS = {
 }
 *FLAGS, UNFAMILIAR = FLAG_WORDS
 
-_FRAME_S = 0.032  # of a spectrum: 31.25 Hz a bin
-_BAND = 8  # bins: 250 Hz
+_FRAME_S, _BAND = 0.032, 8  # of a spectrum: 31.25 Hz a bin; bins of a band: 250 Hz
 _BAND_HZ = _BAND / _FRAME_S
 
 

@@ -273,10 +273,7 @@ def check_fit(recipe: Recipe, clips: Clips) -> None:
 
 
 def check_readable(clips: Clips, rate: int) -> None:
-    """Raises RecipeError where no held-out clip of a split can be read: found after an epoch, it would end each resume.
-
-    A clip is enough: what else cannot be read is left out and listed. Those to train on are read at once anyway.
-    """
+    """Raises RecipeError where no held-out clip of a split can be read: found after an epoch, it would end each resume."""
     for split in clips.counts().keys() - {"train"}:
         source, reason = open_source(clips.split(split), rate), ""
         for index in range(len(source)):
@@ -286,8 +283,9 @@ def check_readable(clips: Clips, rate: int) -> None:
             except AudioError as error:
                 reason = reason or str(error)
         else:
-            count = len(source)
-            raise RecipeError(f"none of the {count} clips of the split {split!r} can be read; the first: {reason}")
+            raise RecipeError(
+                f"none of the {len(source)} clips of the split {split!r} can be read; the first: {reason}"
+            )
 
 
 def _carry_out(
