@@ -16,6 +16,14 @@ from psla.cli.progress import bars
 _SHOWN = 30  # classes whose scores are printed
 
 
+Background = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Sounds that are of none of the classes."), READ
+]
+Cache = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Where what was heard is kept."), Writes(folder=True)
+]
+
+
 def fit(
     data: Annotated[
         Path,
@@ -32,12 +40,8 @@ def fit(
         typer.Option("--from", help="The model whose features are used; by default that of `psla tag`."),
         READ,
     ] = None,
-    background: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Sounds that are of none of the classes."), READ
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where what was heard is kept."), Writes(folder=True)
-    ] = None,
+    background: Background = None,
+    cache: Cache = None,
     keep_classes: Annotated[
         bool, typer.Option("--keep-classes", help="Keep the outputs of the model's own classes beside the new ones.")
     ] = False,
@@ -50,7 +54,7 @@ def fit(
     html: Annotated[
         Path | None,
         typer.Option(help="Also write a page: scores, and clips to look at, hear and correct."),
-        Writes("html"),
+        Writes("page"),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
     as_json: Json = False,

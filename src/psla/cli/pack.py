@@ -66,10 +66,7 @@ def pack(
         return
     if out is None:
         raise CommandError("give the folder of the pack: psla pack CLIPS OUT")
-    if cluster is not None and shard is not None:
-        raise CommandError("--shard is for schedulers without Ray: give it or --cluster, not both")
-    if shard_clips is not None and shard_mb is not None:
-        raise CommandError("give --shard-clips or --shard-mb, not both")
+    _check(shard, cluster, shard_clips, shard_mb)
     from psla.data.clips import Clips
     from psla.data.pack.reading import Pack
     from psla.data.pack.remote import pack_remote
@@ -103,6 +100,13 @@ def pack(
         _print(packed, as_json)
     else:
         typer.echo(f"{out}: part {shard} is done; when all are, run: psla pack {out} --merge", err=as_json)
+
+
+def _check(shard: str | None, cluster: str | None, clips: int | None, mb: float | None) -> None:
+    if cluster is not None and shard is not None:
+        raise CommandError("--shard is for schedulers without Ray: give it or --cluster, not both")
+    if clips is not None and mb is not None:
+        raise CommandError("give --shard-clips or --shard-mb, not both")
 
 
 def _verify(folder: Path, workers: int | None, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -13,21 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, keeps, spread_over, warnings_told
+from psla.cli.console import CommandError, keeps, warnings_told
 from psla.cli.options import Cluster, Json, Precision, WithPrecision
 from psla.cli.places import READ, Reads, Writes, check_output
 from psla.cli.progress import fetching, hearing, progress
-from psla.cli.tag_rows import write_rows
+from psla.cli.tag_rows import rows_of, write_rows
 from psla.cli.tag_view import picture_files, write_pictures
 
 if TYPE_CHECKING:
     from psla.audio.pool import DecodePool
     from psla.data.annotations import Format
     from psla.data.vocabulary import Vocabulary
-    from psla.files import Journal
     from psla.model.file import Model
     from psla.tagging.events import EventRule
-    from psla.tagging.job import TagJob
     from psla.tagging.output import RowSettings
     from psla.tagging.privacy import Withheld
     from psla.tagging.tagger import Tagger
@@ -161,18 +159,15 @@ def tag(
     quiet: Quiet = False,
 ) -> None:
     """Say what sounds in files; exits with 1 if one of them could not be read."""
-    from psla.audio.pool import decode_pool
-
     _check(as_json + as_csv + audacity + (format is not None), embeddings, journal, cluster, plot, html)
     choice, paths = _choice(model, words)
     written_as = _format("audacity" if audacity else format, events or audacity, out, len(paths))
     plots = picture_files(plot, html, paths, journal is not None)
-    tracks = None if written_as is None or written_as.many else (out, written_as.suffix)
-    _check_targets(paths, choice.model, tracks, plots)
+    _check_targets(paths, choice.model, written_as, out, plots)
     with ExitStack() as stack:
         # The workers start while torch is imported and the model is loaded.
-        pool = stack.enter_context(decode_pool(1 if cluster else workers or min(len(paths), os.cpu_count() or 1)))
-        from psla.files import Journal, sha256_of
+        pool = stack.enter_context(_pool(1 if cluster else workers or min(len(paths), os.cpu_count() or 1)))
+        from psla.files import Journal
         from psla.tagging.job import EmbeddingFile, TagJob
         from psla.tagging.output import RowSettings
         from psla.tagging.view import Views
@@ -186,23 +181,33 @@ def tag(
         settings = RowSettings(shown, level, chosen, roll_up, rule, fewer, unfamiliar=top is not None)
         kept = None if embeddings is None else EmbeddingFile(embeddings)
         views = Views(tagger, settings, own) if plot or html else None
-        model_hash = f"{sha256_of(model_path)} {precision.value}" if journal or cluster else ""
+        model_hash = _hash(model_path, precision) if journal or cluster else ""
         _introduce(choice, tagger.model, settings, quiet)
         written = stack.enter_context(Journal(journal)) if journal else None
         # No bar for a single file, nor where the rows themselves appear on the terminal: how far each is, is said.
         silent = len(paths) < 2 or (out is None and sys.stdout.isatty())
-        heard = stack.enter_context(hearing(silent))
-        job = TagJob(tagger, model_hash, settings, kept, withheld, views, heard)
+        job = TagJob(tagger, model_hash, settings, kept, withheld, views, stack.enter_context(hearing(silent)))
         of = choice.model, hop, precision.value, window, workers or 1
-        coming = stack.enter_context(_rows(job, pool, paths, written, cluster, of))
+        coming = stack.enter_context(rows_of(job, pool, paths, written, cluster, of))
         rows = _watched(coming, failed := list[Row](), len(paths), silent)
-        how = as_json, as_csv, rule is not None
-        write_rows(rows, paths, out, f"psla, {choice.model}", written_as, how)
+        write_rows(rows, paths, out, f"psla, {choice.model}", written_as, (as_json, as_csv, rule is not None))
         if kept is not None:
             kept.save()
         drawn_all = views is None or write_pictures(views, pool, plots, html)
     if failed or not drawn_all:
         raise typer.Exit(1)
+
+
+def _pool(workers: int) -> DecodePool:
+    from psla.audio.pool import decode_pool
+
+    return decode_pool(workers)
+
+
+def _hash(model: Path, precision: Precision) -> str:
+    from psla.files import sha256_of
+
+    return f"{sha256_of(model)} {precision.value}"
 
 
 def _check(
@@ -216,23 +221,8 @@ def _check(
         raise CommandError("--embeddings, --plot and --html gather what one machine has heard: leave --cluster out")
 
 
-@contextmanager
-def _rows(
-    job: TagJob, pool: DecodePool, paths: Sequence[str], journal: Journal | None, cluster: str | None, of: tuple
-) -> Iterator[Iterator[dict[str, Any]]]:
-    """The rows; `of`: model, hop, precision, window and workers, which another machine needs to know."""
-    if cluster is None:
-        yield job.rows(paths, pool, journal)
-        return
-    from psla.tagging.apart import TagTask, tag_apart
-
-    with spread_over(cluster) as spread:
-        assert spread is not None
-        yield tag_apart(job, TagTask.of(job, *of), paths, spread, journal)
-
-
 def _check_targets(
-    paths: Sequence[str], model: str, tracks: tuple[Path | None, str] | None, plots: Mapping[str, Path]
+    paths: Sequence[str], model: str, written_as: Format | None, out: Path | None, plots: Mapping[str, Path]
 ) -> None:
     """Refuse files that would be written into folders, and over something."""
     from psla.tagging.output import label_file_names
@@ -240,9 +230,9 @@ def _check_targets(
     read = [("FILES", path) for path in paths] + [("MODEL", model)] * os.path.exists(model)
     for path in plots.values():
         check_output("--plot", path, Writes("picture"), read)
-    if tracks is not None and tracks[0] is not None and (len(paths) > 1 or tracks[0].is_dir()):
-        for name in label_file_names(paths, tracks[1]):
-            check_output("--out", tracks[0] / name, Writes("rows"), read)
+    if out is not None and written_as is not None and not written_as.many and (len(paths) > 1 or out.is_dir()):
+        for name in label_file_names(paths, written_as.suffix):
+            check_output("--out", out / name, Writes("rows"), read)
 
 
 def _format(name: str | None, events: bool, out: Path | None, files: int) -> Format | None:

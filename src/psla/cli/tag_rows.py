@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from psla.cli.console import says_all, table
+from psla.cli.console import says_all, spread_over, table
 from psla.cli.tag_view import screens
 
 if TYPE_CHECKING:
+    from psla.audio.pool import DecodePool
     from psla.data.annotations import Format
+    from psla.files import Journal
+    from psla.tagging.job import TagJob
 
 Row = Mapping[str, Any]
 How = tuple[bool, bool, bool]  # JSON, CSV, events
@@ -75,3 +79,18 @@ def write_rows(
         if "error" not in row:
             text = written_as.write([annotated(row)], maker)
             _write([text], out if single or out is None else out / name)
+
+
+@contextmanager
+def rows_of(
+    job: TagJob, pool: DecodePool, paths: Sequence[str], journal: Journal | None, cluster: str | None, of: tuple
+) -> Iterator[Iterator[dict[str, Any]]]:
+    """The rows; `of`: model, hop, precision, window and workers, which another machine needs to know."""
+    if cluster is None:
+        yield job.rows(paths, pool, journal)
+        return
+    from psla.tagging.apart import TagTask, tag_apart
+
+    with spread_over(cluster) as spread:
+        assert spread is not None
+        yield tag_apart(job, TagTask.of(job, *of), paths, spread, journal)

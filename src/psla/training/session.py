@@ -273,7 +273,7 @@ def check_fit(recipe: Recipe, clips: Clips) -> None:
 
 
 def check_readable(clips: Clips, rate: int) -> None:
-    """Raises RecipeError where no held-out clip of a split can be read: found after an epoch, it would end each resume."""
+    """Raises RecipeError where no held-out clip of a split can be read: after an epoch it would end each resume."""
     for split in clips.counts().keys() - {"train"}:
         source, reason = open_source(clips.split(split), rate), ""
         for index in range(len(source)):
