@@ -165,7 +165,6 @@ def tag(
     plots = picture_files(plot, html, paths, journal is not None)
     _check_targets(paths, choice.model, written_as, out, plots)
     with ExitStack() as stack:
-        # The workers start while torch is imported and the model is loaded.
         pool = stack.enter_context(_pool(1 if cluster else workers or min(len(paths), os.cpu_count() or 1)))
         from psla.files import Journal
         from psla.tagging.job import EmbeddingFile, TagJob
@@ -184,8 +183,7 @@ def tag(
         model_hash = _hash(model_path, precision) if journal or cluster else ""
         _introduce(choice, tagger.model, settings, quiet)
         written = stack.enter_context(Journal(journal)) if journal else None
-        # No bar for a single file, nor where the rows themselves appear on the terminal: how far each is, is said.
-        silent = len(paths) < 2 or (out is None and sys.stdout.isatty())
+        silent = len(paths) < 2 or (out is None and sys.stdout.isatty())  # no bar: how far each is, is said
         job = TagJob(tagger, model_hash, settings, kept, withheld, views, stack.enter_context(hearing(silent)))
         of = choice.model, hop, precision.value, window, workers or 1
         coming = stack.enter_context(rows_of(job, pool, paths, written, cluster, of))
@@ -199,6 +197,7 @@ def tag(
 
 
 def _pool(workers: int) -> DecodePool:
+    """To be opened first: its workers start while torch is imported and the model is loaded."""
     from psla.audio.pool import decode_pool
 
     return decode_pool(workers)
