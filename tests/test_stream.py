@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -98,6 +99,28 @@ def test_a_stream_is_the_file_to_the_bit(hop: int, seconds: float) -> None:
         assert told_before in (None, told)  # what is told while it comes does not depend on the cuts either
         told_before = told
     assert expected or seconds < 2
+
+
+class Doubtful(Tagger):
+    """To it a window is like none of its classes if its loudest sample is odd."""
+
+    def _said(self, windows: Sequence[np.ndarray], embed: bool) -> list:
+        said = zip(super()._said(windows, embed), windows, strict=True)
+        return [(*each[:3], -1.0 if np.abs(window.astype(int)).max() % 2 else 1.0) for each, window in said]
+
+
+@pytest.mark.parametrize("hop", [WINDOW, 2111])
+def test_what_is_unfamiliar_is_no_event_of_a_stream_either(hop: int) -> None:
+    """Law: windows that are like none of the classes make no events in a stream, as in the file; the steps stay."""
+    tagger, rule, samples = Doubtful(tiny_model(), hop / RATE), EventRule(0.35, 0.9), sound(4.0)
+    result = tagger.tag(samples, RATE)
+    assert result.unfamiliar is not None
+    assert set(result.unfamiliar.tolist()) == {False, True}
+    expected = find_events(result, rule)
+    assert expected != find_events(replace(result, unfamiliar=None), rule)
+    told, frames, _ = heard(Stream(tagger, rule=rule), samples, RATE, 0)
+    assert closed(told) == expected
+    assert frames.tobytes() == result.frames.tobytes()
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (44100, 2), (48000, 6), (22050, 1)])
