@@ -10,6 +10,7 @@ import typer
 
 from psla.cli.console import CommandError, answer, table
 from psla.cli.options import Json, ModelName
+from psla.cli.places import READ, Writes
 from psla.cli.progress import fetching, progress
 
 _SHOWN = 30  # classes that are printed
@@ -18,14 +19,20 @@ _MEASURES = {"f1": "F1", "precision": "precision", "recall": "recall", "false-al
 
 def calibrate(
     model: ModelName,
-    clips: Annotated[Path, typer.Argument(help="A table of clips, or a pack, that it was not trained on.")],
-    out: Annotated[Path, typer.Option(help="The model file to write; its report stands beside it.")],
+    clips: Annotated[Path, typer.Argument(help="A table of clips, or a pack, that it was not trained on."), READ],
+    out: Annotated[
+        Path,
+        typer.Option(help="The model file to write; its report stands beside it."),
+        Writes("model", beside=((".calibration.json", "json"),)),
+    ],
     goal: Annotated[
         str, typer.Option("--for", help="f1, precision=0.9, recall=0.9 or false-alarms=1/h: what thresholds are for.")
     ] = "f1",
     split: Annotated[str | None, typer.Option(help="train, validation or evaluation; by default all.")] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Also draw the reliability before and after: a .png, .svg or .pdf.")
+        Path | None,
+        typer.Option(help="Also draw the reliability before and after: a .png, .svg or .pdf."),
+        Writes("picture"),
     ] = None,
     as_json: Json = False,
 ) -> None:

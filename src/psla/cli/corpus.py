@@ -182,8 +182,10 @@ def csv(
 
 
 def annotations_(
-    files: Annotated[list[Path], typer.Argument(metavar="FILES", help="Annotation files, or folders of them.")],
-    audio: Annotated[Path | None, typer.Option(help="Where the recordings are; else beside the annotations.")] = None,
+    files: Annotated[list[Path], typer.Argument(metavar="FILES", help="Annotation files, or folders of them."), READ],
+    audio: Annotated[
+        Path | None, typer.Option(help="Where the recordings are; else beside the annotations."), READ
+    ] = None,
     vocabulary: VocabularyName = None,
     label_column: Annotated[str | None, typer.Option(help="The column with the labels, of a table of Raven.")] = None,
     format: Annotated[str | None, typer.Option(help="By default known by what is in the file.")] = None,

@@ -10,6 +10,7 @@ import typer
 
 from psla.cli.console import answer, table
 from psla.cli.options import Json, ModelName
+from psla.cli.places import READ, Writes
 from psla.cli.progress import bars, fetching
 
 _SHOWN = 20  # classes that are printed, those that differ most
@@ -25,7 +26,11 @@ class ExportPrecision(StrEnum):
 
 def export(
     model: ModelName,
-    out: Annotated[Path, typer.Argument(help="The file to write, NAME.onnx; its report is NAME.parity.json.")],
+    out: Annotated[
+        Path,
+        typer.Argument(help="The file to write, NAME.onnx; its report is NAME.parity.json."),
+        Writes("onnx", beside=((".parity.json", "json"),)),
+    ],
     precision: Annotated[
         ExportPrecision, typer.Option(help="float16: weights at half the size; int8: convolutions in 8 bits.")
     ] = ExportPrecision.float32,
@@ -38,6 +43,7 @@ def export(
         typer.Option(
             help="Compare by these: a table of labelled clips, or sound files, folders, patterns; again for more."
         ),
+        READ,
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write int8 whatever it loses.")] = False,
     as_json: Json = False,

@@ -11,6 +11,7 @@ import typer
 
 from psla.cli.console import CommandError, answer, table
 from psla.cli.options import Json
+from psla.cli.places import READ, Writes
 from psla.cli.progress import bars
 
 if TYPE_CHECKING:
@@ -23,21 +24,24 @@ Words = Annotated[
         help="A model whose features are compared, by default that of `psla tag`; then sound files, folders, or "
         "patterns in quotes.",
     ),
+    READ,
 ]
 
 
 def find(
     words: Words,
-    like: Annotated[Path | None, typer.Option(help="The sound to look for.")] = None,
+    like: Annotated[Path | None, typer.Option(help="The sound to look for."), READ] = None,
     near_duplicates: Annotated[
         bool, typer.Option("--near-duplicates", help="Pairs of windows that are nearly the same.")
     ] = False,
     top: Annotated[int, typer.Option(min=1, help="How many matches to show.")] = 20,
     near: Annotated[float, typer.Option(min=0, max=1, help="Of near-duplicates: the least similarity.")] = 0.99,
-    cache: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where what was heard is kept.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where what was heard is kept."), Writes(folder=True)
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
     as_json: Json = False,
-    out: Annotated[Path | None, typer.Option(help="Write the matches to this CSV file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the matches to this CSV file."), Writes("matches")] = None,
 ) -> None:
     """Find what sounds like a sound, or what is nearly the same, in recordings; up to a million windows."""
     if (like is None) != near_duplicates:

@@ -61,7 +61,9 @@ def run(
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say what would be run, how long it may take, what it can resolve.")
     ] = False,
-    pilot: Annotated[Path | None, typer.Option(help="With --plan: a lab that has run, whose luck is taken.")] = None,
+    pilot: Annotated[
+        Path | None, typer.Option(help="With --plan: a lab that has run, whose luck is taken."), READ
+    ] = None,
     looks: Annotated[
         str | None, typer.Option(help="As in 3,5,8: seeds after which is judged; rows of decided claims stop.")
     ] = None,

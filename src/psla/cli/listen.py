@@ -15,6 +15,7 @@ import typer
 
 from psla.cli.console import CommandError, asked_to_stop
 from psla.cli.options import Json, Precision, WithPrecision
+from psla.cli.places import Reads, Writes
 from psla.cli.tag import (
     Classes,
     ClassRules,
@@ -41,6 +42,7 @@ Words = Annotated[
         help="A model, as `psla tag` takes it; then - for standard input, or any address that ffmpeg opens, such as "
         "rtsp:// of a camera. Without a source, the microphone.",
     ),
+    Reads(endless=True),
 ]
 Device = Annotated[str | None, typer.Option(help="The microphone, by name or number; else the system's.")]
 Rate = Annotated[int | None, typer.Option(min=1000, help="Hz of raw samples on standard input, or of the microphone.")]
@@ -56,7 +58,9 @@ Mqtt = Annotated[
     typer.Option(help="A broker, mqtt://[USER:PASSWORD@]HOST[:PORT]; Home Assistant finds them there."),
 ]
 Name = Annotated[str, typer.Option(help="Of this listener, in MQTT topics and in Home Assistant.")]
-RecordEvents = Annotated[Path | None, typer.Option(help="Keep the sound of each event in this folder, as FLAC.")]
+RecordEvents = Annotated[
+    Path | None, typer.Option(help="Keep the sound of each event in this folder, as FLAC."), Writes(folder=True)
+]
 Before = Annotated[float, typer.Option(min=0, help="Seconds of sound kept before and after an event.")]
 Seconds = Annotated[float | None, typer.Option(min=0, help="Stop after so much sound.")]
 CLOSE_S = 10.0

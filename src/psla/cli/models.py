@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 def push(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
+    model: Annotated[Path, typer.Argument(help="A model file."), READ],
     address: Annotated[str, typer.Argument(metavar="hf://ORG/NAME", help="Where it goes on the hub.")],
-    onnx: Annotated[Path | None, typer.Option(help="The same model as an ONNX file, to go with it.")] = None,
+    onnx: Annotated[Path | None, typer.Option(help="The same model as an ONNX file, to go with it."), READ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a repository that others do not see.")] = False,
 ) -> None:
     """Put a model file on the hub, with a card that says what it is; others load it by the same address."""

@@ -309,6 +309,8 @@ KINDS: dict[str, tuple[str, Callable[[Path], bool]]] = {
     "embeddings": ("embeddings", _embeddings),
     "rows": ("what psla tag says of files", _begins(_ROWS)),
     "journal": ("a journal of psla tag", _begins(rb'\{"[a-z0-9_]+": [^\n]*(?:\}\s*\n|$)')),
+    "onnx": ("an exported model", lambda path: path.suffix == ".onnx" and _begins(rb"\x08")(path)),
+    "matches": ("what psla find has found", _begins(rb"window,")),
     "picture": ("a picture by psla", _picture),
     "page": ("a page by psla", _holds(b"--ink:")),
     "scores": ("scores", _begins(rb'\{\s*"mean_average_precision"')),

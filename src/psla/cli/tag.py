@@ -98,6 +98,7 @@ JournalFile = Annotated[
 ClassRules = Annotated[
     Path | None,
     typer.Option(help="YAML: for a class what its events differ in, as in 'Gunshot, gunfire: {median_steps: 1}'."),
+    READ,
 ]
 Window = Annotated[
     float | None,
