@@ -132,7 +132,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown = re.sub(r"\]\(docs/([^)]*)\)", r"](\1)", markdown)
         for name, target in OUTSIDE.items():
             markdown = re.sub(rf"\]\({re.escape(name)}(#[^)]*)?\)", rf"]({target}\1)", markdown)
-    return re.sub(r"\[([^\]]*)\]\((?:\.\./)*(?:src|tests|scripts|benchmarks)/[^)]*\)", r"\1", markdown)
+    return re.sub(r"\[([^\]]*)\]\((?:\.\./)*(?:src|tests|scripts|benchmarks|examples)/[^)]*\)", r"\1", markdown)
 
 
 class Examples(griffe.Extension):
