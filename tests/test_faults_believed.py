@@ -130,7 +130,7 @@ def test_a_key_that_is_given_twice(tmp_path: Path) -> None:
     path = tiny_model_file(tmp_path)
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
-    raw = data[8 : 8 + length].replace(b'{\\"version\\": 2', b'{\\"version\\": 2, \\"version\\": 2', 1)
+    raw = data[8 : 8 + length].replace(b'\\"version\\": 2', b'\\"version\\": 2, \\"version\\": 2', 1)
     path.write_bytes(struct.pack("<Q", len(raw)) + raw + data[8 + length :])
     assert "twice" in refusal(lambda: load_model(path), path)
 

@@ -214,12 +214,13 @@ def test_json_that_is_nested_without_end_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_among_files_does_not_end_the_call(tmp_path: Path) -> None:
-    """Law: what can be tagged is; an empty folder and a pattern without a match are told; nothing at all is refused."""
+    """Law: what can be tagged is; an empty folder and a pattern without a match are told and stay among the files, as
+    ones that fail; nothing but such is refused."""
     soundfile.write(tmp_path / "a.wav", np.zeros(1600, dtype=np.int16), 16000)
     (tmp_path / "empty").mkdir()
     sources = [str(tmp_path / each) for each in ("empty", "a.wav", "*.mp3")]
     with pytest.warns(UserWarning, match="a folder without sound files|no file matches") as said:
-        assert expand_sources(sources) == [sources[1]]
+        assert expand_sources(sources) == sources
     assert [str(each.message).partition(" (")[0] for each in said] == [
         f"{sources[0]}: a folder without sound files",
         f"{sources[2]}: no file matches this pattern",

@@ -371,6 +371,7 @@ def test_what_is_said_of_an_interruption_is_so(tmp_path: Path) -> None:
     assert "no result was written" in sentence_of(train, KeyboardInterrupt(), out=tmp_path / "run")
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "recipe.yaml").write_text("seed: 0\n")
+    (tmp_path / "run" / "environment.json").write_text('{"python": "3.11"}')
     said = sentence_of(train, KeyboardInterrupt(), out=tmp_path / "run")
     assert f"no epoch was finished; go on with: psla train --resume {tmp_path / 'run'}" in said
     (tmp_path / "run" / "checkpoints" / "epoch_001.safetensors").touch()

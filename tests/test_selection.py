@@ -333,7 +333,7 @@ def test_a_selection_is_used_whole_or_refused(folder: Path, selected: Path) -> N
     assert "no recipe for fold 1, 3, 5" in refused(psla(*call, selected))
     (folder / "other.json").write_text("{}")
     assert "is no selection" in refused(psla(*call, folder / "other.json"))
-    assert "is not JSON" in refused(psla(*call, folder / "tiny.yaml"))
+    assert "it is no JSON" in refused(psla(*call, folder / "tiny.yaml"))
     assert "No such file" in refused(psla(*call, folder / "selection.json"))
     chosen = selected.parent / "chosen/fold_2.yaml"
     chosen.write_text(chosen.read_text().replace("rate: 0.5", "rate: 0.6"))

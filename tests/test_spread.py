@@ -192,7 +192,7 @@ def test_tagging_in_tasks(sounds: Path, tmp_path: Path) -> None:
     """Rows of files in tasks are those of one process, in order; a journal goes on from one to the other."""
     paths = [str(path) for path in sorted(sounds.glob("*.wav"))]
     mine = TagJob(load(MODEL), sha256_of(resolve(MODEL)), RowSettings(top=3))
-    task = TagTask.of(mine, MODEL, None, "float32", 1)
+    task = TagTask.of(mine, MODEL, None, "float32", None, 1)
     with decode_pool(1) as pool:
         expected = list(mine.rows(paths, pool))
         assert list(tag_apart(mine, task, paths, Backwards())) == expected

@@ -225,19 +225,24 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     Raises:
         ModelFileError: the file cannot be read, or does not hold what was written.
     """
+    tensors, whole = _stored(path)
+    if not whole:
+        raise ModelFileError(f"{path}: its numbers are not those that were written (SHA-256): fetch or make it again")
+    return tensors
+
+
+def _stored(path: str | Path) -> tuple[dict[str, Tensor], bool]:
+    """The tensors, and whether they are those that a model file's header speaks of."""
     try:
         metadata, _ = read_layout(path)
         tensors = _read_tensors(path)
     except (TensorFileError, OSError) as error:
         raise ModelFileError(f"{path}: not a readable safetensors file ({error})") from error
-    if _KEY in metadata:
-        header, _ = _read_header(path)
-        whole = digest(tensors, {}) if _SUM in json_object(metadata[_KEY]) else _digest(tensors)
-        if header["sha256"] not in (None, whole):
-            raise ModelFileError(
-                f"{path}: its numbers are not those that were written (SHA-256): fetch or make it again"
-            )
-    return tensors
+    if _KEY not in metadata:
+        return tensors, True
+    header, _ = _read_header(path)
+    older = [] if _SUM in json_object(metadata[_KEY]) else [_digest(tensors)]
+    return tensors, header["sha256"] in (None, digest(tensors, {}), *older)
 
 
 def load_tensors(network: TaggingNetwork, path: str | Path) -> dict[str, Tensor]:
@@ -246,9 +251,9 @@ def load_tensors(network: TaggingNetwork, path: str | Path) -> dict[str, Tensor]
     Returns: the tensors as the file has them; those of float16 are float32 in the network.
 
     Raises:
-        ModelFileError: tensors that are missing, unexpected or misshapen, by name.
+        ModelFileError: tensors that are missing, unexpected or misshapen, by name, or not those that were written.
     """
-    tensors, expected = read_tensors(path), network.state_dict()
+    (tensors, whole), expected = _stored(path), network.state_dict()
     for what, names in (
         ("finds missing", expected.keys() - tensors.keys()),
         ("has no use for", tensors.keys() - expected.keys()),
@@ -263,6 +268,8 @@ def load_tensors(network: TaggingNetwork, path: str | Path) -> dict[str, Tensor]
             raise ModelFileError(f"{path}: {name} has the shape {tuple(found.shape)}, not {tuple(tensor.shape)}")
         if found.dtype != tensor.dtype and (found.dtype, tensor.dtype) != (torch.float16, torch.float32):
             raise ModelFileError(f"{path}: {name} holds {found.dtype}, not {tensor.dtype}")
+    if not whole:  # last, for what is missing or misshapen has a better sentence
+        raise ModelFileError(f"{path}: its numbers are not those that were written (SHA-256): fetch or make it again")
     network.load_state_dict(tensors)
     return tensors
 
