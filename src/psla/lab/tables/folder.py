@@ -6,8 +6,7 @@
     LAB/results/         ROW.json, `RowResult`          LAB/sweeps/         Figure 7 of a run
     LAB/rows/            the user's own rows            LAB/journal*.jsonl  what was finished when; held while at work
 
-Rows and seeds may be added in a later call; clips and recipe stay. Where a result's predictions are at hand, what the
-report shows with an interval is computed from them again.
+Rows and seeds may be added in a later call; clips and recipe stay. What a report shows with an interval is computed anew.
 """
 
 from __future__ import annotations
@@ -225,9 +224,13 @@ class Lab:
         kept = self.folder / "clips.parquet"
         if self.stored is not None and kept.is_file():
             return sha256_of(kept)
+        new = not self.folder.exists()
         with scratch(kept) as temporary:
             self.clips.write(temporary)
-            return sha256_of(temporary)
+            found = sha256_of(temporary)
+        if new and not any(self.folder.iterdir()):  # a plan makes no folder
+            self.folder.rmdir()
+        return found
 
     def write(self, seeds: Sequence[int], rows: Sequence[str], command: str, row_files: Sequence[Path] = ()) -> None:
         """Write the clips and the recipe, if they are not there, the user's own rows, and lab.json."""
