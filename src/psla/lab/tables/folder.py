@@ -6,7 +6,7 @@
     LAB/results/         ROW.json, `RowResult`          LAB/sweeps/         Figure 7 of a run
     LAB/rows/            the user's own rows            LAB/journal*.jsonl  what was finished when; held while at work
 
-Rows and seeds may be added in a later call; clips and recipe stay. What a report shows with an interval is computed anew.
+Rows and seeds may be added in a later call; clips and recipe stay. Reports compute what has an interval anew.
 """
 
 from __future__ import annotations
