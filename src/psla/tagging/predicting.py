@@ -22,7 +22,7 @@ from psla.metrics.predictions import Predictions
 from psla.model import inference
 from psla.model.network import Precision
 from psla.spread import Link, Spread, Task, Watch, in_turn
-from psla.tagging.apart import model_here
+from psla.weights.here import model_here
 
 PART_CLIPS = 500  # in a part: a minute of a core for a large network, and little beside it to put parts together
 GONE = "it could not be read when its part was predicted"
