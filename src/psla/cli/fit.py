@@ -73,19 +73,9 @@ def fit(
                 shown.advance(tasks[what], more)
 
         count = workers or (1 if cluster else os.cpu_count() or 1)  # on a cluster, of each task
-        made = run_fit(
-            data,
-            out,
-            model,
-            background=background,
-            keep_classes=keep_classes,
-            tuned=tune,
-            review=review,
-            cache=cache,
-            workers=count,
-            told=told,
-            spread=spread,
-        )
+        given: dict[str, Any] = {"background": background, "keep_classes": keep_classes, "tuned": tune}
+        given |= {"review": review, "cache": cache, "workers": count, "spread": spread}
+        made = run_fit(data, out, model, told=told, **given)
     report = made.report
     if html is not None:
         from psla.tagging.fit_page import write_fit_page
