@@ -18,6 +18,7 @@ EXEMPT = {
     "psla.audio.worker_handle.WorkerHandle.messages": "a worker that does not come to its end is replaced: DecodePool",
     "psla.audio.live.raw_pcm": "live: what has passed does not come again, and nothing is written",
     "psla.audio.live.container": "live, as raw_pcm",
+    "psla.audio.live.again": "live, as raw_pcm",
     "psla.audio.live.microphone": "live, as raw_pcm",
     "psla.tagging.live.listen.listen": "live: what ends it closes its events; see test_listen",
     "psla.tagging.live.deliver.Delivery": "live: a queue in memory; `failed` is told what is lost",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 
 import test_lab_run as lab_tests
 from psla.audio.pool import decode_pool
@@ -25,7 +26,9 @@ from psla.tagging.job import TagJob
 from psla.tagging.output import RowSettings
 from psla.tagging.predicting import PredictJob
 from psla.tagging.tagger import load
+from psla.training.fit import fit
 from psla.weights.catalogue import resolve
+from test_fit import sound
 from test_spread import MODEL, RATE, contents, sounds, table
 
 pytest.importorskip("ray", reason="needs the extra cluster")
@@ -103,6 +106,24 @@ def test_a_lab_on_a_cluster(spread: RaySpread, tmp_path: Path) -> None:
     assert found.done[-1] == "labels_12"
     assert lab_tests.results(tmp_path / "many") == lab_tests.results(tmp_path / "one")
     assert lab_tests.predictions(tmp_path / "many") == lab_tests.predictions(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_a_fit_on_a_cluster(spread: RaySpread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `psla fit` keeps of clips heard on a cluster, its model and its report are those of one process."""
+    monkeypatch.setattr("psla.training.features.SHARD", 4)
+    monkeypatch.setattr("psla.training.features.GROUP", 3)
+    monkeypatch.setattr("psla.training.fit.SIGNALS", 1)
+    for number, kind in enumerate(["beep", "hiss"] * 5):
+        path = tmp_path / "sounds" / kind / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, sound(kind, number), RATE)
+    (tmp_path / "sounds/hiss/0.wav").write_bytes(b"nothing")
+    given = {"one": None, "many": spread}
+    for name, does in given.items():
+        cache = tmp_path / name / "cache"
+        fit(tmp_path / "sounds", tmp_path / name / "my.safetensors", MODEL, cache=cache, workers=1, spread=does)
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
 
 
 def raises(number: int, link: Link) -> int:

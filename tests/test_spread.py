@@ -180,6 +180,14 @@ def test_a_part_of_which_nothing_can_be_read(sounds: Path, tmp_path: Path) -> No
         job(table(sounds).select(["f"]), tmp_path / "q.safetensors").predict(Here(), part_clips=1)
 
 
+def test_a_small_job_has_parts_for_all_that_there_is_room_for(tmp_path: Path) -> None:
+    """Parts are of 500 clips, of fewer where more could be at work, and never so few that tasks cost as much."""
+    row = {"split": "evaluation", "labels": ["dog"]}
+    rows = [row | {"clip_id": str(n), "source": str(n), "path": f"{n}.wav"} for n in range(1000)]
+    mine = job(Clips.from_rows(rows, Vocabulary(["dog"]), "many"), tmp_path / "p.safetensors")
+    assert [mine._fitting(room) for room in (1, 4, 1000)] == [500, 250, 50]
+
+
 def test_another_model_behind_the_name_is_refused(sounds: Path, tmp_path: Path) -> None:
     """A task that finds another model than the driver's says so, and predicts nothing."""
     wrong = PredictJob(MODEL, "0" * 64, table(sounds), tmp_path / "p.safetensors", "evaluation")

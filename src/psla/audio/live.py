@@ -3,6 +3,7 @@
     raw PCM        of a pipe: `arecord -t raw | ...`
     a container    of a pipe, or at any address that ffmpeg's libraries open: `rtsp://` of a camera, an internet radio
     a microphone   by PortAudio (the extra `listen`)
+    what breaks    an address that is opened again whenever it has ended or broken off (`again`)
 
 A pipe waits for who reads it, and loses nothing here. A microphone does not wait, a camera does not wait for long:
 `Feed` reads them in a thread of its own into a queue that holds so many seconds; what does not fit is dropped, counted,
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -131,6 +133,57 @@ def container(source: str | BinaryIO, timeout_s: float = 10.0) -> Generator[Bloc
                     lost, reason = 0.0, ""
     except av.FFmpegError as error:
         raise AudioError(name, f"ffmpeg says: {error.strerror}") from error
+
+
+def again(
+    opened: Callable[[], Iterator[Block]],
+    pause_s: float,
+    clock: Callable[[], float] = time.monotonic,
+    wait: Callable[[float], object] = time.sleep,
+) -> Generator[Block, None, None]:
+    """Blocks of a source that is opened again whenever it has broken off or ended, for ever; it ends when it is closed.
+
+    That it is gone is told at once, by an empty block after an unknown loss; how long it was, by the first block after.
+
+    Args:
+        opened: opens the source, as often as it is called.
+        pause_s: seconds between two tries, above 0. clock, wait: what measures and what passes time.
+
+    Raises:
+        AudioError: it cannot be opened the first time: the address may be mistyped.
+        ValueError: a pause that is none.
+
+    Example:
+        >>> blocks = again(lambda: raw_pcm(__import__("io").BytesIO(bytes(4)), 8000), 1.0, lambda: 0.0, lambda s: None)
+        >>> [(len(block.samples), block.lost_s) for block in (next(blocks) for _ in range(3))]
+        [(2, None), (0, 0.0), (2, 0.0)]
+    """
+    if pause_s <= 0:
+        raise ValueError(f"the pause between two tries is above 0 s, not {pause_s:g}")
+    last: Block | None = None
+    gone_at: float | None = None  # None: it is there
+    while True:
+        asked, why = clock(), "the source ended"
+        try:
+            with closing(opened()) as blocks:  # type: ignore[type-var]
+                for block in blocks:
+                    last, lost = block, block.lost_s
+                    if gone_at is not None:
+                        away = max(0.0, clock() - gone_at - block.seconds) + (lost or 0.0)
+                        block, gone_at = replace(block, lost_s=away, reason="the connection was lost"), None
+                    yield block
+                    asked = clock()
+        except AudioError as error:
+            if last is None:
+                raise
+            why = error.reason
+        if last is None:  # there was nothing in it
+            return
+        if gone_at is None:
+            gone_at = asked
+            reason = f"the connection was lost ({why}); it is tried again every {pause_s:g} s"
+            yield replace(last, samples=last.samples[:0], lost_s=0.0, reason=reason)
+        wait(pause_s)
 
 
 def _interleaved(frame: Any) -> np.ndarray:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from psla.cli.console import answer, table, warnings_told
-from psla.cli.options import Json
+from psla.cli.console import answer, spread_over, table, warnings_told
+from psla.cli.options import Cluster, Json
 from psla.cli.places import READ, Writes
 from psla.cli.progress import bars
 
@@ -57,12 +57,13 @@ def fit(
         Writes("page"),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
+    cluster: Cluster = None,
     as_json: Json = False,
 ) -> None:
     """Make a model of your own sounds, in a minute; say how good it is, by cross-validation over your recordings."""
     from psla.training.fit import fit as run_fit
 
-    with warnings_told(), bars() as shown:
+    with warnings_told(), bars() as shown, spread_over(cluster) as spread:
         tasks: dict[str, Any] = {}
 
         def told(what: str, more: int, total: int) -> None:
@@ -71,19 +72,10 @@ def fit(
                     tasks[what] = shown.add_task(what, total=total)
                 shown.advance(tasks[what], more)
 
-        count = workers or os.cpu_count() or 1
-        made = run_fit(
-            data,
-            out,
-            model,
-            background=background,
-            keep_classes=keep_classes,
-            tuned=tune,
-            review=review,
-            cache=cache,
-            workers=count,
-            told=told,
-        )
+        count = workers or (1 if cluster else os.cpu_count() or 1)  # on a cluster, of each task
+        given: dict[str, Any] = {"background": background, "keep_classes": keep_classes, "tuned": tune}
+        given |= {"review": review, "cache": cache, "workers": count, "spread": spread}
+        made = run_fit(data, out, model, told=told, **given)
     report = made.report
     if html is not None:
         from psla.tagging.fit_page import write_fit_page

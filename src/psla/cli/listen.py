@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,6 +64,10 @@ RecordEvents = Annotated[
 ]
 Before = Annotated[float, typer.Option(min=0, help="Seconds of sound kept before and after an event.")]
 Seconds = Annotated[float | None, typer.Option(min=0, help="Stop after so much sound.")]
+Reconnect = Annotated[
+    float | None,
+    typer.Option(min=0.1, help="Open an address that broke off or ended again, every so many seconds, for ever."),
+]
 CLOSE_S = 10.0
 HURRIED = ("rtsp", "rtp", "udp", "srt", "rtmp")  # addresses that do not wait; others hold back what is not read
 
@@ -92,6 +97,7 @@ def listen(
     record_events: RecordEvents = None,
     before: Before = 2.0,
     seconds: Seconds = None,
+    reconnect: Reconnect = None,
     precision: WithPrecision = Precision.float32,
     quiet: Quiet = False,
 ) -> None:
@@ -101,7 +107,7 @@ def listen(
     named, source = _split(words or [])
     if model is not None and named is not None:
         raise CommandError(f"two models are named, {model} and {named}: choose one")
-    _check(source, rate, channels, device, pcm)
+    _check(source, rate, channels, device, pcm, reconnect)
     choice = choose(model or named)
     _, tagger = tagger_of(choice, hop, _Combine.mean, precision, window)
     rule = ruled((threshold, release, max_gap, min_length, median), class_rules, tagger)
@@ -124,7 +130,7 @@ def listen(
         if record_events is not None:
             held = stream.latency_s + tagger.hop_s + 2 * before + max(max_gap or 0.0, min_length) + 5.0
             recorder = Recorder(record_events, before, held, lambda reason: shown.failed("recording", reason, 1))
-        blocks = _blocks(source, rate, channels, pcm, device)
+        blocks = _blocks(source, rate, channels, pcm, device, reconnect)
         live = not source or source.partition("://")[0] in HURRIED
         feed = stack.enter_context(Feed(_first(blocks, seconds), live, stopped=stopped))
 
@@ -155,7 +161,7 @@ def _split(words: Sequence[str]) -> tuple[str | None, str]:
     return models[0] if models else None, sources[0] if sources else ""
 
 
-def _check(source: str, rate: int | None, channels: int, device: str | None, pcm: str) -> None:
+def _check(source: str, rate: int | None, channels: int, device: str | None, pcm: str, reconnect: float | None) -> None:
     from psla.audio.live import PCM
 
     if pcm not in PCM:
@@ -166,15 +172,20 @@ def _check(source: str, rate: int | None, channels: int, device: str | None, pcm
         raise CommandError("--channels is of raw samples: give their --rate too")
     if source and device is not None:
         raise CommandError("--device names a microphone: leave out the source, or --device")
+    if reconnect is not None and "://" not in source:
+        raise CommandError("--reconnect is of an address with ://, which can be opened again: leave it out")
 
 
-def _blocks(source: str, rate: int | None, channels: int, pcm: str, device: str | None) -> Iterator[Block]:
+def _blocks(
+    source: str, rate: int | None, channels: int, pcm: str, device: str | None, reconnect: float | None
+) -> Iterator[Block]:
     from psla.audio import live
 
     if not source:
         return live.microphone(int(device) if device is not None and device.isdecimal() else device, rate)
     if source != "-":
-        return live.container(source)
+        opened = partial(live.container, source)
+        return opened() if reconnect is None else live.again(opened, reconnect)
     # Without Python's buffer: a thread that waits in it holds a lock, over which the interpreter stumbles at its end.
     pipe = FileIO(sys.stdin.fileno(), closefd=False)
     return live.container(pipe) if rate is None else live.raw_pcm(pipe, rate, channels, pcm)

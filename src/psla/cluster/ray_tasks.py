@@ -68,7 +68,8 @@ def ray_cluster(address: str) -> Iterator[RaySpread]:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise ClusterError(
             f"no Ray answers at {where or 'this machine'} ({_first_line(error)}): start one with `ray start --head`, "
-            "or give --cluster ray for the cores of this machine"
+            "or give --cluster ray for the cores of this machine; a cluster that is protected by a token wants "
+            "RAY_AUTH_MODE=token and that token here, too"
         ) from error
     try:
         yield RaySpread(ray)

@@ -14,32 +14,16 @@ from functools import lru_cache
 from typing import Any
 
 from psla.audio.pool import decode_pool
-from psla.files import Journal, sha256_of
-from psla.model.file import Model
-from psla.model.host_memory import keep_freed_memory
+from psla.files import Journal
 from psla.model.network import Precision
 from psla.spread import Link, Spread, Task, in_turn
 from psla.tagging.job import KEY, TagJob
 from psla.tagging.output import RowSettings
 from psla.tagging.privacy import Withheld
 from psla.tagging.tagger import Combine, Tagger
-from psla.weights.catalogue import load_any, resolve
+from psla.weights.here import model_here
 
 GROUP_FILES = 32  # at most, in a task
-
-
-@lru_cache(maxsize=1)
-def model_here(name: str, model_hash: str) -> Model:
-    """The model behind a path or a name, which stays in this process for the tasks to come.
-
-    Raises:
-        ValueError: another file than the one of this SHA-256 is behind it here.
-    """
-    keep_freed_memory()
-    path = resolve(name)
-    if sha256_of(path) != model_hash:
-        raise ValueError(f"{path} is not the model that the job was begun with: its SHA-256 is another; copy that here")
-    return load_any(name)
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ from psla.metrics.predictions import Predictions
 from psla.model import inference
 from psla.model.network import Precision
 from psla.spread import Link, Spread, Task, Watch, in_turn
-from psla.tagging.apart import model_here
+from psla.weights.here import model_here
 
 PART_CLIPS = 500  # in a part: a minute of a core for a large network, and little beside it to put parts together
+FEWEST_CLIPS = 50  # in one of a job that would not occupy all cores otherwise: much more than what a task costs
 GONE = "it could not be read when its part was predicted"
 
 
@@ -47,12 +48,13 @@ class PredictJob:
     precision: Precision = "float32"
 
     def predict(
-        self, spread: Spread, progress: Callable[[int], None] = lambda clips: None, part_clips: int = PART_CLIPS
+        self, spread: Spread, progress: Callable[[int], None] = lambda clips: None, part_clips: int | None = None
     ) -> inference.Inference:
         """Predict the clips in tasks and write the predictions; parts that are there are not predicted again.
 
-        Parts are those that stand beside `out` already, begun by hand or by an earlier call, else of `part_clips`; when
-        the whole is written, they are removed.
+        Parts are those that stand beside `out` already, begun by hand or by an earlier call, else of `part_clips`
+        (None: of `PART_CLIPS`, of fewer where there is room for more of them); when the whole is written, they are
+        removed.
 
         Args:
             progress: told of clips as they are done.
@@ -60,7 +62,7 @@ class PredictJob:
         Raises:
             ValueError: no clip could be read, or a part that is there is of another model, split or precision.
         """
-        count = self._parts(part_clips)
+        count = self._parts(part_clips or self._fitting(spread.room))
         ids = self.clips.clip_ids
         wanted = {number: ids[number - 1 :: count] for number in range(1, count + 1)}
         with alone(self.out):
@@ -99,6 +101,9 @@ class PredictJob:
             first = next(iter(rejected.values()), GONE)
             raise ValueError(f"none of {len(self.clips)} clips could be read; the first: {first}")
         return join(read, self.clips.clip_ids)
+
+    def _fitting(self, room: int) -> int:
+        return max(FEWEST_CLIPS, min(PART_CLIPS, math.ceil(len(self.clips) / room)))
 
     def _parts(self, part_clips: int) -> int:
         name = re.compile(re.escape(self.out.stem) + r"\.\d+of(\d+)" + re.escape(self.out.suffix))

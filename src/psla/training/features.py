@@ -7,14 +7,15 @@
 The cache has a folder for each network file (its SHA-256). A clip's key is made of the SHA-256 of its sound file, or
 the address that it is synthesised from, with its span; in a pack, of its samples. Whoever is killed loses what was
 heard since the last shard; shards are written whole and named after what is in them, so that a cache is the same to the
-byte however often its making broke off.
+byte however often its making broke off. Heard in tasks (`Apart`), it is the same, too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,10 +32,13 @@ from psla.journal import json_object
 from psla.model.inference import tag_waveforms
 from psla.model.network import TaggingNetwork
 from psla.model.tensor_file import read_layout, read_sealed, write_sealed
+from psla.spread import Link, Spread, Task, in_turn
+from psla.weights.here import model_here
 
 _KEY = "psla_features"
 RULE = "1: windows end to end, their mean by samples"
 SHARD = 128  # clips
+GROUP = 32  # clips, in a task
 
 
 class FeatureCacheError(ValueError):
@@ -59,23 +63,41 @@ class Features:
     heard: int
 
 
+@dataclass(frozen=True)
+class Apart:
+    """How clips are heard in tasks.
+
+    Attributes:
+        spread: what does them.
+        model: the path or the name of the network's file; another machine must find the same behind it.
+        model_hash: its SHA-256.
+    """
+
+    spread: Spread
+    model: str
+    model_hash: str
+
+
 def hear(
     network: TaggingNetwork,
     clips: Clips,
     folder: Path,
     workers: int = 2,
     progress: Callable[[int], None] = lambda clips: None,
+    apart: Apart | None = None,
 ) -> Features:
     """The features of a table's clips; each is the same to the bit whatever else is heard.
 
     Args:
         network: in evaluation mode, on the CPU.
         folder: of the cache, for this network alone; made if it is missing.
-        workers: processes that decode, 1 or more.
+        workers: processes that decode, 1 or more; with `apart`, of each task.
         progress: told of clips as they are done.
+        apart: hear in tasks; None: in this process. What is kept is the same to the byte, and written here.
 
     Raises:
         FeatureCacheError: a shard of the cache is damaged.
+        ValueError: a task found another model behind the name.
     """
     digest = cache(sha256_of)  # a long recording has many clips
     keys: dict[str, str] = {}
@@ -93,26 +115,71 @@ def hear(
     known = _kept(folder, set(jobs))
     missing = {key: job for key, job in jobs.items() if key not in known}
     progress(len(clips) - len(missing))
-    if missing:
-        with DecodePool(min(workers, len(missing)), timeout_s=30.0) as pool:
-            new: list[str] = []
-            failed: dict[str, str] = {}
-            for key, (_, wave) in zip(missing, pool.map(missing.values()), strict=True):
-                progress(1)
-                if isinstance(wave, AudioError) or not len(wave):
-                    failed[key] = str(wave) if isinstance(wave, AudioError) else "it has no samples"
-                    continue
-                known[key] = features_of(network, wave)
-                new.append(key)
-                if len(new) == SHARD:
-                    _keep(folder, new, known)
-                    new = []
-        if new:
-            _keep(folder, new, known)
-        rejected |= {id: failed[key] for id, key in keys.items() if key in failed}
+    failed: dict[str, str] = {}
+    new: list[str] = []
+    sounds = list(missing.values())
+    coming = _heard_here(network, sounds, workers) if apart is None else _heard_apart(apart, sounds, workers)
+    with closing(coming):
+        for key, found in zip(missing, coming, strict=True):
+            progress(1)
+            if isinstance(found, str):
+                failed[key] = found
+                continue
+            known[key] = found
+            new.append(key)
+            if len(new) == SHARD:
+                _keep(folder, new, known)
+                new = []
+    if new:
+        _keep(folder, new, known)
+    rejected |= {id: failed[key] for id, key in keys.items() if key in failed}
     ids = [id for id in clips.clip_ids if id not in rejected]
     values = np.stack([known[keys[id]] for id in ids]) if ids else np.zeros((0, network.backbone.channels), np.float32)
     return Features(values, ids, [keys[id] for id in ids], rejected, len(missing))
+
+
+def _heard_here(network: TaggingNetwork, jobs: Sequence[Job], workers: int) -> Generator[np.ndarray | str, None, None]:
+    """The features of each sound, in order, or why it could not be read."""
+    if not jobs:
+        return
+    with DecodePool(min(workers, len(jobs)), timeout_s=30.0) as pool:
+        for _, wave in pool.map(jobs):
+            if isinstance(wave, AudioError):
+                yield str(wave)
+            else:
+                yield features_of(network, wave) if len(wave) else "it has no samples"
+
+
+def _heard_apart(apart: Apart, jobs: Sequence[Job], workers: int) -> Generator[np.ndarray | str, None, None]:
+    """As `_heard_here`; what ends before its turn waits."""
+    groups = {f"clips from {at} on": jobs[at : at + GROUP] for at in range(0, len(jobs), GROUP)}
+    what = apart.model, apart.model_hash
+    tasks = (Task(name, hear_part, (*what, group, workers), cpus=workers) for name, group in groups.items())
+    early: dict[str, list[np.ndarray | str]] = {}
+    due = iter(groups)
+    name = next(due, "")
+    with closing(in_turn(apart.spread, tasks)) as coming:
+        for task, found in coming:
+            early[task.name] = found
+            while name in early:
+                yield from early.pop(name)
+                name = next(due, "")
+
+
+def hear_part(model: str, model_hash: str, jobs: Sequence[Job], workers: int, link: Link) -> list[np.ndarray | str]:
+    """In a task: the features (channels,) float32 of each sound, in order, or why it could not be read.
+
+    Raises:
+        ValueError: another model than the driver's stands behind the name here, or an ensemble.
+    """
+    network = model_here(model, model_hash).network
+    if not isinstance(network, TaggingNetwork):
+        raise ValueError(f"{model} is an ensemble, which has no features of its own: give one of its members")
+    found: list[np.ndarray | str] = []
+    for each in _heard_here(network, jobs, workers):
+        found.append(each)
+        link.tell(len(found))
+    return found
 
 
 def _key(job: Job, digest: Callable[[str], str]) -> str:

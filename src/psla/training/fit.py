@@ -32,6 +32,7 @@ from psla.model.clip_ids import hashed
 from psla.model.file import Model, ModelCard, load_model, save_model
 from psla.model.network import TaggingNetwork
 from psla.model.pooling import Beside
+from psla.spread import Spread
 from psla.synth.plain_signals import KINDS
 from psla.synth.plain_signals import make as plain_signals
 from psla.training.cross_fit import (
@@ -46,7 +47,7 @@ from psla.training.cross_fit import (
     thresholds,
     twice_as_many,
 )
-from psla.training.features import Features, features_of, hear
+from psla.training.features import Apart, Features, features_of, hear
 from psla.training.known import Known, at_most
 from psla.training.logistic import Linear
 from psla.training.own_clips import FitError, background_clips, check, occurring, open_clips, recordings
@@ -86,6 +87,7 @@ def fit(
     cache: str | os.PathLike[str] | None = None,
     workers: int = 2,
     told: Told = lambda what, more, total: None,
+    spread: Spread | None = None,
 ) -> Fitted:
     """Fit a head to your own sounds and write a model file that tags with it.
 
@@ -100,8 +102,9 @@ def fit(
         tuned: train the trunk, too, from the head on (`psla.training.tune`); slow.
         review: a CSV of a person's corrections (`psla.training.review`).
         cache: where features are kept; None: in psla's cache folder.
-        workers: processes that decode.
+        workers: processes that decode; with `spread`, of each task.
         told: of what is heard: which, how many more, of how many.
+        spread: what hears the clips, a few in a task; None: this process.
 
     Raises:
         FitError: fewer than two classes, no class with two recordings, all clips of one recording, labels that differ
@@ -123,14 +126,15 @@ def fit(
     clips = clips if review is None else reviewed(clips, review)
     check(clips)
     negatives = None if background is None else background_clips(Path(background))
-    path = resolve(choose(model).model)
+    name = choose(model).model
+    path = resolve(name)
     if path.suffix == ".json":
         raise FitError(f"{path} is an ensemble, which has no features of its own: give one of its members")
     base = load_model(path)
     if keep_classes and base.network.config.fitted:
         raise FitError(f"{path} has classes of two heads already: keep those of the model that it was made of")
-    listening = _Listening(cache_folder() / "features" if cache is None else Path(cache), workers, told)
-    return _made(base, path, clips, negatives, listening, _Asked(out, keep_classes, tuned))
+    listening = _Listening(cache_folder() / "features" if cache is None else Path(cache), workers, told, spread)
+    return _made(base, path, clips, negatives, listening, _Asked(out, name, keep_classes, tuned))
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,7 @@ class _Asked:
     """What a fit is to make; see there."""
 
     out: Path
+    model: str
     keep_classes: bool
     tuned: bool
 
@@ -147,7 +152,7 @@ def _made(
 ) -> Fitted:
     """What is heard, what is learnt, and the two files; path: of the base."""
     sha256 = sha256_of(path)
-    sounds = listening.to(base.network, sha256, clips, negatives)
+    sounds = listening.to(base.network, (asked.model, sha256), clips, negatives)
     chosen = clips.select(sounds.features.clip_ids)
     check(chosen)
     chosen = chosen.part(occurring(chosen))
@@ -161,7 +166,7 @@ def _made(
         found = tune(partial(_started, trunk, task, answers.strength), chosen, answers.folds, runs, listening.told)
         report["tuned"], levels = compared(found, chosen, task, levels)
         trunk, head = found.model.network, head_of(found.model.network)
-        sounds = listening.to(trunk, found.sha256, chosen, negatives)
+        sounds = listening.to(trunk, (str(found.path), found.sha256), chosen, negatives)
         task = dataclasses.replace(task, features=sounds.features.values, backgrounds=sounds.backgrounds)
         answers = dataclasses.replace(answers, familiarity=held_out_familiarity(task, answers.folds))
     known, threshold = task.known(whole), threshold_of(answers.familiarity)
@@ -205,13 +210,16 @@ class _Listening:
     cache: Path
     workers: int
     told: Told
+    spread: Spread | None
 
-    def to(self, network: TaggingNetwork, sha256: str, clips: Clips, negatives: Clips | None) -> _Sounds:
-        """All that a fit hears, through the trunk of the file with this SHA-256."""
+    def to(self, network: TaggingNetwork, file: tuple[str, str], clips: Clips, negatives: Clips | None) -> _Sounds:
+        """All that a fit hears, through the trunk of a file: its path or name, and its SHA-256."""
+        folder = self.cache / file[1]
+        apart = None if self.spread is None else Apart(self.spread, *file)
 
         def heard(what: str, table: Clips) -> Features:
             done = partial(self.told, what)
-            found = hear(network, table, self.cache / sha256, self.workers, lambda clips: done(clips, len(table)))
+            found = hear(network, table, folder, self.workers, lambda clips: done(clips, len(table)), apart)
             if not len(found.values):
                 raise FitError(f"none of the {what} can be read; the first: {next(iter(found.rejected.values()))}")
             return found

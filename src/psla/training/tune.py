@@ -44,7 +44,7 @@ class Tuned:
     """What tuning has made.
 
     Attributes:
-        sha256: of the model's file.
+        path, sha256: of the model's file.
 
     Shape:
         rows: of the clips that were held out, as places in the table; frozen, tuned: (rows, classes) float32, what the
@@ -52,6 +52,7 @@ class Tuned:
     """
 
     model: Model[TaggingNetwork]
+    path: Path
     sha256: str
     rows: np.ndarray
     frozen: np.ndarray
@@ -84,7 +85,7 @@ def tune(
     whole = _run(started(np.arange(len(clips))), clips, folder / "all", told)
     places = {id: row for row, id in enumerate(clips.clip_ids)}
     rows = np.array([places[id] for id in found.clip_ids])
-    return Tuned(load_model(whole.model_file), sha256_of(whole.model_file), rows, *said)
+    return Tuned(load_model(whole.model_file), whole.model_file, sha256_of(whole.model_file), rows, *said)
 
 
 def head_of(network: TaggingNetwork) -> Linear:
