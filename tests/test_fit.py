@@ -4,6 +4,7 @@ out is a model file as any other, and it knows what it does not know."""
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -219,8 +220,16 @@ def test_a_fitted_model_is_one_as_any_other(home: Path, tmp_path: Path) -> None:
     loss.backward()
     assert started.pooling.output.weight.grad is not None
     rows = model.network.config.familiarity
-    text = path.read_bytes().replace(b'\\"familiarity\\": %d' % rows, b'\\"familiarity\\": 99')
-    (tmp_path / "wrong.safetensors").write_bytes(text)
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    outer = json.loads(data[8 : 8 + length])
+    header = json.loads(outer["__metadata__"]["psla"])
+    assert header["architecture"]["familiarity"] == rows
+    header["architecture"]["familiarity"] = 99
+    del header["header_sha256"]  # as in files from before it came
+    outer["__metadata__"]["psla"] = json.dumps(header)
+    raw = json.dumps(outer).encode()
+    (tmp_path / "wrong.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + data[8 + length :])
     with pytest.raises(ModelFileError, match=r"familiarity\.weight has the shape .\d+, .*; .* need 99 rows"):
         load_model(tmp_path / "wrong.safetensors")
 
