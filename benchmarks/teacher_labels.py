@@ -61,11 +61,10 @@ def mixtures(esc10: Path, folder: Path, config: SoundscapeConfig) -> Clips:
 def heard(teacher: Path, clips: Clips) -> Predictions:
     """What the teacher says of the clips, of its classes those of the clips."""
     model = read_weights(teacher) if teacher.suffix in (".pt", ".pth") else load_any(teacher)
-    columns = columns_of(clips.vocabulary, model.vocabulary, str(teacher))
     said = predict(model.network, open_source(clips, model.network.sample_rate), model.vocabulary, split="train")
     if said.rejected:
         raise ValueError(f"{len(said.rejected)} mixtures could not be made, the first: {min(said.rejected.items())}")
-    found = said.predictions
+    found, columns = said.predictions, columns_of(clips.vocabulary, model.vocabulary, str(teacher))
     return Predictions(found.probabilities[:, columns], found.clip_ids, clips.vocabulary, "train")
 
 
