@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from psla.cli import app
 from psla.data.clips import Clips
 from psla.data.ontology import Ontology
+from psla.data.vocabulary import Vocabulary
 from psla.metrics.predictions import Predictions
 from psla.model.frontends.kaldi import mel_filters
 from psla.report.enhancement import against_truth, difference, spectrogram_png, write_report
@@ -61,6 +62,20 @@ def test_the_new_table_is_a_drop_in():
     grown = found.clips.split("train").labels()
     np.testing.assert_array_equal(grown.matrix(), found.enhancement.labels.matrix())
     assert len(found.enhancement.additions) > 0
+
+
+def test_a_teacher_of_more_classes_is_taken_at_the_clips_own():
+    """Law: columns of other classes, and the order of the teacher's, change nothing; a class it lacks is refused."""
+    clips = corpus()
+    said = teacher(clips)
+    order = [*reversed(clips.vocabulary.ids), "another", "and another"]
+    wider = np.full((len(said), len(order)), 1.0, dtype=np.float16)
+    wider[:, : len(clips.vocabulary)] = said.probabilities[:, ::-1]
+    found = enhance_clips(clips, Predictions(wider, said.clip_ids, Vocabulary(order), "train"), GRAPH)
+    assert found.clips == enhance_clips(clips, said, GRAPH).clips
+    lacking = Predictions(wider[:, 1:], said.clip_ids, Vocabulary(order[1:]), "train")
+    with pytest.raises(LabelingError, match="different vocabularies"):
+        enhance_clips(clips, lacking, GRAPH)
 
 
 def test_evaluation_clips_are_refused_unless_forced():

@@ -18,6 +18,7 @@ import polars as pl
 from psla.corpora.csv_files import read_csv_file
 from psla.data.clips import SPLITS, Clips
 from psla.data.ontology import Ontology
+from psla.data.vocabulary import Vocabulary
 from psla.metrics.predictions import Predictions
 from psla.techniques.labeling import TYPES, Enhancement, LabelingError, Relation, enhance
 
@@ -56,6 +57,7 @@ def enhance_clips(
 ) -> EnhancedClips:
     """Enhance the labels of the clips that the predictions are of; arguments as `labeling.enhance`.
 
+    Of a teacher that knows more classes than the clips, the predictions are taken at the classes of the clips.
     `decisions` says for pairs of clip id and class id whether the addition is accepted; what it does not name is kept.
 
     Raises:
@@ -88,7 +90,8 @@ def enhance_clips(
             f"the ontology of {len(ontology)} classes has none of the {len(clips.vocabulary)} classes of the clips "
             f"({', '.join(clips.vocabulary.ids[:3])}): give the ontology of these classes"
         )
-    found = enhance(part.labels(), predictions, ontology, types, threshold, relation, force, progress)
+    said = _at(clips.vocabulary, predictions)
+    found = enhance(part.labels(), said, ontology, types, threshold, relation, force, progress)
     if not decisions:
         return EnhancedClips(_with_added(clips, found), part, found)
     chosen = _decided(found, decisions)
@@ -120,6 +123,14 @@ def read_decisions(path: str | os.PathLike[str]) -> dict[tuple[str, str], bool]:
         if found.setdefault(key, DECISIONS[word]) != DECISIONS[word]:
             raise LabelingError(f"{path}, line {line}: {key} is both accepted and rejected")
     return found
+
+
+def _at(classes: Vocabulary, said: Predictions) -> Predictions:
+    """What a teacher that knows all of these classes and more says of them; that of others as it is."""
+    if len(said.vocabulary) <= len(classes) or any(id not in said.vocabulary for id in classes.ids):
+        return said
+    columns = [said.vocabulary.index_of(id) for id in classes.ids]
+    return Predictions(said.probabilities[:, columns], said.clip_ids, classes, said.split, said.model_hash)
 
 
 def _decided(found: Enhancement, decisions: Decisions) -> np.ndarray:
