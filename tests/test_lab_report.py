@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from psla.data.clips import Clips
 from psla.files import write_json_atomic
 from psla.lab.experiment import LabError
 from psla.lab.run_page import write_run_report
-from psla.lab.tables.claims import QualityError, paper_tables, read_quality
+from psla.lab.tables.claims import QualityError, load_claims, paper_tables, read_quality
 from psla.lab.tables.folder import Measured, RowResult
 from psla.lab.tables.report import write_report
 from psla.lab.tables.report_tables import correlation
@@ -365,3 +366,18 @@ def test_a_run_has_its_page(tmp_path: Path) -> None:
         (run.folder / name).unlink()
     write_run_report(Run(run.folder).folder)
     assert "0 of 6 epochs" in read(run.folder / "report.html").text
+
+
+def test_the_table_of_claims_is_that_of_the_reports() -> None:
+    """Law: the first table of docs/lab has all claims, and what the committed reports say of each."""
+    root = Path(__file__).parents[1]
+    sys.path.insert(0, str(root / "scripts"))
+    try:
+        import make_claims_table as script
+    finally:
+        sys.path.pop(0)
+    text = (root / "docs" / "lab" / "README.md").read_text(encoding="utf-8")
+    assert script.page(text) == text
+    assert script.table().count("\n") == len(load_claims()) + 1
+    assert script.verdict(["supported, +0.1", "untested"]) == "supported"
+    assert script.verdict(["supported, +0.1", "contradicted, -0.1"]) == "not resolved"
