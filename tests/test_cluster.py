@@ -81,7 +81,7 @@ def test_the_same_bytes(spread: RaySpread, sounds: Path, tmp_path: Path) -> None
     mine = TagJob(load(MODEL), digest, RowSettings(top=3))
     with decode_pool(1) as pool:
         expected = list(mine.rows(paths, pool))
-    assert list(tag_apart(mine, TagTask.of(mine, MODEL, None, "float32", 1), paths, spread)) == expected
+    assert list(tag_apart(mine, TagTask.of(mine, MODEL, None, "float32", None, 1), paths, spread)) == expected
     assert load_model(resolve(MODEL)).vocabulary
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -43,6 +44,8 @@ def moto() -> Iterator[str]:
         patch.setenv("AWS_MAX_ATTEMPTS", "3")  # of botocore; s3fs tries five times around it
         patch.setenv("NO_PROXY", "127.0.0.1")
         known(patch, f"http://{host}:{port}", ("testing", "testing"))
+        # Its buckets are those of the process: another server of it may have made some.
+        urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
         s3fs.S3FileSystem().mkdir("bucket")
         yield f"http://{host}:{port}"
     forget()

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from psla.data.clips import Clips
+from psla.sealed import unseal_text
 from psla.synth.scene import SoundscapeConfig, table, vocabulary
 from psla.training.devices import Runtime
 from psla.training.recipe import Recipe
@@ -118,7 +119,7 @@ def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingInterrupted):
         train(recipe(), clips(tmp_path), tmp_path / "run", runtime=EVERY_STEP, stop=Stop(1))
     path = tmp_path / "run" / "recipe.yaml"
-    path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
+    path.write_text(unseal_text(path.read_text(), path, ValueError).replace("seed: 0", "seed: 1"))
     with pytest.raises(StateError, match="another recipe"):
         resume(tmp_path / "run")
 

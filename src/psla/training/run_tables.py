@@ -42,7 +42,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
             if None in row or None in row.values():
                 raise ValueError(f"line {number} has another number of fields than the head")
             for column in set(found) - _TEXTS:
-                if not (row[column] or column.endswith("_map")) or not math.isfinite(float(row[column] or 0)):
+                if column.endswith("_map") and row[column] in ("", "nan"):  # nothing held out, or none of it labelled
+                    continue
+                if not math.isfinite(float(row[column] or "nan")):
                     raise ValueError(f"line {number}: {column} is {row[column]!r:.40}, not a number")
             if columns[0] != "clip_id":
                 int(row[columns[0]])
