@@ -268,7 +268,7 @@ def check_fit(recipe: Recipe, clips: Clips) -> None:
         if not set(chosen).intersection(labels.explode().drop_nulls()):
             raise RecipeError(
                 f"none of the {number} clips of the split {split!r} has a label of the {len(chosen)} classes, so they "
-                f"cannot be {'trained on' if split == 'train' else 'scored'}: give them labels, or leave these clips out"
+                f"cannot be {'trained on' if split == 'train' else 'scored'}: give labels, or leave these clips out"
             )
 
 
