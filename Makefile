@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint docs slow slow-boxed browser benchmarks clean
+.PHONY: demo test lint docs slow slow-boxed soak browser benchmarks clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,10 @@ slow: $(STAMP)
 # The slow laws in 30 minutes: none begins after 25, and what was left out is named.
 slow-boxed: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m slow --begin-within 25 -rs
+
+# What takes many minutes each, and is run by hand: hundreds of files, kills, hours of sound, hosts apart.
+soak: $(STAMP)
+	$(BIN)/python -m pytest -m soak -rs
 
 browser: $(STAMP)
 	$(BIN)/python -m pytest -m browser -rs

@@ -91,7 +91,7 @@ def _here() -> Any:
     return Here()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_lab_on_a_cluster(spread: RaySpread, tmp_path: Path) -> None:
     """A lab on a cluster comes to the results and the bytes of predictions of one process."""
     import torch
@@ -108,7 +108,7 @@ def test_a_lab_on_a_cluster(spread: RaySpread, tmp_path: Path) -> None:
     assert lab_tests.predictions(tmp_path / "many") == lab_tests.predictions(tmp_path / "one")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_fit_on_a_cluster(spread: RaySpread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `psla fit` keeps of clips heard on a cluster, its model and its report are those of one process."""
     monkeypatch.setattr("psla.training.features.SHARD", 4)
@@ -235,7 +235,7 @@ def test_killed_at_a_random_moment(what: str, seed: int, cluster: Any, tmp_path:
     broken(what, seed, cluster, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(("what", "seed"), MORE_KILLS)
 def test_killed_at_more_moments(what: str, seed: int, cluster: Any, tmp_path: Path) -> None:
     """As above."""

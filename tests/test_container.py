@@ -84,7 +84,7 @@ def test_the_examples_are_what_they_say() -> None:
     assert service["spec"]["ports"][0]["targetPort"] == container["ports"][0]["containerPort"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_image_builds(tmp_path: Path) -> None:
     """The image builds, and its psla answers."""
     engine = next((name for name in ("docker", "podman") if shutil.which(name)), None)

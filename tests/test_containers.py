@@ -224,7 +224,7 @@ def test_headers_and_tags(tmp_path: Path, seed: int) -> None:
 
 
 @needs_ffmpeg
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("seed", range(300))
 def test_headers_and_tags_of_300_files(tmp_path: Path, seed: int) -> None:
     """The same of all three hundred."""

@@ -238,7 +238,7 @@ def test_forty_lines_of_javascript_get_the_same_answer(pair: tuple[Model, Path],
     answers_elsewhere([node, str(script)], *pair, tmp_path, ORT=runtime)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_an_ensemble_is_one_graph(tmp_path: Path) -> None:
     """Law: members side by side, averaged, say what the ensemble says; members of other rates are refused."""
     members = [random_model("kaldi", seed).network for seed in (0, 1)]

@@ -492,7 +492,7 @@ def test_mutations(tmp_path: Path, maker: Callable) -> None:
     no_mutation_changes_anything(tmp_path, maker, 60)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("maker", MAKERS)
 def test_many_mutations(tmp_path: Path, maker: Callable) -> None:
     """Law of the kind as a whole: a changed file never gives a changed result."""

@@ -52,7 +52,7 @@ def test_a_flipped_bit_in_an_ogg_is_found(kind: str) -> None:
                 function(bytes(flipped))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["vorbis", "opus"])
 def test_every_flipped_bit_of_an_ogg_is_found(kind: str) -> None:
     """All of them, of a short one."""

@@ -171,7 +171,7 @@ def test_after_kills_and_a_finished_run_nothing_else_is_left(tmp_path: Path, nam
     kill_and_finish(tmp_path, name, 3)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("name", ["tag", "train", "pack", "predict", "embeddings", "corpus"])
 def test_after_many_kills_of_each_command(tmp_path: Path, name: str) -> None:
     """Law of the kind as a whole."""

@@ -317,7 +317,7 @@ def test_a_job_that_is_disturbed_all_the_way_ends_as_an_undisturbed_one(tmp_path
     disturbed_job(tmp_path, 40)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_long_job_that_is_disturbed_all_the_way(tmp_path: Path) -> None:
     """The same over 500 files."""
     disturbed_job(tmp_path, 500)

@@ -97,7 +97,7 @@ print(json.dumps(seen))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
 def test_features_do_not_grow(tmp_path: Path) -> None:
     """Resident memory after 3,000 clips is that after 500 and the numbers that they have; far below 800 MB."""
@@ -109,7 +109,7 @@ def test_features_do_not_grow(tmp_path: Path) -> None:
     assert seen[-1] <= 800_000, seen
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_features_survive_a_kill(tmp_path: Path) -> None:
     """Killed without notice, twice, and begun again: the cache is the same, byte for byte, as one that was not."""
 

@@ -139,7 +139,7 @@ def test_the_report_has_both_sides() -> None:
     assert sum(float(line.split("|")[3]) for line in parts) == walls["psla"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_both_sides_train(clips: Clips, tmp_path: Path) -> None:
     """Law: each side's training ends with scores of the same clips and with its seconds by part."""
     plan = original.recipe_of(clips=6, seconds=0.64, epochs=1, batch=6)

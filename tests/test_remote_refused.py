@@ -194,7 +194,7 @@ def test_a_storm_that_passes(storm: type[Storm], sounds: Path, tmp_path: Path) -
     assert storm.refused == 4
 
 
-@pytest.mark.parametrize("after", [9, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("after", [9, pytest.param(4, marks=pytest.mark.soak)])
 def test_a_storm_without_end(after: int, storm: type[Storm], sounds: Path, tmp_path: Path) -> None:
     """503 to everything after so many requests: one sentence; when it is over, the same call ends the job."""
     clips, place = table(sounds), f"s3://bucket/storm{after}"

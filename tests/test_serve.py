@@ -347,7 +347,7 @@ def test_hostile_clients_cost_nobody_else(tagger: Tagger) -> None:
     assert threading.active_count() <= before
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1500)
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory of a process is read from /proc")
 def test_a_thousand_malformed_bodies(tagger: Tagger) -> None:
@@ -409,7 +409,7 @@ def test_sigterm_under_load_loses_nothing(home: Path, tagger: Tagger) -> None:
         service.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_thirty_two_clients_for_a_minute(tagger: Tagger) -> None:
     """Zero lost or swapped answers, each checked against the file's own."""
     files = [sound(0.3 + 0.23 * seed, seed) for seed in range(32)]

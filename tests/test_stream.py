@@ -394,7 +394,7 @@ def test_twenty_minutes(rate: int, hop: int, off: int) -> None:
     assert (opened, position) == (63, 1200)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("rate", "hop", "off"),

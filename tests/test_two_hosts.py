@@ -27,7 +27,7 @@ from psla.training.run import Run
 from test_spread import MODEL, contents, sounds
 from test_spread import table as table_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 __all__ = ["sounds"]
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 PORT = 6379
