@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import struct
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from psla.data.vocabulary import Vocabulary
+from psla.model import file as model_file
 from psla.model.file import Model, ModelCard, save_model
 from psla.model.frontends.kaldi import FrontEndConfig
 from psla.model.network import NetworkConfig, TaggingNetwork
@@ -42,3 +47,20 @@ def tiny_model_file(
 def noise(samples: int, seed: int = 0) -> np.ndarray:
     """White noise, a quarter of full scale, (samples,) int16."""
     return np.random.default_rng(seed).integers(-8000, 8000, samples).astype(np.int16)
+
+
+def changed_header(path: Path, out: Path, change: Callable[[dict[str, Any]], Any], older: bool = False) -> Path:
+    """A copy of a model file whose header says something else, under the checksum of before; `older`: as files were
+    before the header had one, with the checksum of the numbers alone."""
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    outer = json.loads(data[8 : 8 + length])
+    header = json.loads(outer["__metadata__"]["psla"])
+    if older:
+        header["sha256"] = model_file._digest(model_file.read_tensors(path))
+        del header["header_sha256"]
+    change(header)
+    outer["__metadata__"]["psla"] = json.dumps(header)
+    raw = json.dumps(outer).encode()
+    out.write_bytes(struct.pack("<Q", len(raw)) + raw + data[8 + length :])
+    return out

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from psla.training.calibrate import CalibrationError, Held, calibrate, learn_cla
 from psla.training.cross_fit import folds_of
 from psla.training.fit import fit
 from psla.training.own_clips import open_clips
+from tagging_models import changed_header
 from test_fit import KINDS, home, sound, toys  # noqa: F401
 from toy_ears import RATE
 
@@ -259,16 +259,12 @@ def test_a_card_that_is_no_calibration_is_refused(ready: Path, tmp_path: Path) -
     half = save_model(tmp_path / "h.safetensors", model.network, model.vocabulary, ModelCard(), "float16")
     changed = with_card(half, tmp_path / "c.safetensors", ModelCard(licence="CC0"))
     assert abs(changed.stat().st_size - half.stat().st_size) < 100
-    data = half.read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    outer = json.loads(data[8 : 8 + length])
-    header = json.loads(outer["__metadata__"]["psla"])
-    for name in ("calibration", "training_clips"):
-        del header["card"][name]
-    del header["header_sha256"]  # as files had none before either field
-    outer["__metadata__"]["psla"] = json.dumps(header)
-    raw = json.dumps(outer).encode()
-    (tmp_path / "old.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + data[8 + length :])
+
+    def lacking(header: dict) -> None:
+        for name in ("calibration", "training_clips"):
+            del header["card"][name]
+
+    changed_header(half, tmp_path / "old.safetensors", lacking, older=True)
     assert load_model(tmp_path / "old.safetensors").card == ModelCard()
     with pytest.raises(ModelFileError, match="there is no such model file"):
         with_card(tmp_path / "gone.safetensors", tmp_path / "d.safetensors", ModelCard())

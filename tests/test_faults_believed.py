@@ -25,7 +25,6 @@ from psla.data.source import open_source
 from psla.data.vocabulary import Vocabulary
 from psla.files import Journal, JournalError
 from psla.metrics.predictions import Predictions
-from psla.model import file as model_file
 from psla.model.file import ModelFileError, load_model, read_header
 from psla.model.tensor_file import read_tensors, write_sealed, write_tensors
 from psla.sealed import seal_text, write_json
@@ -37,7 +36,7 @@ from psla.training.features import FeatureCacheError, _keep, _kept
 from psla.training.recipe import Recipe
 from psla.training.run import Run
 from psla.training.session import resume, train
-from tagging_models import tiny_model, tiny_model_file
+from tagging_models import changed_header, tiny_model, tiny_model_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = Vocabulary(["dog", "rain"])
@@ -74,22 +73,6 @@ def clips(count: int = 12) -> Clips:
 # --- the model file
 
 
-def changed_header(path: Path, out: Path, change: Callable[[dict], None], version: int | None = None) -> Path:
-    """A copy of a model file whose header says something else; of an earlier version, with that one's checksum."""
-    data = path.read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    outer = json.loads(data[8 : 8 + length])
-    header = json.loads(outer["__metadata__"]["psla"])
-    if version is not None:
-        header |= {"version": version, "sha256": model_file._digest(read_tensors(path))}
-        del header["header_sha256"]
-    change(header)
-    outer["__metadata__"]["psla"] = json.dumps(header)
-    raw = json.dumps(outer).encode()
-    out.write_bytes(struct.pack("<Q", len(raw)) + raw + data[8 + length :])
-    return out
-
-
 def test_a_number_of_the_front_end_is_not_believed(tmp_path: Path) -> None:
     """One digit of `front_end.mean` changes every answer: whoever reads the file refuses it, `psla info` too."""
     path = changed_header(
@@ -104,7 +87,7 @@ def test_a_number_of_the_front_end_is_not_believed(tmp_path: Path) -> None:
 def test_files_of_version_2_load_to_the_same_bits(tmp_path: Path) -> None:
     """What has no checksum of its header is read as before, and what has one of its numbers is still held to it."""
     path = tiny_model_file(tmp_path)
-    old = changed_header(path, tmp_path / "old.safetensors", lambda header: None, version=2)
+    old = changed_header(path, tmp_path / "old.safetensors", lambda header: None, older=True)
     new, found = load_model(path), load_model(old)
     assert (found.vocabulary, found.card, found.network.config) == (new.vocabulary, new.card, new.network.config)
     state = new.network.state_dict()
@@ -119,7 +102,7 @@ def test_files_of_version_2_load_to_the_same_bits(tmp_path: Path) -> None:
 def test_names_that_are_no_texts(tmp_path: Path, names: object) -> None:
     """In a file of an earlier version, which anyone may have edited."""
     path = tmp_path / "m.safetensors"
-    changed_header(tiny_model_file(tmp_path), path, lambda h: h["vocabulary"].update(names=names), version=2)
+    changed_header(tiny_model_file(tmp_path), path, lambda h: h["vocabulary"].update(names=names), older=True)
     for reader in (load_model, read_header):
         refusal(lambda reader=reader: reader(path), path)
     assert CliRunner().invoke(app, ["info", str(path)]).exit_code == 2

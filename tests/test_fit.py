@@ -4,7 +4,6 @@ out is a model file as any other, and it knows what it does not know."""
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +37,7 @@ from psla.training.fit import fit
 from psla.training.known import know, shrunk_covariance, unit
 from psla.training.logistic import probabilities, regress
 from psla.training.own_clips import FitError, open_clips, recordings
+from tagging_models import changed_header
 from toy_ears import RATE, ToyConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -219,19 +219,11 @@ def test_a_fitted_model_is_one_as_any_other(home: Path, tmp_path: Path) -> None:
     loss = started(torch.zeros(2, RATE)).clip_probabilities[:, 0].sum()
     loss.backward()
     assert started.pooling.output.weight.grad is not None
-    rows = model.network.config.familiarity
-    data = path.read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    outer = json.loads(data[8 : 8 + length])
-    header = json.loads(outer["__metadata__"]["psla"])
-    assert header["architecture"]["familiarity"] == rows
-    header["architecture"]["familiarity"] = 99
-    del header["header_sha256"]  # as in files from before it came
-    outer["__metadata__"]["psla"] = json.dumps(header)
-    raw = json.dumps(outer).encode()
-    (tmp_path / "wrong.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + data[8 + length :])
+    assert model.network.config.familiarity != 99
+    wrong = tmp_path / "wrong.safetensors"
+    changed_header(path, wrong, lambda header: header["architecture"].update(familiarity=99), older=True)
     with pytest.raises(ModelFileError, match=r"familiarity\.weight has the shape .\d+, .*; .* need 99 rows"):
-        load_model(tmp_path / "wrong.safetensors")
+        load_model(wrong)
 
 
 def test_features_are_the_taggers(home: Path, tmp_path: Path) -> None:

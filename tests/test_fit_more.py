@@ -4,7 +4,6 @@ page of them; and of `psla find`, which compares the same features."""
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from psla.training.fit import Fitted, fit
 from psla.training.known import unit
 from psla.training.own_clips import FitError, open_clips
 from psla.training.similar import SearchError, find, near_pairs
+from tagging_models import changed_header
 from test_fit import KINDS, fitted, home, sound, toys  # noqa: F401
 from toy_ears import RATE
 
@@ -118,17 +118,10 @@ def test_kept_classes_say_what_they_said(home: Path, toys: None) -> None:  # noq
         fit(renamed, home / "never.safetensors", kept, keep_classes=True, cache=home / "cache")
     with pytest.raises(FitError, match="not both"):
         fitted(home, renamed, "never", keep_classes=True, tuned=True)
-    data = kept.read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    outer = json.loads(data[8 : 8 + length])
-    header = json.loads(outer["__metadata__"]["psla"])
-    header["architecture"]["fitted"] = 2
-    del header["header_sha256"]  # as in files from before it came
-    outer["__metadata__"]["psla"] = json.dumps(header)
-    raw = json.dumps(outer).encode()
-    (home / "wrong.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + data[8 + length :])
+    wrong = home / "wrong.safetensors"
+    changed_header(kept, wrong, lambda header: header["architecture"].update(fitted=2), older=True)
     with pytest.raises(ModelFileError, match="rows"):
-        load_model(home / "wrong.safetensors")
+        load_model(wrong)
 
 
 def test_a_trunk_is_tuned(home: Path, toys: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

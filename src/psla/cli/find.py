@@ -12,7 +12,7 @@ import typer
 from psla.cli.console import CommandError, answer, table
 from psla.cli.options import Json
 from psla.cli.places import READ, Writes
-from psla.cli.progress import bars
+from psla.cli.progress import stages
 
 if TYPE_CHECKING:
     from psla.training.similar import Place
@@ -50,15 +50,7 @@ def find(
     from psla.training.similar import find as run_find
 
     named, sources = split_model(words)
-    with bars() as shown:
-        tasks: dict[str, Any] = {}
-
-        def told(what: str, more: int, total: int) -> None:
-            if shown is not None:
-                if what not in tasks:
-                    tasks[what] = shown.add_task(what, total=total)
-                shown.advance(tasks[what], more)
-
+    with stages() as told:
         count = workers or os.cpu_count() or 1
         paths = expand_sources(sources)
         found = run_find(named, paths, like, top=top, near=near, cache=cache, workers=count, told=told)

@@ -11,7 +11,7 @@ import typer
 from psla.cli.console import answer, spread_over, table, warnings_told
 from psla.cli.options import Cluster, Json
 from psla.cli.places import READ, Writes
-from psla.cli.progress import bars
+from psla.cli.progress import stages
 
 _SHOWN = 30  # classes whose scores are printed
 
@@ -63,15 +63,7 @@ def fit(
     """Make a model of your own sounds, in a minute; say how good it is, by cross-validation over your recordings."""
     from psla.training.fit import fit as run_fit
 
-    with warnings_told(), bars() as shown, spread_over(cluster) as spread:
-        tasks: dict[str, Any] = {}
-
-        def told(what: str, more: int, total: int) -> None:
-            if shown is not None:
-                if what not in tasks:
-                    tasks[what] = shown.add_task(what, total=total)
-                shown.advance(tasks[what], more)
-
+    with warnings_told(), stages() as told, spread_over(cluster) as spread:
         count = workers or (1 if cluster else os.cpu_count() or 1)  # on a cluster, of each task
         given: dict[str, Any] = {"background": background, "keep_classes": keep_classes, "tuned": tune}
         given |= {"review": review, "cache": cache, "workers": count, "spread": spread}

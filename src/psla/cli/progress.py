@@ -65,6 +65,21 @@ def progress(
 
 
 @contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Hands out `told(what, more, total)`: a bar for each stage, which begins when it is told of first; or nothing."""
+    with bars() as shown:
+        tasks: dict[str, Any] = {}
+
+        def told(what: str, more: int, total: int) -> None:
+            if shown is not None:
+                if what not in tasks:
+                    tasks[what] = shown.add_task(what, total=total)
+                shown.advance(tasks[what], more)
+
+        yield told
+
+
+@contextmanager
 def hearing(shown: bool) -> Iterator[Callable[[str, float], None]]:
     """Hands out `report(path, seconds)`: on a terminal a line says how much has been heard of a file that is long."""
     if not (shown and sys.stderr.isatty()):

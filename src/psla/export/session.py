@@ -147,7 +147,7 @@ def _model(session: Any, said: Mapping[str, str]) -> Model[Any]:
     if missing := {*_NUMBERS, "class_ids", "class_names", "front_end", "precision"} - set(said):
         raise ExportedError(f"its metadata lacks {', '.join(sorted(missing))}")
     vocabulary = Vocabulary.from_dict({"ids": json.loads(said["class_ids"]), "names": json.loads(said["class_names"])})
-    text = [each.name for each in fields(ModelCard) if isinstance(getattr(ModelCard(), each.name), str)]
+    text = ModelCard.texts()
     card = ModelCard.from_dict(
         {name: said[name] if name in text else json.loads(said[name]) for name in _CARD if name in said}
     )

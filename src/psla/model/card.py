@@ -28,6 +28,11 @@ class ModelCard:
     calibration: dict[str, Any] = field(default_factory=dict)
     training_clips: str = ""
 
+    @classmethod
+    def texts(cls) -> list[str]:
+        """The fields that are text; the others are plain data for JSON."""
+        return [each.name for each in fields(cls) if each.type == "str"]
+
     @property
     def raw_thresholds(self) -> dict[str, float]:
         """Those of classes that are not calibrated, which hold for what the network says."""
@@ -45,7 +50,7 @@ class ModelCard:
         if unknown := sorted(str(key) for key in values if key not in known):
             raise ValueError(f"the card has the unknown fields {', '.join(unknown)}; known are {', '.join(known)}")
         for name, value in values.items():
-            text = name in ("licence", "training_data", "training_clips")
+            text = name in cls.texts()
             if not isinstance(value, str if text else dict):
                 raise ValueError(f"the card's {name} must be {'text' if text else 'a JSON object'}, not {value!r:.80}")
         for id, threshold in values.get("thresholds", {}).items():
