@@ -205,3 +205,20 @@ def test_tag_writes_them_and_corpus_reads_them(sounds: Path, tmp_path: Path) -> 
     alone = call("tag", model, sounds / "a.wav", *options, "--format", "audacity")
     assert alone == call("tag", model, sounds / "a.wav", *options, "--audacity")
     assert np.isfinite(float(alone.split("\t")[0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "format"),
+    [
+        ("long.json", "x" * 200_000, None),
+        ("deep.json", "[" * 200_000, "label-studio"),
+        ("date.TextGrid", 'File type = "ooTextFile"\nObject class = "TextGrid"\n 1.2.2020 3', "textgrid"),
+        ("endless.TextGrid", 'File type = "ooTextFile"\nObject class = "TextGrid"\n 0 1 <exists> 1e999', "textgrid"),
+        ("empty.txt", "", "raven"),
+    ],
+)
+def test_what_is_broken_is_one_sentence_with_its_name(name: str, text: str, format: str | None, tmp_path: Path) -> None:
+    """Law: no traceback, whatever stands in a file."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(AnnotationError, match=name):
+        read_annotations(tmp_path / name, format=format)

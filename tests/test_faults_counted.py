@@ -453,3 +453,13 @@ def test_a_table_without_any_label_is_told(tmp_path: Path) -> None:
     assert "no clip has a label" in said
     assert "classes: none" in said
     assert len(Clips.read(tmp_path / "c.parquet")) == 1
+
+
+def test_a_link_that_leads_back_to_itself_hides_nothing(tmp_path: Path) -> None:
+    """Law: it is counted, and what stands beside it is heard."""
+    for name in ("a.wav", "c.wav"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "b.wav").symlink_to(tmp_path / "b.wav")
+    found = sound_files(tmp_path)
+    assert [Path(file).name for file in found.files] == ["a.wav", "c.wav"]
+    assert [Path(path).name for paths in found.left_out.values() for path in paths] == ["b.wav"]

@@ -206,3 +206,13 @@ def test_a_scheme_without_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
     with pytest.raises(RemoteError, match=r"gs://bucket/pack/pack.json: .*gcsfs"):
         Clips.read("gs://bucket/pack")
+
+
+def test_no_storage_is_asked_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: with PSLA_OFFLINE no address is opened; memory is none."""
+    monkeypatch.setenv("PSLA_OFFLINE", "1")
+    for address in ("s3://bucket/a", "https://127.0.0.1/a"):
+        with pytest.raises(remote.RemoteError, match="PSLA_OFFLINE"):
+            remote.read(address)
+    remote.write("memory://offline/a", b"a")
+    assert remote.read("memory://offline/a") == b"a"

@@ -29,6 +29,7 @@ from typer.testing import CliRunner
 from malformed_audio import malformed_files
 from psla.cli import app
 from psla.model.ensemble import EnsembleError
+from psla.serve.answers import Plan, TagQuery
 from psla.serve.app import HEADERS, create_app
 from psla.serve.engine import Engine, Left
 from psla.serve.limits import Limits
@@ -55,6 +56,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "d.mp3": sound(2.0, 4, "MP3", 32000),
     }.items():
         (home / name).write_bytes(data)
+    one = np.random.default_rng(5).uniform(-0.5, 0.5, 16000)
+    soundfile.write(home / "against.wav", np.stack([one, -one], 1), 16000)
     return home
 
 
@@ -77,7 +80,7 @@ def rows(home: Path, *args: object) -> list[dict[str, Any]]:
 
 def test_an_answer_is_a_row_of_psla_tag(home: Path, server: Any) -> None:
     """As the body, in a form, under its own name, of any format: the element of the list, number for number."""
-    files = [home / name for name in ("a.wav", "b.flac", "c.ogg", "d.mp3")]
+    files = [home / name for name in ("a.wav", "b.flac", "c.ogg", "d.mp3", "against.wav")]
     for path, row in zip(files, rows(home, *files, "--top", 3, "--events"), strict=True):
         asked = {"top": 3, "events": True}
         body = post(server.address, path.read_bytes(), name=path.name, **asked)
@@ -87,6 +90,22 @@ def test_an_answer_is_a_row_of_psla_tag(home: Path, server: Any) -> None:
             f"{server.address}/v1/tag", files={"any": (path.name, path.read_bytes())}, params=asked, timeout=60
         )
         assert form.json() == body.json()
+    assert "cancelled" in body.json()["flags"]
+
+
+@pytest.mark.parametrize(
+    ("query", "calibrated", "expected"),
+    [
+        ({}, False, (5, 0.0, False)),
+        ({}, True, (None, None, False)),
+        ({"top": 3}, True, (3, 0.0, True)),
+        ({"threshold": 0.2}, True, (None, 0.2, False)),
+    ],
+)
+def test_a_calibrated_model_answers_as_psla_tag_does(query: dict, calibrated: bool, expected: tuple) -> None:
+    """Law: how many classes, from which probability on, and whether unfamiliar recordings get names."""
+    settings = Plan.of(TagQuery(**query), CLASSES, calibrated).settings
+    assert (settings.top, settings.threshold, settings.unfamiliar) == expected
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,15 @@ class Backwards(Here):
         return found
 
 
+class Away(Here):
+    """Its disk is away: every file fails, for the moment."""
+
+    def ended(self, watch: Watch) -> Ended:
+        found = super().ended(watch)
+        failed = {"status": "failed", "error": "away"}
+        return Ended(found.task, [({**failed, "path": row["path"]}, True) for row, _ in found.result])
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -209,6 +218,9 @@ def test_tagging_in_tasks(sounds: Path, tmp_path: Path) -> None:
         with Journal(tmp_path / "j.jsonl") as journal:
             assert 0 < len(journal.records) < len(paths)
             assert list(mine.rows(paths[:5], pool, journal)) == expected[:5]
+    with Journal(tmp_path / "away.jsonl") as journal:
+        assert {row["error"] for row in tag_apart(mine, task, paths, Away(), journal)} == {"away"}
+        assert not journal.records  # what passes is not written down
     with Journal(tmp_path / "j.jsonl") as journal:
         assert list(tag_apart(mine, task, paths, Backwards(), journal)) == expected
     with Journal(tmp_path / "j.jsonl") as journal:

@@ -300,8 +300,8 @@ def test_rules_of_classes_come_from_a_file(tmp_path: Path) -> None:
         ("Dog: {release: 2}", "release must be"),
         ("Dog: {classes: {}}", "not {'classes'"),
         ("Dog: {release: high}", "Dog"),
-        ("- Dog", "must hold classes"),
-        ("Dog: [", "is no YAML"),
+        ("- Dog", "must hold"),
+        ("Dog: [", "is not YAML"),
     ):
         file.write_text(text)
         with pytest.raises(ValueError, match=re.escape(match)):

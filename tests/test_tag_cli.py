@@ -374,3 +374,19 @@ def test_a_journal_beside_embeddings_is_refused(tmp_path: Path) -> None:
         pytest.raises(ValueError, match="choose one"),
     ):
         next(job.rows([str(tmp_path / "a.wav")], pool, journal))
+
+
+def test_a_journal_with_events_is_gone_on_with(home: Path, tmp_path: Path) -> None:
+    """Law: rows with events are rows of a journal, those of before without their mean probability, too."""
+    sounds, journal = tmp_path / "sounds", tmp_path / "j.jsonl"
+    sounds.mkdir()
+    soundfile.write(sounds / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 40000), 16000)
+    asked = (sounds, "--events", "--threshold", "0.01", "--journal", journal)
+    first = rows(home, *asked)
+    assert first[0]["events"]
+    assert rows(home, *asked) == first
+    (kept,) = Journal.read(journal)
+    for event in kept["events"]:
+        del event["mean_probability"]
+    journal.write_text(json.dumps(kept) + "\n")
+    assert rows(home, *asked)[0]["events"] == kept["events"]

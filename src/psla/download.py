@@ -5,8 +5,9 @@ proves that the rest belongs to it: a checksum that the caller knows, or the ser
 one of the first part (`If-Range`, RFC 9110 section 13.1.5). Of several processes that want the same file one downloads
 it and the others wait (`psla.files.alone`).
 
-No other module asks a server for anything, and this one does not while `$PSLA_OFFLINE` is set to more than 0. Not
-covered: a server that spells out its headers for hours, and a file that ends early without a length or a checksum.
+Beside this one, `psla.remote` and `psla.weights.hub` ask the servers of the addresses that a user names; none of them
+does while `$PSLA_OFFLINE` is set to more than 0. Not covered: a server that spells out its headers for hours, and a
+file that ends early without a length or a checksum.
 """
 
 from __future__ import annotations

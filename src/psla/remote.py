@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from psla.download import cache_folder
+from psla.download import cache_folder, cannot_write, offline
 from psla.extras import needed
 from psla.files import alone, atomic_write
 
@@ -52,8 +52,11 @@ def reached(address: str) -> Iterator[Any]:
     Raises:
         RemoteError: no module for the scheme, no access, no such object, or storage that fails.
     """
+    scheme = address.partition("://")[0]
+    if offline() and scheme != "memory":
+        raise RemoteError(f"{address}: no server is asked while PSLA_OFFLINE is set; unset it, or copy that here")
     try:
-        yield _system(address.partition("://")[0], os.getpid())
+        yield _system(scheme, os.getpid())
     except ImportError as error:
         raise RemoteError(f"{address}: {' '.join(str(error).split())}") from error
     except FileNotFoundError as error:
@@ -134,14 +137,19 @@ def fetched(address: str, progress: Callable[[int, int | None], None] = lambda r
     """A local copy of an object in the cache of psla, made once for what the object is now.
 
     Raises:
-        RemoteError: it cannot be had.
+        RemoteError: it cannot be had. DownloadError: the cache does not take it.
     """
     with reached(address) as system:
         state = hashlib.sha256(f"{address} {system.ukey(address)}".encode()).hexdigest()[:16]
-        target = cache_folder() / "remote" / state / address.rpartition("/")[2]
+    target = cache_folder() / "remote" / state / address.rpartition("/")[2]
+    try:
         with alone(target):
             if not target.is_file():
-                with atomic_write(target) as temporary:
+                with atomic_write(target) as temporary, reached(address) as system:
                     system.get_file(address, str(temporary))
-        progress(target.stat().st_size, target.stat().st_size)
-        return target
+    except RemoteError:
+        raise
+    except OSError as error:  # of the cache, not of the storage
+        raise cannot_write(target, error) from error
+    progress(target.stat().st_size, target.stat().st_size)
+    return target

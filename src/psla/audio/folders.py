@@ -81,7 +81,7 @@ def sound_files(folder: str | os.PathLike[str]) -> Found:
 
 def _take(found: Found, entry: os.DirEntry[str], ahead: deque[str], links: deque[str]) -> None:
     suffix = os.path.splitext(entry.name)[1].lower()
-    if entry.is_dir():
+    if is_folder(entry):
         if entry.name.startswith("."):
             _leave(found, HIDDEN, entry.path)
         else:
@@ -94,6 +94,14 @@ def _take(found: Found, entry: os.DirEntry[str], ahead: deque[str], links: deque
         _leave(found, ODD, entry.path)
     else:
         found.files.append(entry.path)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one; a link that leads back to itself, or to what is forbidden, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

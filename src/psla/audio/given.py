@@ -44,8 +44,7 @@ def sound_of(given: Given, sample_rate: float | None = None) -> tuple[Source | n
     if isinstance(given, Mapping):
         return _of_mapping(given, sample_rate)
     if isinstance(given, tuple | list):
-        numbers = [_is_number(each) for each in given]
-        if len(given) == 2 and sum(numbers) == 1:
+        if len(given) == 2 and sum(numbers := [_is_number(each) for each in given]) == 1:
             rate, array = (given[0], given[1]) if numbers[0] else (given[1], given[0])
             return sound_of(array, _agreed(rate, sample_rate))
         return _array(given), sample_rate

@@ -1,4 +1,4 @@
-"""What all commands share: one sentence for an error that the user can mend, answers, tables, progress."""
+"""What all commands share: one sentence for an error that the user can mend, answers, tables."""
 
 from __future__ import annotations
 

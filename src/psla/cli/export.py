@@ -11,7 +11,7 @@ import typer
 from psla.cli.console import answer, table
 from psla.cli.options import Json, ModelName
 from psla.cli.places import READ, Writes
-from psla.cli.progress import bars, fetching
+from psla.cli.progress import fetching, stages
 
 _SHOWN = 20  # classes that are printed, those that differ most
 
@@ -49,22 +49,15 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a model as an ONNX file, and say by how much its answers differ."""
+    from psla.export.write import check, labelled, recordings
     from psla.export.write import export as write
-    from psla.export.write import labelled, recordings
     from psla.tagging.sources import expand_sources
     from psla.weights.catalogue import load_any
 
     with fetching(model) as told:
         loaded = load_any(model, told)
-    with bars() as shown:
-        tasks: dict[str, Any] = {}
-
-        def progress(what: str, more: int, total: int) -> None:
-            if shown is not None:
-                if what not in tasks:
-                    tasks[what] = shown.add_task(what, total=total)
-                shown.advance(tasks[what], more)
-
+    check(loaded, out, precision.value)
+    with stages() as progress:
         sounds = None
         if clips and len(clips) == 1 and Path(clips[0]).suffix == ".parquet":
             sounds = labelled(clips[0], loaded, progress)

@@ -55,7 +55,7 @@ def find(
         paths = expand_sources(sources)
         found = run_find(named, paths, like, top=top, near=near, cache=cache, workers=count, told=told)
     for path, reason in list(found.rejected.items())[:3]:
-        typer.echo(f"psla: left out: {path if path not in reason else ''}{reason}", err=True)
+        typer.echo(f"psla: left out: {reason if path in reason else f'{path}: {reason}'}", err=True)
     rows = [[_where(m.place), *([_where(m.other)] if m.other else []), m.similarity] for m in found.matches]
     head = ["window", *(["window"] if near_duplicates else []), "similarity"]
     data = {"windows": found.windows, "matches": [asdict(match) for match in found.matches]}

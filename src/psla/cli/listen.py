@@ -194,9 +194,7 @@ def _blocks(
 def _first(blocks: Iterator[Block], seconds: float | None) -> Iterator[Block]:
     """The blocks, so many seconds of them."""
     left = float("inf") if seconds is None else seconds
-    for block in blocks:
-        if left <= 0:
-            return
+    while left > 0 and (block := next(blocks, None)) is not None:  # after the last one none is waited for
         left -= block.seconds + (block.lost_s or 0.0)
         yield block
 

@@ -169,13 +169,13 @@ def tag(
         pool = stack.enter_context(_pool(1 if cluster else workers or min(len(paths), os.cpu_count() or 1)))
         from psla.files import Journal
         from psla.tagging.job import EmbeddingFile, TagJob
-        from psla.tagging.output import RowSettings
+        from psla.tagging.output import RowSettings, levels_of
         from psla.tagging.view import Views
 
         model_path, tagger = tagger_of(choice, hop, combine, precision, window)
         own = ruled((threshold or None, release, max_gap, min_length, median), class_rules, tagger)
         rule = replace(own, threshold=threshold) if events or audacity else None
-        shown, level = _levels(top, threshold, tagger)
+        shown, level = levels_of(top, threshold, bool(tagger.calibration))
         chosen, withheld = asked(classes, exclude, drop_speech, speech_threshold, tagger.model.vocabulary)
         fewer = not (as_json or as_csv) if deepest is None else deepest
         settings = RowSettings(shown, level, chosen, roll_up, rule, fewer, unfamiliar=top is not None)
@@ -258,13 +258,6 @@ def _choice(model: str | None, words: Sequence[str]) -> tuple[Choice, list[str]]
         raise CommandError(f"two models are named, {model} and {named}: choose one")
     with warnings_told():
         return choose(model or named), expand_sources(sources)
-
-
-def _levels(top: int | None, threshold: float | None, tagger: Tagger) -> tuple[int | None, float | None]:
-    """How many classes are shown, and from which probability on; None: all, and the thresholds of the model's own."""
-    if top is None and threshold is None:
-        return (None, None) if tagger.calibration else (5, 0.0)
-    return top, threshold or 0.0
 
 
 def tagger_of(

@@ -111,7 +111,7 @@ def read_annotations(path: Path, label_column: str | None = None, format: str | 
         return FORMATS[format].read(text, label_column)
     except AnnotationError as error:
         raise AnnotationError(f"{path}, read as {format}: {error}") from error
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError, RecursionError) as error:
         raise AnnotationError(f"{path}, read as {format}: something is missing in it ({error!r})") from error
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from psla.audio.addresses import SYNTHESISED
+from psla.audio.addresses import READERS
 from psla.audio.containers import split_track
 from psla.audio.probe import Headers, Report, short
 from psla.data.clips import SPLITS, Clips, ClipsError
@@ -129,7 +129,8 @@ def take_inventory(
 ) -> tuple[Clips, Inventory]:
     """The clips whose files are there and readable, and the list of those left out, each with its reason.
 
-    What is synthesised is always there. A clip that starts after its file's end is unreadable.
+    What is synthesised is always there, and what lies at an address is not looked into. A clip that starts after its
+    file's end is unreadable.
 
     Args:
         clips: the table; its order is kept.
@@ -139,7 +140,7 @@ def take_inventory(
     """
     table = clips.frame.select("clip_id", "path", "start_s")
     paths = table.select("path").unique(maintain_order=True)
-    paths = paths.filter(~pl.any_horizontal(pl.col("path").str.starts_with(scheme) for scheme in SYNTHESISED))
+    paths = paths.filter(~pl.any_horizontal(pl.col("path").str.starts_with(scheme) for scheme in READERS))
     with ThreadPoolExecutor() as threads:  # a network disk answers many at a time
         found = pl.DataFrame(list(threads.map(_look, paths["path"])), schema=_FILE, orient="row")
     sound = found.filter(pl.col("fault").is_null()).drop("fault")

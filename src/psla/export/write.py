@@ -52,7 +52,8 @@ def export(
     Args:
         model: of a model file or an ensemble.
         out: ends in .onnx.
-        precision: one of `PRECISIONS`. int8 is measured on a third of the recordings, and compared on the others.
+        precision: one of `PRECISIONS`. int8 is measured on the first windows of a third of the
+            recordings, 100 at most, and compared on the others.
         frames: with frame probabilities and frame features, which psla needs to run the file.
         sounds: recordings to compare by; None: synthesised ones of 0.3 to 30 s.
         force: write int8 whatever it loses.
@@ -65,7 +66,7 @@ def export(
         OSError: the file cannot be written; what stood there stays.
     """
     out = Path(out)
-    _check(model, out, precision)
+    check(model, out, precision)
     helper = needed("onnx.helper", "onnx")
     sounds = sounds or synthesised(model.network.sample_rate)
     if precision == "int8" and not force and (sounds.labels is None or not sounds.labels.counts().any()):
@@ -79,7 +80,8 @@ def export(
     elif precision == "int8":
         third = [wave[: model.network.window_samples] for wave in sounds.waveforms[::3]][:_MOST_CALIBRATING]
         graph, compared = quantised(graph, third), _others(sounds)
-    helper.set_model_props(graph, metadata_of(model, precision))
+    about = metadata_of(model, precision)
+    helper.set_model_props(graph, about)
     total = len(compared.waveforms)
     parity = compare(
         model,
@@ -99,7 +101,7 @@ def export(
         del graph.graph.output[:]
         graph.graph.output.extend(kept)
     said = {key: value for key, value in parity.to_dict().items() if key != "per_class"}
-    helper.set_model_props(graph, metadata_of(model, precision) | {"parity": json.dumps(said)})
+    helper.set_model_props(graph, about | {"parity": json.dumps(said)})
     with atomic_write(out) as temporary:
         temporary.write_bytes(graph.SerializeToString())
     heard = {name: getattr(model.network, name) for name in ("sample_rate", "window_samples", "step_samples")}
@@ -107,7 +109,8 @@ def export(
     return parity
 
 
-def _check(model: Model, out: Path, precision: str) -> None:
+def check(model: Model, out: Path, precision: str) -> None:
+    """Raises ExportError or ValueError, as `export` does, for what can be told before anything is heard."""
     if out.suffix != ".onnx":
         raise ExportError(f"{out}: the name of an exported model ends in .onnx")
     if precision not in PRECISIONS:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from psla.metrics.scores import Scores
+from psla.model import clip_ids
 from psla.report import page
 from psla.report.figures import Curve, curves, ranked, scatter
 from psla.report.page import Bar, Columns, Folded, Gallery, Heading, Numbers, Part, Picture, Table, Text
@@ -164,6 +165,8 @@ def _pretraining(run: Run) -> list[Part]:
     details = _json(run.folder / "pretraining.json")
     if not details:
         return []
+    if known := details.pop("training_clips", ""):
+        details["training clips"] = f"{clip_ids.count(known)}, by the hashes of their ids"
     parts: list[Part] = [Text(str(details.pop("summary", "")))]
     if details:
         columns: Columns = {"": lambda pair: pair[0], "value": lambda pair: _shortened(pair[1])}

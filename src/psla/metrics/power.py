@@ -75,7 +75,7 @@ class Design:
         half = np.sqrt(parts + t.isf(self.level / 2, self.units - 1) ** 2 * self.clips)
         luck = math.sqrt((self.between / self.seeds if self.seeds > 1 else 0.0) + self.clips)
         if luck == 0:
-            return float(difference > 0)
+            return float(difference != 0)
         return float(np.mean(norm.sf((half - abs(difference)) / luck)))
 
     def finds(self, power: float = 0.8) -> float:

@@ -2,8 +2,8 @@
 
     ids ──► the first 6 bytes of the SHA-256 of each, sorted, no two alike ──► base64
 
-Two million clips take 16 MB. That an id meets the hash of another among them has a chance of 1e-8; so it may happen
-once in a thousand runs that a table of ten thousand other clips is refused, and never that a clip of them passes.
+Two million clips take 16 MB. That an id meets the hash of another among them has a chance of 7e-9; so it may happen
+once in fourteen thousand runs that a table of ten thousand other clips is refused, never that a clip of them passes.
 """
 
 from __future__ import annotations
@@ -27,26 +27,35 @@ def hashed(ids: Iterable[str], *others: str) -> str:
         >>> count(both), met(both, ["c", "b"])
         (2, ['b'])
     """
-    found = {hashlib.sha256(id.encode("utf-8", "surrogateescape")).digest()[:_BYTES] for id in ids}
+    found = set(map(_hash, ids))
     return base64.b64encode(b"".join(sorted(found.union(*map(_read, others))))).decode("ascii")
 
 
 def count(text: str) -> int:
     """How many ids stand in a text of `hashed`; 0 for the empty one."""
-    return len(_read(text))
+    return len(_data(text)) // _BYTES
 
 
 def met(text: str, ids: Iterable[str]) -> list[str]:
     """Which of these ids stand in a text of `hashed`, in their order."""
     known = _read(text)
-    return [id for id in ids if hashlib.sha256(id.encode("utf-8", "surrogateescape")).digest()[:_BYTES] in known]
+    return [id for id in ids if _hash(id) in known]
 
 
-def _read(text: str) -> set[bytes]:
+def _hash(id: str) -> bytes:
+    return hashlib.sha256(id.encode("utf-8", "surrogateescape")).digest()[:_BYTES]
+
+
+def _data(text: str) -> bytes:
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"hashes of clip ids are in base64, not {text!r:.40}") from error
     if len(data) % _BYTES:
         raise ValueError(f"hashes of clip ids have {_BYTES} bytes each; here are {len(data)} bytes")
+    return data
+
+
+def _read(text: str) -> set[bytes]:
+    data = _data(text)
     return {data[begin : begin + _BYTES] for begin in range(0, len(data), _BYTES)}

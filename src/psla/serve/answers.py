@@ -29,13 +29,11 @@ from psla.report import drawing
 from psla.report.view import RANGE, hz_marks
 from psla.tagging.batch import FileResult
 from psla.tagging.events import EventRule
-from psla.tagging.output import RowSettings, looked_at, row_of
+from psla.tagging.output import RowSettings, levels_of, looked_at, row_of
 from psla.tagging.privacy import SPEECH_THRESHOLD, Withheld, speech_classes
 from psla.tagging.result import TagResult, choose_classes, kinds_of
 from psla.tagging.tagger import Tagger
 from psla.tagging.view import COLUMNS, Views
-
-DEFAULT_TOP = 5
 
 
 class Table(StrEnum):
@@ -99,8 +97,8 @@ class Plan:
     picture: bool
 
     @staticmethod
-    def of(query: TagQuery, vocabulary: Vocabulary) -> Plan:
-        """The plan of a query.
+    def of(query: TagQuery, vocabulary: Vocabulary, calibrated: bool = False) -> Plan:
+        """The plan of a query; calibrated: the model has thresholds of its own that `psla tag` would use.
 
         Raises:
             ValueError: a value out of its range, a class that the model does not have, or what it cannot do.
@@ -118,13 +116,15 @@ class Plan:
         gone = tuple(choose_classes(query.exclude, vocabulary, Ontology.audioset()))
         chosen = choose_classes(query.classes, vocabulary, Ontology.audioset())
         rule = EventRule(query.threshold or None, query.release, query.max_gap, query.min_length)
+        top, threshold = levels_of(query.top, query.threshold, calibrated)
         settings = RowSettings(
-            top=DEFAULT_TOP if query.top is None and query.threshold is None else query.top,
-            threshold=query.threshold or 0.0,
+            top=top,
+            threshold=threshold,
             classes=tuple(id for id in chosen if id not in gone) if query.classes else None,
             roll_up=query.roll_up,
             events=rule if query.events else None,
             deepest=query.deepest,
+            unfamiliar=query.top is not None,
         )
         return Plan(settings, Withheld(gone, level), query.frames, query.features, query.picture)
 

@@ -13,9 +13,10 @@ from typing import NoReturn
 
 import numpy as np
 
-from psla.audio.decode import AudioError, AudioStream, Source, probe
+from psla.audio.decode import AudioError, Source, probe
+from psla.audio.levels import Levels
 from psla.audio.pool import DecodePool, SourceInfo
-from psla.audio.worker import Message, checked_rate
+from psla.audio.worker import Message, decode_to_tag
 
 DECODER = "psla.serve.decoding:decode"
 _OVER_S = 0.1  # what is decoded beyond the limit, to know that there is more
@@ -27,7 +28,7 @@ class TooLong(ValueError):
 
 
 def decode(source: Source, rate: int, start_s: float | None, end_s: float | None) -> Iterator[Message]:
-    """The sample rate, then the blocks, of what lasts no longer than `end_s`; of anything else a sample rate of 0 last.
+    """What `decode_to_tag` gives of what lasts no longer than `end_s`; of anything else a sample rate of 0 last.
 
     Example:
         >>> import io, soundfile
@@ -42,14 +43,13 @@ def decode(source: Source, rate: int, start_s: float | None, end_s: float | None
             yield _TOO_LONG
             return
     left = end_s * rate + 1  # resampling rounds up
-    with AudioStream(source, rate, start_s=start_s, end_s=end_s + _OVER_S) as stream:
-        yield {"sample_rate": checked_rate(stream.source_rate, stream.name)}
-        for block in stream:
-            left -= len(block)
+    for message in decode_to_tag(source, rate, start_s, end_s + _OVER_S):
+        if isinstance(message, np.ndarray):
+            left -= len(message)
             if left < 0:
                 yield _TOO_LONG
                 return
-            yield block
+        yield message
 
 
 class Decoded:
@@ -62,18 +62,22 @@ class Decoded:
     """
 
     def __init__(self, pool: DecodePool, data: bytes, rate: int, limit_s: float, decode_s: float) -> None:
-        self._stream = pool.stream(data, rate, None, limit_s)
+        self.levels: Levels | None = None  # of the source, once all of it has been read
+        self._stream = pool.stream(data, rate, None, limit_s, self._measured)
         self._limit_s, self._decode_s = limit_s, decode_s
 
-    def source_rate(self) -> int:
-        """Sample rate of the source in Hz.
+    def _measured(self, levels: Levels) -> None:
+        self.levels = levels
+
+    def info(self) -> SourceInfo:
+        """What is told of the source before its blocks.
 
         Raises:
             AudioError: it cannot be read. TooLong: its header says that it lasts longer than it may.
         """
         first = next(self._stream)
         assert isinstance(first, SourceInfo)
-        return first.sample_rate or self._refuse()
+        return first if first.sample_rate else self._refuse()
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The blocks (samples,) int16; raises AudioError, TooLong."""

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from psla.audio.levels import Levels
+from psla.audio.pool import SourceInfo
 from psla.tagging.batch import BATCH
 from psla.tagging.recording import Recording
 from psla.tagging.result import TagResult
@@ -47,7 +49,7 @@ class Engine:
     def __init__(self, tagger: Tagger, told: Callable[[int], None] = lambda windows: None) -> None:
         self.tagger, self._told = tagger, told
         self.changed = threading.Condition()
-        self.held = max(2, round(_HELD_S / tagger.hop_s))
+        self.held = max(2, round(_HELD_S / tagger.window_s))
         self._turns: deque[Job] = deque()  # those that have windows waiting
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -146,14 +148,24 @@ class Job:
         self.cut = self.said = 0  # windows that were given, and those that came back
         self.error: Exception | None = None
 
-    def tag(self, blocks: Iterable[np.ndarray], source_rate: float | None = None) -> TagResult:
-        """What `Tagger.tag_blocks` gives of the same blocks, to the bit on the CPU.
+    def tag(
+        self,
+        blocks: Iterable[np.ndarray],
+        source: SourceInfo | None = None,
+        levels: Callable[[], Levels | None] = lambda: None,
+    ) -> TagResult:
+        """What a file of these blocks gets from `psla tag`, to the bit on the CPU.
+
+        Args:
+            source: what is known of it before; levels: asked when all blocks have come.
 
         Raises:
             Left: it was cancelled, or the engine was closed. And what the blocks and the network raise.
         """
-        self.recording.source_rate = source_rate
+        if source is not None:
+            self.recording.source_rate, self.recording.unfinished = source.sample_rate, source.unfinished
         self.run(self.engine.tagger.windows(blocks))
+        self.recording.levels = levels()
         return self.recording.result()
 
     def run(self, windows: Iterable[np.ndarray]) -> None:

@@ -118,7 +118,7 @@ class Service:
     async def tag(self, request: Request, query: TagQuery, held: Held) -> Response:
         """The answer to one recording."""
         try:
-            plan = Plan.of(query, self.tagger.model.vocabulary)
+            plan = Plan.of(query, self.tagger.model.vocabulary, bool(self.tagger.calibration))
             if plan.features is not Table.none and not self.features:
                 raise ValueError("an ensemble has no features of its own: ask one of its members")
         except ValueError as error:
@@ -172,9 +172,9 @@ class Service:
             file = data if query.pcm is None else as_file(data, query)
             decoded = Decoded(self.pool, file, self.tagger.sample_rate, limits.duration_s, limits.decode_s)
             with closing(decoded):
-                rate = decoded.source_rate()
+                source = decoded.info()
                 blocks = decoded.blocks() if outline is None else outline.passed(decoded.blocks())
-                result = job.tag(blocks, rate)
+                result = job.tag(blocks, source, lambda: decoded.levels)
         except AudioError as error:
             raise Refusal(422, error.reason, path=name) from error
         except TooLong as error:

@@ -17,7 +17,7 @@ from psla.audio.pool import decode_pool
 from psla.files import Journal
 from psla.model.network import Precision
 from psla.spread import Link, Spread, Task, in_turn
-from psla.tagging.job import KEY, TagJob
+from psla.tagging.job import KEY, TagJob, done_rows
 from psla.tagging.output import RowSettings
 from psla.tagging.privacy import Withheld
 from psla.tagging.tagger import Combine, Tagger
@@ -61,28 +61,29 @@ def tag_apart(
     Rows go into the journal as tasks end, in whatever order, and are handed out in that of the paths.
     """
     keys = [job.key(path) for path in paths]
-    done = {str(row.pop(KEY, None)): row for row in map(dict, journal.records if journal is not None else ())}
-    ahead = [number for number, key in enumerate(keys) if journal is None or key not in done]
+    done = {} if journal is None else done_rows(journal)
+    ahead = [number for number, key in enumerate(keys) if key not in done]
     size = max(1, min(GROUP_FILES, math.ceil(len(ahead) / (2 * spread.room))))
     groups = {f"files from {n + 1} on": ahead[n : n + size] for n in range(0, len(ahead), size)}
     tasks = (Task(name, tag_part, (task, [paths[each] for each in group]), cpus=1) for name, group in groups.items())
     fresh: dict[int, dict[str, Any]] = {}
     coming = in_turn(spread, tasks)
     for number, (path, key) in enumerate(zip(paths, keys, strict=True)):
-        if journal is not None and key in done:
+        if key in done:
             yield {**done[key], "path": path}
             continue
         while number not in fresh:
-            ended, rows = next(coming)
+            ended, found = next(coming)
             group = groups[ended.name]
             if journal is not None:
-                journal.append(*({KEY: keys[each], **row} for each, row in zip(group, rows, strict=True)))
-            fresh.update(zip(group, rows, strict=True))
+                lasting = [(each, row) for each, (row, passing) in zip(group, found, strict=True) if not passing]
+                journal.append(*({KEY: keys[each], **row} for each, row in lasting))
+            fresh.update((each, row) for each, (row, _) in zip(group, found, strict=True))
         yield fresh.pop(number)
 
 
-def tag_part(task: TagTask, paths: Sequence[str], link: Link) -> list[dict[str, Any]]:
-    """The rows of some files.
+def tag_part(task: TagTask, paths: Sequence[str], link: Link) -> list[tuple[dict[str, Any], bool]]:
+    """The rows of some files, as `TagJob.fresh`.
 
     Raises:
         ValueError: another model than the driver's stands behind the name here.
@@ -90,7 +91,7 @@ def tag_part(task: TagTask, paths: Sequence[str], link: Link) -> list[dict[str, 
     tagger = _tagger(task.model, task.model_hash, task.hop, task.combine, task.precision, task.window)
     job = TagJob(tagger, task.model_hash, task.settings, withheld=task.withheld)  # its key is the driver's affair
     with decode_pool(min(len(paths), task.workers, os.cpu_count() or 1)) as pool:
-        return list(job.rows(paths, pool))
+        return list(job.fresh([(path, "") for path in paths], pool))
 
 
 @lru_cache(maxsize=1)

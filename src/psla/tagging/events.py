@@ -22,16 +22,15 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from psla.data.vocabulary import SoundClass, Vocabulary
 from psla.tagging.result import THRESHOLD as THRESHOLD
 from psla.tagging.result import TagResult
 from psla.tagging.tracking import Change, Median, State, Track
+from psla.yaml_files import parse_yaml, read_text
 
 NOTE = "the model was trained on labels of whole clips, not on onsets and offsets: times are approximate"
 _TINY = 1e-9  # seconds
@@ -137,13 +136,10 @@ def class_rules(path: str | os.PathLike[str], rule: EventRule, vocabulary: Vocab
         ValueError: no such mapping, a class that is not in the vocabulary, a setting that is not one or out of range.
         OSError: the file cannot be read.
     """
-    try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
+    given = parse_yaml(read_text(path, str(path), ValueError), str(path), ValueError)
     known = [name for name in asdict(rule) if name != "classes"]
     own = {}
-    if not isinstance(given, dict):
+    if not given:
         raise ValueError(f"{path} must hold classes, each with its settings, as in 'Rain: {{threshold: 0.3}}'")
     for name, settings in given.items():
         if not isinstance(settings, dict) or set(settings) - set(known):

@@ -132,15 +132,16 @@ class TagJob:
         if journal is not None and (self.embeddings is not None or self.views is not None):
             raise ValueError("a journal skips files that are done; embeddings and pictures need them all: choose one")
         keys = [self.key(path) for path in paths]
-        done = {} if journal is None else _done(journal)
+        done = {} if journal is None else done_rows(journal)
         ahead = [(path, key) for path, key in zip(paths, keys, strict=True) if key not in done]
-        fresh = self._fresh(ahead, pool, journal)
+        fresh = (row for row, _ in self.fresh(ahead, pool, journal))
         for path, key in zip(paths, keys, strict=True):
             yield {**done[key], "path": path} if key in done else next(fresh)
 
-    def _fresh(
-        self, files: Sequence[tuple[str, str]], pool: DecodePool, journal: Journal | None
-    ) -> Iterator[dict[str, Any]]:
+    def fresh(
+        self, files: Sequence[tuple[str, str]], pool: DecodePool, journal: Journal | None = None
+    ) -> Iterator[tuple[dict[str, Any], bool]]:
+        """The rows of files, given with their keys, and whether each failed only for a reason of the moment."""
         keys = iter([key for _, key in files])
         asked, embed = [path for path, _ in files], self.embeddings is not None
         for done in tag_groups(self.tagger, asked, pool, embed, self.heard):
@@ -156,10 +157,10 @@ class TagJob:
             if self.views is not None:
                 for file, row in zip(group, rows, strict=True):
                     self.views.add(file, row)
-            yield from rows
+            yield from zip(rows, (file.passing for file in group), strict=True)
 
 
-def _done(journal: Journal) -> dict[str, dict[str, Any]]:
+def done_rows(journal: Journal) -> dict[str, dict[str, Any]]:
     """The rows of a journal by their keys."""
     done = {}
     for number, record in enumerate(journal.records, start=1):

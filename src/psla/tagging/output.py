@@ -96,11 +96,24 @@ def looked_at(result: TagResult, settings: RowSettings) -> TagResult:
 
 _CLASS: dict[str, type | tuple[type, ...]] = {"id": str, "name": str, "probability": (int, float)}
 _EVENT = {**_CLASS, "onset_s": (int, float), "offset_s": (int, float)}
+_EVENT_MORE = {"mean_probability": (int, float)}  # which rows of before do not have
 _NEEDED: dict[str, dict[str, type | tuple[type, ...]]] = {
     TAGGED: {"path": str, "status": str, "duration_s": (int, float), "windows": int, "flags": list, "classes": list},
     FAILED: {"path": str, "status": str, "error": str},
 }
 _OPTIONAL: dict[str, type | tuple[type, ...]] = {"events": list, "speech_dropped_s": (int, float)}
+
+
+def levels_of(top: int | None, threshold: float | None, calibrated: bool) -> tuple[int | None, float | None]:
+    """How many classes are shown, and from which probability on; None: all, and the thresholds of the model's own.
+
+    Example:
+        >>> levels_of(None, None, False), levels_of(None, None, True), levels_of(3, None, True)
+        ((5, 0.0), (None, None), (3, 0.0))
+    """
+    if top is None and threshold is None:
+        return (None, None) if calibrated else (5, 0.0)
+    return top, threshold or 0.0
 
 
 def check_row(row: Mapping[str, Any]) -> None:
@@ -119,11 +132,11 @@ def check_row(row: Mapping[str, Any]) -> None:
     if needed is None:
         raise ValueError(f"its status is {status!r:.40}")
     _check_fields(row, needed, _OPTIONAL if status == TAGGED else {})
-    for name, fields in (("classes", _CLASS), ("events", _EVENT)):
+    for name, fields, more in (("classes", _CLASS, {}), ("events", _EVENT, _EVENT_MORE)):
         for found in row.get(name, ()):
             if not isinstance(found, Mapping):
                 raise ValueError(f"its {name} hold {found!r:.40}")
-            _check_fields(found, fields, {})
+            _check_fields(found, fields, more)
     if not all(isinstance(flag, str) for flag in row.get("flags", ())):
         raise ValueError("its flags are no texts")
 

@@ -105,7 +105,7 @@ class Tagger:
         self.hop_s = self.hop_samples / rate
         self.shortest_samples = network.shortest_samples
         network.eval()
-        self._silence: dict[int, _Said] = {}  # what is said of so many zero samples
+        self._silence: dict[bool, _Said] = {}  # what is said of a whole window of zeros, with and without features
         self._network = network if precision == "float32" else network.for_inference(precision)
 
     def tag(self, source: Given, sample_rate: float | None = None) -> TagResult:
@@ -222,17 +222,16 @@ class Tagger:
     def run(self, batch: Sequence[tuple[Hearer, np.ndarray]], embed: bool = False) -> None:
         """Tag a batch of windows, each given with its recording, which must get its windows in their order.
 
-        What is said of a silent window is the same each time: the network hears one of each length.
+        What is said of a silent whole window is the same each time: the network hears one.
         """
-        silent = [None if window.any() else len(window) for _, window in batch]
-        first = {length: row for row, length in reversed(list(enumerate(silent))) if length not in self._silence}
-        new = [row for row, length in enumerate(silent) if length is None or first.get(length) == row]
+        silent = [embed if len(window) == self.window_samples and not window.any() else None for _, window in batch]
+        first = None if embed in self._silence or embed not in silent else silent.index(embed)
+        new = [row for row, each in enumerate(silent) if each is None or row == first]
         said = dict(zip(new, self._said([batch[row][1] for row in new], embed), strict=True)) if new else {}
-        self._silence |= {length: said[row] for row, length in enumerate(silent) if length is not None and row in said}
+        if first is not None:
+            self._silence[embed] = said[first]
         for row, (recording, window) in enumerate(batch):
-            length = silent[row]
-            clip, frames, features, familiarity = said[row] if length is None else self._silence[length]
-            recording.add(window, clip, frames, features if embed else None, familiarity)
+            recording.add(window, *(said[row] if silent[row] is None else self._silence[embed]))
 
     def _said(self, windows: Sequence[np.ndarray], embed: bool) -> list[_Said]:
         weights = next(self._network.parameters(), None)
@@ -242,7 +241,7 @@ class Tagger:
             raise EnsembleError("an ensemble has no features of its own: ask one of its members")
         both = (tagging.clip_probabilities, tagging.frame_probabilities)
         clips, frames = (self.calibration(each.cpu().numpy()) for each in both)
-        features = None if tagging.frame_features is None else tagging.frame_features.cpu().numpy()
+        features = tagging.frame_features.cpu().numpy() if embed and tagging.frame_features is not None else None
         familiarity = [None] * len(windows) if tagging.familiarity is None else tagging.familiarity.tolist()
         said: list[_Said] = []
         for row in range(len(windows)):

@@ -62,13 +62,6 @@ def read_keys(name: str, trail: tuple[str, ...] = ()) -> dict[str, Any]:
     return {**inherited, **flatten(data)}
 
 
-def _text(name: str) -> str:
-    try:
-        return Path(name).read_bytes().decode()  # as it is: with other line ends it would be another text
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"recipe {name} is no UTF-8 text: {error}") from error
-
-
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Sections as keys with dots, as `--set` takes them; numbers that YAML reads as words (`5e-4`) are numbers.
 

@@ -110,7 +110,8 @@ def find(
         by_id = dict(zip(table.clip_ids, places, strict=True))
         if not len(found.values):
             raise SearchError(f"none of the {what} can be read; the first: {next(iter(found.rejected.values()))}")
-        return [by_id[id] for id in found.clip_ids], found.values, found.rejected
+        unread = {by_id[id].path: reason for id, reason in found.rejected.items()}
+        return [by_id[id] for id in found.clip_ids], found.values, unread
 
     wanted = None if like is None else heard("sound", [Place(os.fspath(like))])[1]
     places, unread = _places(recordings, network.window_samples / network.sample_rate, workers)

@@ -21,4 +21,4 @@ def model_here(name: str, model_hash: str) -> Model:
     path = resolve(name)
     if sha256_of(path) != model_hash:
         raise ValueError(f"{path} is not the model that the job was begun with: its SHA-256 is another; copy that here")
-    return load_any(name)
+    return load_any(path)

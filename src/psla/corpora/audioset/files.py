@@ -30,6 +30,7 @@ import polars as pl
 
 from psla.audio import containers
 from psla.audio.decode import AUDIO_SUFFIXES
+from psla.audio.folders import is_folder
 from psla.audio.probe import Headers, Report, short
 from psla.corpora.audioset.lists import ID_PATTERN
 from psla.data.clips import ClipsError
@@ -163,7 +164,7 @@ def _list(folder: str, wanted: Collection[str]) -> _Listing:
                 suffix = os.path.splitext(name)[1].lower()
                 is_sound = suffix in AUDIO_SUFFIXES
                 is_clip = match is not None and is_sound and match[1] in wanted
-                if entry.is_dir() and not name.startswith("."):
+                if is_folder(entry) and not name.startswith("."):
                     listing.folders.append(entry.path)
                 if is_clip:
                     assert match is not None
@@ -173,7 +174,7 @@ def _list(folder: str, wanted: Collection[str]) -> _Listing:
                     start, end = (None if text is None else float(text) for text in match.group(2, 3))
                     path = entry.path if legible else printable(entry.path)
                     listing.rows.append((match[1], path, suffix, start, end, size, mtime, fault))
-                elif is_sound and not entry.is_dir():
+                elif is_sound and not is_folder(entry):
                     listing.others.append(entry.path)
     except OSError as error:
         listing.unlisted.append((named, error.strerror or str(error)))

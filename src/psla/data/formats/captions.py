@@ -22,7 +22,7 @@ from psla.data.annotations import (
     seconds,
 )
 
-_TOKEN = re.compile(r'"((?:[^"]|"")*)"|(?<!\S)(-?\d[\d.]*(?:[eE][-+]?\d+)?)(?!\S)|(?<!\S)![^\n]*')
+_TOKEN = re.compile(r'"((?:[^"]|"")*)"|(?<!\S)(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)(?!\S)|(?<!\S)![^\n]*')
 _CUE = re.compile(r"(?:(\d{2,}):)?(\d\d):(\d\d\.\d{3})[ \t]+-->[ \t]+(?:(\d{2,}):)?(\d\d):(\d\d\.\d{3})")
 
 

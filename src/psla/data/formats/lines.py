@@ -137,7 +137,10 @@ def _write_tsv(recordings: Sequence[Annotated], maker: str) -> str:
 
 
 def _read_tsv(text: str, label_column: str | None) -> list[Annotated]:
-    rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t") if row]
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t") if row]
+    except csv.Error as error:
+        raise AnnotationError(f"is no table: {error}") from error
     head = rows.pop(0) if "onset" in rows[0] else TSV_COLUMNS[:4]
     label, found = label_column or "event_label", dict[str, list[Annotation]]()
     if missing := [name for name in ("onset", "offset", label) if name not in head]:
@@ -152,7 +155,10 @@ def _read_tsv(text: str, label_column: str | None) -> list[Annotated]:
 
 
 def _knows_tsv(text: str) -> bool:
-    cells = next(csv.reader(io.StringIO(text, newline=""), delimiter="\t"), [])
+    try:
+        cells = next(csv.reader(io.StringIO(text, newline=""), delimiter="\t"), [])
+    except csv.Error:  # a line longer than a field may be
+        return False
     if {"onset", "offset"} <= set(cells):
         return True
     return (

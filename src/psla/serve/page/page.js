@@ -87,6 +87,8 @@ function take(blob, name) {
         throw new Error(`${(blob.size / 2 ** 20).toFixed(1)} MiB are more than the ${(limits.most_bytes / 2 ** 20).toFixed(0)} that this service takes`);
       const query = new URLSearchParams({name: [...name].slice(0, 300).join(""), top: 20, frames: "base64", picture: true});
       const row = await ask(`v1/tag?${query}`, {method: "POST", body: new Blob([blob], {type: "application/octet-stream"})});
+      if (row.flags.includes("unfamiliar"))
+        row.classes = []; // like none of them: no name is shown, as psla tag does
       const made = new Recording(row, await playable(blob), state, each => recordings.delete(each));
       recordings.add(made);
       line.replaceWith(made.node);

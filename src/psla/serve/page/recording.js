@@ -35,8 +35,10 @@ export function clock(seconds, digits = 1) {
 
 const FLAGS = {
   "silent": "silent: nothing louder than -60 dBFS",
+  "cancelled": "cancelled: the channels cancel each other, the model hears next to nothing of them",
   "band-limited": "band-limited: lacks high frequencies that the model listens to",
   "short": "short: less than what the model hears at least",
+  "unfinished": "unfinished: the file may have been cut, its last page is missing",
   "unfamiliar": "unfamiliar: like none of the model's classes",
 };
 

@@ -1,7 +1,7 @@
 """An MQTT broker, and through it Home Assistant, which finds the sounds by itself.
 
     psla/NAME/availability             online, offline; the broker says offline should this end without a word
-    psla/NAME/events                   every message as JSON
+    psla/NAME/events                   what is told of events and gaps, as JSON
     psla/NAME/CLASS/state              ON while an event of the class goes on, OFF after it       (kept by the broker)
     psla/NAME/CLASS/event              the event, as JSON: the attributes of the sensor
     homeassistant/binary_sensor/psla_NAME/CLASS/config      what Home Assistant must know of it   (kept by the broker)

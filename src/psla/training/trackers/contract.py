@@ -9,15 +9,14 @@ To add one: a file in this package, with a class that has the methods of `Tracke
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from psla.extras import needed
-from psla.files import write_json_atomic
 from psla.registry import Registry
+from psla.sealed import read_json, write_json
 from psla.training.keys import flatten
 from psla.training.run import Run
 
@@ -79,21 +78,29 @@ class Trackers:
                 needed(kind.module, kind.module)
         self._warn = warn
         self._open: dict[str, Tracker] = {}
+        self._behind: set[str] = set()  # those that have failed
 
     def follow(self, run: Run, finished: bool = False) -> None:
         """Tell what is new in a run's folder; those who followed it before are told, too."""
-        self._kinds |= {name: TRACKERS[name] for name in _stored(run) if name in TRACKERS and name not in self._kinds}
-        for name in list(self._kinds):
+        try:
+            stored = _stored(run)
+        except ValueError as error:
+            if self._kinds.keys() - self._behind:
+                self._warn(f"the trackers are left behind, the training goes on: {error}")
+            self._behind |= self._kinds.keys()
+            return
+        self._kinds |= {name: TRACKERS[name] for name in stored if name in TRACKERS and name not in self._kinds}
+        for name in self._kinds.keys() - self._behind:
             try:
-                self._tell(name, run, finished)
+                self._tell(name, run, finished, stored)
             except Exception as error:  # whatever it is: a training is worth more than its curves
                 why = " ".join(str(error).split()) or type(error).__name__
                 self._warn(f"the tracker {name} is left behind, the training goes on: {why}")
-                self._kinds[name] = _Silent
+                self._behind.add(name)
 
-    def _tell(self, name: str, run: Run, finished: bool) -> None:
-        before = _stored(run).get(name, {"id": "", "epochs": 0, "finished": False})
-        if before["finished"] or self._kinds[name] is _Silent:
+    def _tell(self, name: str, run: Run, finished: bool, stored: dict[str, Any]) -> None:
+        before = stored.get(name, {"id": "", "epochs": 0, "finished": False})
+        if before["finished"]:
             return
         if name not in self._open:
             self._open[name] = self._kinds[name](run.folder, before["id"], before["epochs"])
@@ -110,27 +117,13 @@ class Trackers:
             for picture in sorted((run.folder / "figures").glob("*.png")):
                 tracker.picture(picture.stem, picture)
         tracker.close(finished)
-        state = _stored(run) | {name: {"id": tracker.id, "epochs": epochs, "finished": finished}}
-        write_json_atomic(run.folder / STATE, state)
-
-
-class _Silent:
-    """In the place of a tracker that has failed."""
-
-    module: ClassVar[str] = ""
-
-    def __init__(self, folder: Path, id: str, epochs: int) -> None:
-        self.id = id
-
-    def settings(self, recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> None: ...
-    def scalars(self, values: Mapping[str, float], epoch: int) -> None: ...
-    def picture(self, name: str, path: Path) -> None: ...
-    def close(self, finished: bool) -> None: ...
+        stored[name] = {"id": tracker.id, "epochs": epochs, "finished": finished}
+        write_json(run.folder / STATE, stored)
 
 
 def _stored(run: Run) -> dict[str, Any]:
     path = run.folder / STATE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path, ValueError, mend="delete it: the trackers begin anew") if path.is_file() else {}
 
 
 def final_scores(scores: Mapping[str, Any]) -> dict[str, float]:
