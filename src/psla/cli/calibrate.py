@@ -55,8 +55,10 @@ def calibrate(
     found = made.report
     if plot is not None:
         draw(found["reliability"]["before"], found["reliability"]["after"], plot)
-    known = [] if found["training_clips_known"] else ["the model does not say which clips it was trained on: see to it"]
-    answer(as_json, found, *known, *told_of(found, found["names"]), f"{out}: thresholds for {goal}")
+    known = "the model does not say which clips it was trained on: see to it"
+    if found["training_clips_known"]:
+        known = "none of the clips is one that the model lists as trained on; what it was made of may have heard others"
+    answer(as_json, found, known, *told_of(found, found["names"]), f"{out}: thresholds for {goal}")
     for id, reason in list(found["rejected"].items())[:3]:
         typer.echo(f"psla: left out: {id}: {reason}", err=True)
 

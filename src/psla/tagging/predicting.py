@@ -60,7 +60,8 @@ class PredictJob:
             progress: told of clips as they are done.
 
         Raises:
-            ValueError: no clip could be read, or a part that is there is of another model, split or precision.
+            ValueError: no clip could be read, or a part that is there is of another model, split or number
+                format; which precision it was computed in, a part does not say.
         """
         count = self._parts(part_clips or self._fitting(spread.room))
         ids = self.clips.clip_ids
