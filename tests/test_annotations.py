@@ -222,3 +222,17 @@ def test_what_is_broken_is_one_sentence_with_its_name(name: str, text: str, form
     (tmp_path / name).write_text(text)
     with pytest.raises(AnnotationError, match=name):
         read_annotations(tmp_path / name, format=format)
+
+
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [
+        ("raven", "Selection\tBegin Time (s)\tEnd Time (s)\tAnnotation\n1\t0\t1\tdog\tcat\n"),
+        ("tsv", "filename\tonset\toffset\tevent_label\na.wav\t0\t1\tdog\tcat\n"),
+    ],
+)
+def test_a_line_with_more_fields_than_the_head_loses_none(format: str, text: str, tmp_path: Path) -> None:
+    """Law: what stands beyond the head line is not left out in silence."""
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(AnnotationError, match="has 5 fields, the head line 4"):
+        read_annotations(tmp_path / "a.txt", format=format)

@@ -243,10 +243,13 @@ def _work(task: Task, place: tuple[str, str], board: Any) -> tuple[Any, Exceptio
 
 
 def _sendable(error: Exception) -> Exception:
-    """The error, or one of the same sentence where it does not survive being sent."""
+    """The error, or one of the same sentence where it does not survive being sent: Ray pickles what tasks give.
+
+    It is tried here, on the error of this very process; nothing from elsewhere is unpickled.
+    """
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:
+    except Exception:  # whatever its class does when it is taken apart or put together
         return (ValueError if isinstance(error, ValueError) else RuntimeError)(str(error))
     return error
 

@@ -91,6 +91,7 @@ def read_csv_file(
         if (fault := _misfit(have, fields)) is not None:
             faults.append(f"line {number} {fault}")
         else:
+            # Separators alone may follow the last field: `_misfit` has refused more and fewer.
             rows.append((number, {name: field for name, field in zip(have, fields, strict=False) if name}))
     if faults:
         more = f"; and {len(faults) - _NAMED:,} more" if len(faults) > _NAMED else ""

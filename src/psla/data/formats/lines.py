@@ -66,7 +66,7 @@ def _read_raven(text: str, label_column: str | None) -> list[Annotated]:
     found: dict[str, list[Annotation]] = {}
     seen = set()
     for place, line in enumerate(lines, 2):
-        cells = dict(zip(head, line, strict=False))
+        cells = _cells(head, line, f"line {place}")
         selection = cells.get("Selection") or f"line {place}"
         if selection in seen:
             continue  # the same in another view
@@ -146,12 +146,19 @@ def _read_tsv(text: str, label_column: str | None) -> list[Annotated]:
     if missing := [name for name in ("onset", "offset", label) if name not in head]:
         raise AnnotationError(f"has no column {' and '.join(missing)}; it has {', '.join(head)}")
     for place, row in enumerate(rows, 1):
-        cells = dict(zip(head, row, strict=False))
+        cells = _cells(head, row, f"event {place}")
         own = found.setdefault(cells.get("filename", ""), [])
         if cells.get("onset"):
             begin, end = (number(cells.get(name, ""), f"{name} of event {place}") for name in ("onset", "offset"))
             own.append(Annotation(begin, end, cells.get(label, ""), _chance(cells.get("probability"))))
     return [Annotated(path, each) for path, each in found.items()]
+
+
+def _cells(head: Sequence[str], fields: Sequence[str], where: str) -> dict[str, str]:
+    """The fields under the names of the head; fewer may be there, for the last may be empty, but none beyond it."""
+    if any(field.strip() for field in fields[len(head) :]):
+        raise AnnotationError(f"{where} has {len(fields)} fields, the head line {len(head)}: give it as many")
+    return dict(zip(head, fields, strict=False))
 
 
 def _knows_tsv(text: str) -> bool:
