@@ -27,6 +27,7 @@ EXEMPT = {
     "psla.tagging.tagger.Cutter.close": "in memory, as Cutter.push",
     "psla.tagging.tracking.Track.push": "in memory: a few steps of one class",
     "psla.tagging.tracking.Track.close": "in memory, as Track.push",
+    "psla.tagging.job.TagJob.fresh": "what `rows` is made of, which is interrupted",
     "psla.tagging.batch.FileStream.blocks": "what one reader takes out of a queue, once: tag_groups makes another",
     "psla.tagging.batch.WindowTagger.windows": "what a Tagger is to batches; the Tagger's own is `cut_windows`",
     "psla.serve.decoding.decode": "the decoder of a worker: what it gives goes to a client, and nothing is kept",

@@ -29,7 +29,7 @@ from psla.model.file import ModelFileError, load_model, read_header
 from psla.model.tensor_file import read_tensors, write_sealed, write_tensors
 from psla.sealed import seal_text, write_json
 from psla.synth.scene import SoundscapeConfig, table, vocabulary
-from psla.tagging.job import KEY, _done
+from psla.tagging.job import KEY, done_rows
 from psla.techniques.aggregation import average_weights
 from psla.training.devices import Runtime
 from psla.training.features import FeatureCacheError, _keep, _kept
@@ -302,12 +302,12 @@ def test_a_row_of_a_journal_that_is_none(tmp_path: Path, row: dict) -> None:
     path = tmp_path / "j.jsonl"
     path.write_text(json.dumps({KEY: "k0", **ROW}) + "\n" + json.dumps(row) + "\n")
     with Journal(path) as journal:
-        assert "line 2" in refusal(lambda: _done(journal), path)
+        assert "line 2" in refusal(lambda: done_rows(journal), path)
     path.unlink()
     with Journal(path) as journal:
         journal.append(row)
     with Journal(path) as journal:
-        assert "line 1" in refusal(lambda: _done(journal), path)
+        assert "line 1" in refusal(lambda: done_rows(journal), path)
 
 
 def test_what_is_no_journal_is_not_touched(tmp_path: Path) -> None:
@@ -425,7 +425,7 @@ def made_journal(folder: Path) -> tuple[Path, Callable[[Path], Any], int]:
     def read(path: Path) -> Any:
         """What a job gives that goes on from it: rows that are not in it are done again."""
         with Journal(path) as journal:
-            done = _done(journal)
+            done = done_rows(journal)
         return [done.get(f"k{i}", {**ROW, "path": f"{i}.wav"}) for i in range(8)]
 
     return path, read, 300
