@@ -9,6 +9,7 @@ here or elsewhere, goes on from there. `Here` does tasks in this process, one af
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
@@ -18,6 +19,15 @@ from typing import Any, Protocol
 
 class SpreadError(ValueError):
     """What does tasks is not there or cannot do them, whatever they are."""
+
+
+def cores() -> int:
+    """The processors that this process may use, which a scheduler or a container can have limited.
+
+    >>> 1 <= cores() <= os.cpu_count()
+    True
+    """
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Link(Protocol):

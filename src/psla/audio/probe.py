@@ -22,6 +22,7 @@ from psla.audio.decode import AudioError
 from psla.audio.pool import DecodePool, Job
 from psla.files import atomic_write
 from psla.sealed import read_parquet, write_parquet
+from psla.spread import cores
 
 Report = Callable[[str, int, int], None]
 """Called as report(stage, done, total) now and then."""
@@ -149,7 +150,7 @@ def _ask(paths: Sequence[str], decode: bool, workers: int | None) -> Iterator[li
     """The answers for all paths, batch by batch; a batch whose worker is lost is asked again file by file."""
     size = 1 if decode else _BATCH
     batches = [paths[i : i + size] for i in range(0, len(paths), size)]
-    count = min(len(batches), workers or os.cpu_count() or 1)
+    count = min(len(batches), workers or cores())
     with DecodePool(count, _TIMEOUT_S, decoder="psla.audio.worker:inspect") as pool:
         yield from _answers(pool, batches, decode)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ from psla.cli.console import CommandError, answer, table
 from psla.cli.options import Json
 from psla.cli.places import READ, Writes
 from psla.cli.progress import stages
+from psla.spread import cores
 
 if TYPE_CHECKING:
     from psla.training.similar import Place
@@ -51,7 +51,7 @@ def find(
 
     named, sources = split_model(words)
     with stages() as told:
-        count = workers or os.cpu_count() or 1
+        count = workers or cores()
         paths = expand_sources(sources)
         found = run_find(named, paths, like, top=top, near=near, cache=cache, workers=count, told=told)
     for path, reason in list(found.rejected.items())[:3]:

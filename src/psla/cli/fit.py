@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from psla.cli.console import answer, spread_over, table, warnings_told
 from psla.cli.options import Cluster, Json
 from psla.cli.places import READ, Writes
 from psla.cli.progress import stages
+from psla.spread import cores
 
 _SHOWN = 30  # classes whose scores are printed
 
@@ -64,7 +64,7 @@ def fit(
     from psla.training.fit import fit as run_fit
 
     with warnings_told(), stages() as told, spread_over(cluster) as spread:
-        count = workers or (1 if cluster else os.cpu_count() or 1)  # on a cluster, of each task
+        count = workers or (1 if cluster else cores())  # on a cluster, of each task
         given: dict[str, Any] = {"background": background, "keep_classes": keep_classes, "tuned": tune}
         given |= {"review": review, "cache": cache, "workers": count, "spread": spread}
         made = run_fit(data, out, model, told=told, **given)

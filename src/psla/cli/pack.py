@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from psla.cli.console import CommandError, answer, keeps, part_of, spread_over
 from psla.cli.options import Cluster
 from psla.cli.places import READ, Writes
 from psla.cli.progress import bars, progress
+from psla.spread import cores
 
 if TYPE_CHECKING:
     from psla.data.pack.reading import Pack
@@ -85,7 +85,7 @@ def pack(
     address = address_of(out)
     if address is not None and shard is not None:
         raise CommandError("--shard needs a folder with locks: give --cluster, or a local OUT")
-    count = workers or (1 if cluster else _processors())  # on a cluster, of each shard
+    count = workers or (1 if cluster else cores())  # on a cluster, of each shard
     with spread_over(cluster) as spread, _progress() as report:
         if address is not None:
             sent = pack_remote(
@@ -115,7 +115,7 @@ def _verify(folder: Path, workers: int | None, as_json: bool) -> None:
 
     found = Pack.open(folder)
     with progress({"verify": found.info["clips"]}) as report:
-        damaged = check(found, workers or _processors(), lambda clips: report("verify", clips))
+        damaged = check(found, workers or cores(), lambda clips: report("verify", clips))
     count = found.info["clips"]
     told = [f"{damage.clip_id}: {damage.reason}" for damage in damaged[:_LISTED]]
     if len(damaged) > _LISTED:
@@ -142,11 +142,6 @@ def _print(packed: Pack, as_json: bool, address: str = "") -> None:
         typer.echo(f"{info['rejected']} clips could not be decoded: see {place}/rejected.csv", err=True)
     if not info["clips"]:
         raise CommandError(f"{place} holds no clip: none of {info['rejected']} could be decoded")
-
-
-def _processors() -> int:
-    """Those that this process may use, which a scheduler can have limited."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

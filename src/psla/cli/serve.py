@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ from psla.cli.options import Precision, WithPrecision
 from psla.cli.places import READ
 from psla.cli.progress import fetching
 from psla.cli.tag import Combine
+from psla.spread import cores
 
 
 def serve(
@@ -57,7 +57,7 @@ def serve(
         in_flight=queue,
         at_work=at_work,
         streams=streams,
-        workers=workers or os.cpu_count() or 1,
+        workers=workers or cores(),
         drain_s=drain,
     )
     with listen(host, port) as socket:

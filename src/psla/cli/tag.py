@@ -19,6 +19,7 @@ from psla.cli.places import READ, Reads, Writes, check_output
 from psla.cli.progress import fetching, hearing, progress
 from psla.cli.tag_rows import rows_of, write_rows
 from psla.cli.tag_view import picture_files, write_pictures
+from psla.spread import cores
 
 if TYPE_CHECKING:
     from psla.audio.pool import DecodePool
@@ -166,7 +167,7 @@ def tag(
     plots = picture_files(plot, html, paths, journal is not None)
     _check_targets(paths, choice.model, written_as, out, plots)
     with ExitStack() as stack:
-        pool = stack.enter_context(_pool(1 if cluster else workers or min(len(paths), os.cpu_count() or 1)))
+        pool = stack.enter_context(_pool(1 if cluster else workers or min(len(paths), cores())))
         from psla.files import Journal
         from psla.tagging.job import EmbeddingFile, TagJob
         from psla.tagging.output import RowSettings, levels_of

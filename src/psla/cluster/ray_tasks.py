@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from psla.extras import needed
-from psla.spread import Ended, SpreadError, Task, Watch
+from psla.spread import Ended, SpreadError, Task, Watch, cores
 
 SCHEME = "ray"
 LOSSES = 10  # after which a task is given up
@@ -62,7 +62,7 @@ def ray_cluster(address: str) -> Iterator[RaySpread]:
         # At each start here Ray announces that it protects itself by a token, as it always does.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES, "address": "local"}
-        options["num_cpus"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        options["num_cpus"] = cores()
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import datetime
 import math
-import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,7 +21,7 @@ import torch
 
 from psla.data.clips import Clips
 from psla.files import Journal, JournalError, alone
-from psla.spread import Link, Spread, Task, Watch, in_turn
+from psla.spread import Link, Spread, Task, Watch, cores, in_turn
 from psla.synth import scene as soundscape
 from psla.training.devices import Runtime, open_fabric
 from psla.training.recipe import Recipe, RecipeError
@@ -289,6 +288,5 @@ def machine() -> str:
     if info.is_file():
         lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     device = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{cores} cores, {model}{device}, torch {torch.__version__}"
+    return f"{cores()} cores, {model}{device}, torch {torch.__version__}"

@@ -188,11 +188,6 @@ class Service:
         return to_json(row)
 
 
-def _above(id: str, ontology: Ontology) -> list[str]:
-    """Names of all that a class is a kind of."""
-    return sorted(ontology.name(each) for each in ontology.ancestors(id)) if id in ontology else []
-
-
 async def _recording(request: Request, query: TagQuery, body: bytes) -> tuple[str, bytes]:
     """The name and the bytes of the file: the body, or the one file of its form."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):

@@ -30,6 +30,7 @@ from psla.audio.pool import DecodePool, Job
 from psla.corpora.esc50 import AUDIOSET_CLASS, NO_CLASS
 from psla.data.clips import Clips, ClipsError
 from psla.data.vocabulary import Vocabulary, VocabularyError
+from psla.spread import cores
 from psla.synth.config import SoundscapeConfig
 from psla.synth.recordings import CUT_RATE, write_events
 from psla.synth.scene import FACTS, ancestors, table, vocabulary
@@ -241,7 +242,7 @@ def _cut(rows: list[dict[str, Any]], report: Report) -> list[dict[str, Any]]:
     for row in rows:
         row["path"] = row["path"] if "://" in row["path"] else os.path.abspath(row["path"])
     kept, silent = [], []
-    with DecodePool(workers=min(8, os.cpu_count() or 1), attempts=2) as pool:
+    with DecodePool(workers=min(8, cores()), attempts=2) as pool:
         for row, wave in zip(rows, _decode(pool, rows, report, "recordings decoded"), strict=True):
             if (part := sounding_part(wave)) is None:
                 silent.append(row["clip_id"])

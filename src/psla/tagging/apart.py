@@ -7,7 +7,6 @@ Rows go into the journal as tasks end. Of predictions in tasks: `psla.tagging.pr
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +15,7 @@ from typing import Any
 from psla.audio.pool import decode_pool
 from psla.files import Journal
 from psla.model.network import Precision
-from psla.spread import Link, Spread, Task, in_turn
+from psla.spread import Link, Spread, Task, cores, in_turn
 from psla.tagging.job import KEY, TagJob, done_rows
 from psla.tagging.output import RowSettings
 from psla.tagging.privacy import Withheld
@@ -90,7 +89,7 @@ def tag_part(task: TagTask, paths: Sequence[str], link: Link) -> list[tuple[dict
     """
     tagger = _tagger(task.model, task.model_hash, task.hop, task.combine, task.precision, task.window)
     job = TagJob(tagger, task.model_hash, task.settings, withheld=task.withheld)  # its key is the driver's affair
-    with decode_pool(min(len(paths), task.workers, os.cpu_count() or 1)) as pool:
+    with decode_pool(min(len(paths), task.workers, cores())) as pool:
         return list(job.fresh([(path, "") for path in paths], pool))
 
 
