@@ -1,8 +1,9 @@
 """What a sound can be read from, and how libsndfile opens it; `psla.audio.containers` opens what libsndfile cannot.
 
 A file that holds less than its header declares is refused, not shortened: libsndfile shortens it in silence, but what
-it notes on the way gives that away. Not covered: headerless files; headers whose length libsndfile does not compare
-with the file (Ogg, AVR, MPC2K, PAF, PVF, IRCAM, NIST, MAT5).
+it notes on the way gives that away. WAV, AIFF, CAF and AU are looked into by `psla.audio.chunks`, FLAC and MP3 by
+`psla.audio.frames`, Ogg by `psla.audio.ogg_pages`. Not covered: headerless files; headers whose length libsndfile does
+not compare with the file (AVR, MPC2K, PAF, PVF, IRCAM, NIST, MAT5).
 """
 
 from __future__ import annotations
