@@ -87,6 +87,8 @@ def test_a_long_chain_of_oggs_is_walked_once() -> None:
     found = look(io.BytesIO(data), "")
     assert found is not None
     assert found.joined
+    assert len(found.parts) == 200
+    assert found.parts[-1][1] == len(data)
 
 
 # Silence

@@ -299,6 +299,21 @@ def test_chained_ogg_is_heard_whole() -> None:
     check(opus + opus, 2)
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_chained_ogg_is_its_recordings_one_after_the_other(subtype: str) -> None:
+    """To the bit, where each has a single page of sound, too; a recording without sound in between is passed over; of
+    two channels where the first has one, their mean; of another rate is refused."""
+    rate = 48000
+    one, two = (written("OGG", subtype, seconds, channels, rate) for seconds, channels in ((0.4, 1), (0.7, 2)))
+    headers = b"".join(ogg_pages(one)[:2]) if subtype == "OPUS" else b""
+    file = one + one + headers + two + one
+    alone = [read(each, rate) for each in (one, one, two, one)]
+    np.testing.assert_array_equal(read(file, rate), np.concatenate(alone))
+    assert probe(file).frames == sum(map(len, alone))
+    with pytest.raises(AudioError, match=r"sample rate changes from 48000 to 24000 Hz, 0\.80 s after"):
+        read(one + one + written("OGG", subtype, 0.4, 1, 24000), rate)
+
+
 def test_an_ogg_with_lost_pages_is_refused() -> None:
     """Pages lost in the middle, one page twice, one that is cut: refused by what is wrong."""
     pages = ogg_pages(ogg(44100, 5.0))

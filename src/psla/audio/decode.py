@@ -26,6 +26,7 @@ import soxr
 
 from psla.audio import containers, sound_file
 from psla.audio.containers import ContainerFile
+from psla.audio.joined import JoinedFile
 from psla.audio.levels import LevelMeter, Levels
 from psla.audio.opening import open_sound
 from psla.audio.sound_file import UNKNOWN_LENGTH, name_of
@@ -257,7 +258,7 @@ def probe(source: Source) -> AudioInfo:
     """
     name = name_of(source)
     with closing(open_sound(source, name, thorough=False)) as file:
-        if isinstance(file, ContainerFile):
+        if isinstance(file, ContainerFile | JoinedFile):
             frames = round(file.seconds * file.samplerate)
             duration_s = frames / file.samplerate
             return AudioInfo(file.samplerate, file.channels, frames, duration_s, f"{file.format}/{file.subtype}")

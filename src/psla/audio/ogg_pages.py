@@ -29,10 +29,12 @@ class OggPages:
 
     Attributes:
         joined: a stream begins after another has begun to sound; streams side by side begin together.
+        parts: where in the file the recordings lie that were joined, from and up to; those that hold sound.
         ended: every stream has its last page. Some recorders never write it: cut or not, nobody knows.
     """
 
     joined: bool
+    parts: tuple[tuple[int, int], ...]
     ended: bool
 
 
@@ -48,8 +50,9 @@ def look(file: BinaryIO, name: str) -> OggPages | None:
         return None
     numbers: dict[int, int] = {}  # of the last page of each stream
     open_streams: set[int] = set()
+    parts: list[tuple[int, int]] = []
     begun = joined = sounding = False
-    kept, start = b"", place
+    kept, start, begin = b"", place, place
     while place < size:
         if place - start + _MOST_PAGE > len(kept) and start + len(kept) < size:
             file.seek(place)
@@ -67,7 +70,9 @@ def look(file: BinaryIO, name: str) -> OggPages | None:
         if not right:
             raise AudioError(name, f"damaged: the page at byte {place} does not agree with its checksum")
         if flags & _FIRST:
-            joined |= begun
+            if begun:
+                parts += [(begin, place)] * sounding
+                begun, joined, sounding, begin = False, True, False, place
             open_streams.add(stream)
         elif number != (numbers.get(stream, -1) + 1) & 0xFFFFFFFF:
             raise AudioError(name, f"damaged: pages are missing before byte {place}")
@@ -77,9 +82,10 @@ def look(file: BinaryIO, name: str) -> OggPages | None:
         if flags & _LAST:
             open_streams.discard(stream)
         place += length
-    if not sounding:
+    parts += [(begin, place)] * sounding
+    if not parts:
         raise AudioError(name, "holds no samples")
-    return OggPages(joined, not open_streams)
+    return OggPages(joined, tuple(parts), not open_streams)
 
 
 def _page(data: bytes, place: int) -> tuple[int, int, int, int, int, bool] | None:

@@ -15,14 +15,17 @@ from typing import BinaryIO
 from psla.audio import chunks, containers, frames, ogg_pages, sound_file
 from psla.audio.chunks import CodedSound
 from psla.audio.containers import ContainerFile
+from psla.audio.joined import JoinedFile
 from psla.audio.sound_file import AudioError, SndFile, Source, UnknownSound
+
+Sound = SndFile | ContainerFile | JoinedFile
 
 # What libsndfile calls damaged in these is; of the others ffmpeg is asked, too.
 _SURE = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b"caff", b".snd", b"fLaC")
 _MOST_PADDING = 2 * 4095  # samples that the tag of an MP3 may take from its beginning and its end
 
 
-def open_sound(source: Source, name: str, thorough: bool = True) -> SndFile | ContainerFile:
+def open_sound(source: Source, name: str, thorough: bool = True) -> Sound:
     """An open file, by libsndfile; by ffmpeg what that cannot read or would hear a part of, and later tracks.
 
     Args:
@@ -41,19 +44,21 @@ def open_sound(source: Source, name: str, thorough: bool = True) -> SndFile | Co
     with ExitStack() as files:
         bare = files.enter_context(open(path, "rb"))
         found = _open(path, bare, name, track, thorough)
-        if found.mended:  # it reads on in the file that is open here
+        if found.mended or isinstance(found, JoinedFile):  # it reads on in the file that is open here
             found.kept = files.pop_all()
         return found
 
 
-def _open(opened: str | BinaryIO, bare: BinaryIO, name: str, track: int, thorough: bool) -> SndFile | ContainerFile:
+def _open(opened: str | BinaryIO, bare: BinaryIO, name: str, track: int, thorough: bool) -> Sound:
     refused, coded, ogg, mended = "", False, None, None
-    found: SndFile | ContainerFile | None = None
+    found: Sound | None = None
     try:
         if (mended := chunks.mended(bare, name)) is not None:
             opened = bare = mended
         ogg = ogg_pages.look(bare, name)
-        if track == 1 and not (ogg and ogg.joined) and _declares_all(bare, name, thorough):
+        if track == 1 and ogg and ogg.joined:
+            found = JoinedFile(bare, name, ogg.parts, lambda part: _one(part, name, thorough))
+        elif track == 1 and _declares_all(bare, name, thorough):
             found = _by_libsndfile(opened, bare, name)
     except UnknownSound as error:
         refused, coded = error.reason, isinstance(error, CodedSound)
@@ -64,6 +69,13 @@ def _open(opened: str | BinaryIO, bare: BinaryIO, name: str, track: int, thoroug
             found.close()
             raise AudioError(name, refused)
     found.mended, found.unfinished = mended is not None, ogg is not None and not ogg.ended
+    return found
+
+
+def _one(part: BinaryIO, name: str, thorough: bool) -> SndFile | ContainerFile:
+    """One of several recordings in a file, which is a whole file by itself."""
+    found = _open(part, part, name, 1, thorough)
+    assert not isinstance(found, JoinedFile)
     return found
 
 
