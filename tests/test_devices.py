@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ from typer.testing import CliRunner
 from distributed_worker import tiny
 from psla.cli import app
 from psla.data.clips import Clips
+from psla.lab.experiment import changed, check_run
 from psla.metrics.predictions import Predictions
 from psla.model.file import load_model
 from psla.synth.scene import SoundscapeConfig, table, vocabulary
 from psla.techniques.sampling import EpochPlan
-from psla.training.devices import Runtime, StrideSource
+from psla.training.devices import Runtime, StrideSource, open_fabric, settled
+from psla.training.recipe import RecipeError
 from psla.training.run import Run
-from psla.training.session import build_network, resume
+from psla.training.session import build_network, resume, train
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -125,6 +128,39 @@ def test_synchronised_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len({norm for norm, training in seen if training}) > 40
     assert list(found["device"]) == list(found["synchronised"])
     assert all(torch.equal(found["device"][name], found["synchronised"][name]) for name in found["device"])
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_auto_is_bf16_where_the_processor_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_bf16: bool
+) -> None:
+    """What `auto` means is asked of the device; the run's recipe says what it was, and is known for the recipe that was
+    given; who asks for bf16 by name gets it, with a warning where it is emulated."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bf16)
+    assert settled("auto", "cpu") == ("bf16" if has_bf16 else "float32")
+    assert settled("float32", "cpu") == "float32"
+    with nullcontext() if has_bf16 else pytest.warns(UserWarning, match="precision=float32"):
+        assert settled("bf16", "cpu") == "bf16"
+    clips = Clips.from_rows(
+        [
+            *table(SoundscapeConfig(seconds=0.3, clips=8), "train"),
+            *table(SoundscapeConfig(seconds=0.3), "evaluation", 9),
+        ],
+        vocabulary(),
+    )
+    recipe = changed(tiny(4, epochs=1), {"optimizer.precision": "auto"})
+    seen = []
+    monkeypatch.setattr(
+        "psla.training.session.open_fabric", lambda r, p: (seen.append(p), open_fabric(r, "float32"))[1]
+    )
+    run = train(recipe, clips, tmp_path / "run", runtime=Runtime(accelerator="cpu"))
+    assert seen == [settled("auto", "cpu")]
+    assert run.recipe.optimizer.precision == load_model(run.model_file).card.recipe["optimizer"]["precision"] == seen[0]
+    check_run(run, recipe, clips)
+    with pytest.raises(RecipeError, match="another recipe"):
+        check_run(run, changed(recipe, {"seed": 5}), clips)
+    with pytest.raises(RecipeError, match="another recipe"):
+        check_run(run, changed(recipe, {"optimizer.precision": "float32" if has_bf16 else "bf16"}), clips)
 
 
 def test_synchronised_is_refused_on_a_cpu(tmp_path: Path) -> None:

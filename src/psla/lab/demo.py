@@ -29,6 +29,7 @@ from psla.report.figures import comparison
 from psla.synth import scene as soundscape
 from psla.synth.sound_events import EVENTS
 from psla.tagging.tagger import load
+from psla.training.devices import settled
 from psla.training.recipe import Recipe
 from psla.training.run import Run
 from psla.training.session import train
@@ -80,9 +81,8 @@ def run(
         f"{counts['evaluation']} to evaluate, {len(clips.vocabulary)} AudioSet classes, "
         f"{torch.get_num_threads()} threads"
     )
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported() and not torch.cuda.is_available():
-        overrides = {"optimizer.precision": "float32", **overrides}
-        console.print("This processor has no bfloat16: trained in float32, its figures differ a little from others'.")
+    if settled("auto") == "float32":
+        console.print("This device has no bfloat16: trained in float32, its figures differ a little from others'.")
     variants = {
         "baseline": ("baseline (no pretraining, no sampling)", Recipe.load("demo", {**overrides, **BASELINE})),
         "psla": ("PSLA recipe", Recipe.load("demo", overrides)),

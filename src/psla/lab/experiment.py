@@ -145,7 +145,7 @@ def check_run(run: Run, recipe: Recipe, clips: Clips, refusal: type[ValueError] 
         ValueError: of the class `refusal`: it is one.
     """
     fault = ""
-    if run.recipe != recipe:
+    if not recipe.is_carried_out_by(run.recipe):
         fault = f"with another recipe{whose}"
     elif material(run.clips) != material(clips):
         fault = "on other clips"

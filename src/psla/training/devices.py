@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -61,11 +62,33 @@ class Runtime:
                 raise ValueError(f"{name.replace('_', ' ')} must be {low} or more, not {getattr(self, name)}")
 
 
+def settled(precision: str, accelerator: str = "auto") -> str:
+    """The precision that `auto` means on this machine: `bf16` where the device computes it, else `float32`.
+
+    A processor without AVX-512 emulates bfloat16, which takes some fifteen times as long as float32: who asks for it
+    there by name is warned.
+
+    Args:
+        precision: as of the recipe. accelerator: as of `Runtime`.
+    """
+    if accelerator != "cpu" and torch.cuda.is_available():
+        computes = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif accelerator != "cpu" and torch.backends.mps.is_available():
+        computes = True
+    else:
+        computes = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if precision == "bf16" and not computes:
+        mend = "train with --set optimizer.precision=float32"
+        warnings.warn(f"bf16 is emulated on this device, many times slower than float32: {mend}", stacklevel=2)
+    return precision if precision != "auto" else "bf16" if computes else "float32"
+
+
 def open_fabric(runtime: Runtime, precision: str) -> Fabric:
     """A launched Fabric: one process, or DDP where there are more; torchrun's and SLURM's processes are joined.
 
     Args:
-        precision: of the backbone in training: `float32`, `bf16`, or, to compare sums closely, `float64`.
+        precision: of the backbone in training: `float32`, `bf16`, or, to compare sums closely, `float64`; of `auto` see
+            `settled`.
     """
     keep_freed_memory()
     devices, nodes = runtime.devices, runtime.nodes

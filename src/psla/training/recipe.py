@@ -122,7 +122,9 @@ class OptimizerRecipe(Section):
     beta2: float = Field(0.999, ge=0.0, lt=1.0)
     weight_decay: float = Field(5e-7, ge=0.0)
     label_smoothing: Share = Field(0.0, description="share of the target that goes to all classes alike")
-    precision: Literal["float32", "bf16"] = Field("bf16", description="of the backbone in training")
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="of the backbone in training; auto: bf16 where the device computes it, else float32"
+    )
 
 
 class AveragingRecipe(Section):
@@ -213,6 +215,21 @@ class Recipe(Section):
         for key, sentence in broken.items():
             if sentence:
                 raise RecipeError(f"recipe key {key}: {sentence}")
+
+    def at(self, precision: str) -> Recipe:
+        """What is carried out on a machine where `auto` is this precision.
+
+        Example:
+            >>> Recipe.load("demo").at("float32").optimizer.precision
+            'float32'
+        """
+        if self.optimizer.precision != "auto":
+            return self
+        return self.model_copy(update={"optimizer": self.optimizer.model_copy(update={"precision": precision})})
+
+    def is_carried_out_by(self, other: Recipe) -> bool:
+        """Whether `other` is this recipe as some machine carries it out."""
+        return other == self.at(other.optimizer.precision)
 
     def network_config(self, classes: int) -> NetworkConfig:
         """The network of so many classes.

@@ -29,9 +29,11 @@ from psla.techniques.pretraining import InitReport, PretrainingReport, init_rand
 from psla.training.devices import (
     Runtime,
     compile_backbone,
+    gather_objects,
     is_first_process,
     open_fabric,
     predict_together,
+    settled,
     sum_over_processes,
     uncompiled,
 )
@@ -215,7 +217,12 @@ def train(
     trackers = log if isinstance(log, Trackers) else Trackers(log)
     if is_first_process():
         Run(out).refuse_existing()
+    recipe = recipe.at(settled(recipe.optimizer.precision, runtime.accelerator))
     fabric = open_fabric(runtime, recipe.optimizer.precision)
+    if len(found := set(gather_objects(fabric, recipe.optimizer.precision))) > 1:
+        raise RecipeError(
+            f"recipe key optimizer.precision: auto is {' here and '.join(sorted(found))} there; set it for all machines"
+        )
     if recipe.backbone.batch_norm == "synchronised" and fabric.device.type != "cuda":
         raise RecipeError(
             f"recipe key backbone.batch_norm: synchronised needs CUDA devices, this run is on {fabric.device.type}; "
@@ -251,7 +258,7 @@ def resume(
         return run
     recipe, clips = run.recipe, run.clips
     trackers = log if isinstance(log, Trackers) else Trackers(log)
-    fabric = open_fabric(runtime, recipe.optimizer.precision)
+    fabric = open_fabric(runtime, settled(recipe.optimizer.precision, runtime.accelerator))
     return _carry_out(run, recipe, clips, fabric, runtime, progress, stop, profile, trackers)
 
 

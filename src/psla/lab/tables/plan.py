@@ -26,7 +26,7 @@ from psla.data.source import ArraySource
 from psla.data.vocabulary import Vocabulary
 from psla.lab.experiment import changed
 from psla.lab.tables.rows import AS_RECIPE, MODEL_TABLES, Catalogue, Row
-from psla.training.devices import Runtime, open_fabric, predict_together
+from psla.training.devices import Runtime, open_fabric, predict_together, settled
 from psla.training.keys import flatten
 from psla.training.loader import training_loader
 from psla.training.recipe import Recipe, RecipeError
@@ -255,6 +255,7 @@ def measure(recipe: Recipe, classes: int, runtime: Runtime) -> tuple[float, floa
     """Seconds for a clip of training and of prediction, on synthetic clips that fill the window."""
     plain = {"backbone.pretraining": "none", "backbone.weights": None, "backbone.batch_norm": "device"}
     recipe = changed(recipe, {**plain, "init": None, "classes": None})
+    recipe = recipe.at(settled(recipe.optimizer.precision, runtime.accelerator))
     vocabulary = Vocabulary([f"class {index}" for index in range(classes)])
     network, _ = build_network(recipe, vocabulary)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
