@@ -21,11 +21,13 @@ from psla.tagging.events import find_events
 from psla.tagging.fit_page import write_fit_page
 from psla.tagging.output import RowSettings, row_of
 from psla.tagging.tagger import Tagger
-from psla.training import features, tune
+from psla.training import features, review, tune
+from psla.training.cross_fit import NEVER, Answers, Task
 from psla.training.features import hear
 from psla.training.fit import Fitted, fit
 from psla.training.known import unit
 from psla.training.own_clips import FitError, open_clips
+from psla.training.review import suspects
 from psla.training.similar import SearchError, find, near_pairs
 from tagging_models import changed_header
 from test_fit import KINDS, fitted, home, sound, toys  # noqa: F401
@@ -63,6 +65,33 @@ def test_what_a_person_should_look_at(odd: tuple[Clips, Fitted]) -> None:
     assert (pair["copies"], pair["across_classes"]) == (True, True)
     assert pair["similarity"] == pytest.approx(1, abs=1e-5)
     assert report["suspects"]["mistakes"] == len(report["mistakes"])
+
+
+def test_many_copies_are_counted_and_the_worst_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: four hundred copies of one sound are all counted as pairs, a hundred pairs are listed, those across classes
+    first; among more clips than are compared none are looked for, and that is said."""
+    count, few = 400, np.zeros(0)
+    labels = np.zeros((count, 2), bool)
+    labels[:, 0] = True
+    labels[7] = [False, True]
+    clips = Clips.from_rows(
+        [
+            {"clip_id": f"{n:03}", "path": "", "split": "train", "labels": ["b" if n == 7 else "a"], "source": str(n)}
+            for n in range(count)
+        ],
+        Vocabulary(["a", "b"]),
+    )
+    task = Task(np.ones((count, 3), np.float32), labels, np.arange(count), True, np.zeros((0, 3), np.float32))
+    answers = Answers(np.full(count, NEVER), np.full((count, 2), np.nan, np.float32), few, {}, 1.0)
+    found = suspects(clips, task, answers, ["same"] * count)
+    assert found["suspects"]["near_duplicates"] == count * (count - 1) // 2
+    listed = found["near_duplicates"]
+    assert len(listed) == 100
+    assert all("007" in pair["clip_ids"] and pair["across_classes"] for pair in listed)
+    monkeypatch.setattr(review, "_PAIRED", 399)
+    with pytest.warns(UserWarning, match="more than 399 clips"):
+        none = suspects(clips, task, answers, ["same"] * count)
+    assert none["suspects"]["near_duplicates"] == 0
 
 
 def test_corrections_are_carried_out(home: Path, odd: tuple[Clips, Fitted], tmp_path: Path) -> None:  # noqa: F811

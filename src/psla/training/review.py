@@ -15,7 +15,10 @@ A review is a CSV with the columns clip_id and decision: a class, several with ;
 
 from __future__ import annotations
 
+import heapq
 import os
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,7 +35,7 @@ from psla.training.similar import near_pairs
 KEEP, DROP = "keep", "drop"
 LISTED = 100  # of each kind
 NEAR = 0.99
-_PAIRED = 20_000  # clips that are compared with each other
+_PAIRED = 100_000  # clips that are compared with each other
 
 
 def suspects(clips: Clips, task: Task, answers: Answers, keys: list[str]) -> dict[str, Any]:
@@ -59,9 +62,9 @@ def suspects(clips: Clips, task: Task, answers: Answers, keys: list[str]) -> dic
     for rows in found.values():
         rows.sort(key=lambda each: (-abs(each["probability"] - each["labelled"]), each["clip_id"]))
     told: dict[str, Any] = {name: rows[:LISTED] for name, rows in found.items()}
-    pairs = _duplicates(clips, task, answers, keys)
-    counts = {name: len(rows) for name, rows in found.items()} | {"near_duplicates": len(pairs)}
-    return told | {"near_duplicates": pairs[:LISTED], "suspects": counts}
+    pairs, count = _duplicates(clips, task, answers, keys)
+    counts = {name: len(rows) for name, rows in found.items()} | {"near_duplicates": count}
+    return told | {"near_duplicates": pairs, "suspects": counts}
 
 
 def _row(clips: Clips, row: int, c: int, said: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
@@ -72,18 +75,29 @@ def _row(clips: Clips, row: int, c: int, said: np.ndarray, truth: np.ndarray) ->
     return own | {"said": clips.vocabulary[c].name, "probability": probability, "labelled": int(truth[row, c])}
 
 
-def _duplicates(clips: Clips, task: Task, answers: Answers, keys: list[str]) -> list[dict[str, Any]]:
+def _duplicates(clips: Clips, task: Task, answers: Answers, keys: list[str]) -> tuple[list[dict[str, Any]], int]:
+    """The worst, and how many there are: of many copies of one sound each is a pair with each."""
     if len(clips) > _PAIRED:
-        return []
+        warnings.warn(f"near-duplicates are not looked for among more than {_PAIRED:,} clips", stacklevel=2)
+        return [], 0
+    count = 0
+
+    def pairs() -> Iterator[tuple[bool, float, int, int]]:
+        nonlocal count
+        for a, b, alike in near_pairs(unit(task.features).astype(np.float32), NEAR):
+            one_class = np.array_equal(*task.labels[[a, b]])
+            if not one_class or task.groups[a] != task.groups[b]:
+                count += 1
+                yield one_class, -alike, a, b
+
     found = []
-    for a, b, alike in near_pairs(unit(task.features).astype(np.float32), NEAR):
-        labels, recordings = not np.array_equal(*task.labels[[a, b]]), task.groups[a] != task.groups[b]
-        if labels or recordings:
-            names = [[clips.vocabulary[int(c)].name for c in np.flatnonzero(task.labels[row])] for row in (a, b)]
-            pair = {"clip_ids": [clips.clip_ids[a], clips.clip_ids[b]], "similarity": alike, "labels": names}
-            pair |= {"copies": keys[a] == keys[b], "across_folds": bool(answers.folds[a] != answers.folds[b])}
-            found.append(pair | {"across_classes": labels})
-    return sorted(found, key=lambda pair: (not pair["across_classes"], -pair["similarity"]))
+    for one_class, alike, *rows in heapq.nsmallest(LISTED, pairs()):
+        a, b = rows
+        names = [[clips.vocabulary[int(c)].name for c in np.flatnonzero(task.labels[row])] for row in rows]
+        pair = {"clip_ids": [clips.clip_ids[row] for row in rows], "similarity": -alike, "labels": names}
+        pair |= {"copies": keys[a] == keys[b], "across_folds": bool(answers.folds[a] != answers.folds[b])}
+        found.append(pair | {"across_classes": not one_class})
+    return found, count
 
 
 def reviewed(clips: Clips, review: str | os.PathLike[str]) -> Clips:
