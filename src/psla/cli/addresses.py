@@ -98,7 +98,7 @@ def _refused(path: Path, mark: Mark, given: Mapping[str, Any]) -> str:
 
     scheme = as_typed(path).partition("://")[0]
     if isinstance(mark, Updates):
-        return f"this folder is read and added to, which storage at an address is not made for; {_COPY}"
+        return "this folder is read and added to, which needs a folder here; copy it here, and back when it is done"
     if isinstance(mark, Reads):
         if mark.addresses:
             return ""
@@ -245,9 +245,7 @@ def _fetched(option: str, name: str, value: Any) -> dict[str, Any]:
 
         address = as_typed(each)
         if _found(address)["type"] == "directory":
-            raise PlaceError(
-                f"{option} {address} is a folder, of which none is read there: copy it here, and give that"
-            )
+            raise PlaceError(f"{option} {address} is a folder; copy it here, and give that")
         copy = remote.fetched(address)
         _names[f"{copy.parent}/"] = address.rpartition("/")[0] + "/"
         return type(each)(copy) if isinstance(each, str) else copy

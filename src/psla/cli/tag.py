@@ -235,7 +235,7 @@ def _check_targets(
     if out is not None and written_as is not None and not written_as.many and (len(paths) > 1 or out.is_dir()):
         if address := stands_for(out):
             raise CommandError(
-                f"--out {address}: a folder of {len(paths)} files is written; give one here, and copy it"
+                f"--out {address}: a folder of {len(paths)} files is written: give one here, and copy it there"
             )
         for name in label_file_names(paths, written_as.suffix):
             check_output("--out", out / name, Writes("rows"), read)
