@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from psla import remote
 from psla.cli import app, predictions
+from psla.cli.addresses import forget, on_this_machine
 from psla.cli.places import Reads, Updates, Writes
 from psla.data.clips import Clips
 from psla.weights.catalogue import load_any, resolve
@@ -403,6 +404,22 @@ def test_rows_of_a_job_that_failed_in_part_are_sent(sounds: Path, here: Path) ->
     found = there("memory://law")
     assert set(found) == {"t.json", "t.html", "e.npz"}
     assert [row["status"] for row in json.loads(found["t.json"])] == ["tagged", "failed"]
+    assert not list(here.iterdir())
+
+
+def test_a_reader_that_has_enough_loses_no_result(here: Path) -> None:
+    """Law: what was written before the answer could not be printed (`| head -0`) is sent, as it stays here."""
+    given = {"predictions": Path("p"), "clips": Path("c"), "out": Path("memory:/law/s.json")}
+
+    def print_into_nothing() -> None:
+        with on_this_machine(COMMANDS["evaluate",], given) as moved:  # type: ignore[arg-type]
+            moved["out"].write_bytes(b"{}")
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        print_into_nothing()
+    forget()
+    assert there("memory://law") == {"s.json": b"{}"}
     assert not list(here.iterdir())
 
 

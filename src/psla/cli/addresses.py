@@ -141,7 +141,8 @@ class _Output:
 def on_this_machine(command: Callable[..., Any], given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """For the block, local paths of the parameters that are addresses, by name; at its end outputs are sent.
 
-    `refuse_addresses` and `check_places` have come before. A block that ends with `typer.Exit` has done its work.
+    `refuse_addresses` and `check_places` have come before. A block that ends with `typer.Exit`, or because
+    nobody reads its answer any more, has done its work: what it has written is whole.
 
     Raises:
         PlaceError: something of another kind, or a folder, stands at an address, or nothing can be written there.
@@ -150,7 +151,8 @@ def on_this_machine(command: Callable[..., Any], given: Mapping[str, Any]) -> It
     marks = {name: (option, mark) for name, option, mark in marked(command)}
     away = [name for name, (_, mark) in marks.items() if _is_sent(given.get(name), mark)]
     folder = Path(os.path.realpath(tempfile.mkdtemp(prefix="psla-out-"))) if away else None
-    sending, ended = False, None
+    sending = False
+    ended: BaseException | None = None
     try:
         outputs = [] if folder is None else [_output(folder / name, given[name], *marks[name]) for name in away]
         for output in outputs:
@@ -162,7 +164,7 @@ def on_this_machine(command: Callable[..., Any], given: Mapping[str, Any]) -> It
                 moved |= _fetched(option, name, given.get(name))
         try:
             yield moved
-        except typer.Exit as error:
+        except (typer.Exit, BrokenPipeError) as error:
             ended = error
         sending = True
         _send(outputs)
