@@ -60,7 +60,7 @@ def test_help_imports_nothing_that_is_slow() -> None:
     calls = [[*words, "--help"] for words in commands()]
     assert ["lab", "run", "--help"] in calls
     assert imported(*calls) & (SLOW | EXTRAS) == set()
-    assert "pydantic" not in imported(["--help"])
+    assert {"pydantic", "fsspec"}.isdisjoint(imported(["--help"]))
 
 
 def test_no_command_imports_an_extra_unasked(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from psla.cli.console import CommandError, answer, table
 from psla.cli.options import Json, ModelName
-from psla.cli.places import READ, Writes
+from psla.cli.places import ADDRESSED, Writes
 from psla.cli.progress import fetching, progress
 
 _SHOWN = 30  # classes that are printed
@@ -19,7 +19,7 @@ _MEASURES = {"f1": "F1", "precision": "precision", "recall": "recall", "false-al
 
 def calibrate(
     model: ModelName,
-    clips: Annotated[Path, typer.Argument(help="A table of clips, or a pack, that it was not trained on."), READ],
+    clips: Annotated[Path, typer.Argument(help="A table of clips, or a pack, that it was not trained on."), ADDRESSED],
     out: Annotated[
         Path,
         typer.Option(help="The model file to write; its report stands beside it."),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import typer
 
+from psla.cli.addresses import forget, on_this_machine, refuse_addresses, said
 from psla.cli.places import arguments, check_places, written
 from psla.files import printable, shortened
 
@@ -51,7 +52,7 @@ def sentence(error: BaseException) -> str:
     """
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return shortened(printable(f"{error.filename}: {error.strerror}"), _MOST)
-    return shortened(" ".join(str(error).split()) or type(error).__name__, _MOST)
+    return shortened(" ".join(said(str(error)).split()) or type(error).__name__, _MOST)
 
 
 class Ended(KeyboardInterrupt):
@@ -119,16 +120,19 @@ def open_descriptors() -> None:
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """A command whose places are checked before it begins (`psla.cli.places`), and whose user errors are one sentence
-    on stderr and exit code 2; interrupted, it exits with 130, or as the signal says."""
+    """A command whose places are checked before it begins (`psla.cli.places`), which knows local files where addresses
+    are given (`psla.cli.addresses`), and whose user errors are one sentence on stderr and exit code 2; interrupted, it
+    exits with 130, or as the signal says."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         given = arguments(command, args, kwargs)
         before = written(command, given)
         try:
+            refuse_addresses(command, given)
             check_places(command, given)
-            return command(*args, **kwargs)
+            with on_this_machine(command, given) as moved:
+                return command(**{**given, **moved}) if moved else command(*args, **kwargs)  # type: ignore[call-arg]
         except BrokenPipeError as error:  # whoever reads our output has enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes nowhere
             raise typer.Exit(BROKEN_PIPE) from error
@@ -138,12 +142,15 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except KeyboardInterrupt as error:
             kept: Kept = getattr(command, "kept", lambda given: "")
             new = [f"{path} is written" for path, state in written(command, given).items() if before.get(path) != state]
-            told = "; ".join(filter(None, [kept(given), *new])) or "no result was written"
+            unsent = getattr(error, "__notes__", [])
+            told = "; ".join(filter(None, [kept(given), *new, *unsent])) or "no result was written"
             ended, code = ("interrupted", 130)
             if isinstance(error, Ended):
                 ended, code = f"ended by {error.number.name}", 128 + error.number
             typer.echo(f"psla: {ended}; {told}", err=True)
             raise typer.Exit(code) from error
+        finally:
+            forget()
 
     return run
 
@@ -211,9 +218,14 @@ def spread_over(cluster: str | None) -> Iterator[Spread | None]:
 def answer(as_json: bool, data: Any, *texts: str, **options: Any) -> None:
     """Print what a command has found: data as JSON (with options of `json.dumps`), or texts, a line each."""
     if as_json:
-        typer.echo(json.dumps(data, **{"ensure_ascii": not says_all(), **options}))
+        typer.echo(json.dumps(said(data), **{"ensure_ascii": not says_all(), **options}))
     else:
-        typer.echo("\n".join(texts))
+        tell("\n".join(texts))
+
+
+def tell(text: str, err: bool = False) -> None:
+    """Print a text that may name what the command reads or writes: as the user has named it, address or path."""
+    typer.echo(said(text), err=err)
 
 
 def says_all() -> bool:
@@ -259,7 +271,7 @@ def warnings_told() -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         yield
     for each in caught:
-        typer.echo(f"psla: {shortened(' '.join(str(each.message).split()), _MOST)}", err=True)
+        typer.echo(f"psla: {shortened(' '.join(said(str(each.message)).split()), _MOST)}", err=True)
 
 
 def words_of(given: list[str]) -> list[str]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, answer, keeps, warnings_told
-from psla.cli.places import READ, Updates, Writes
+from psla.cli.console import CommandError, answer, keeps, tell, warnings_told
+from psla.cli.places import ADDRESSED, FETCHED, READ, Updates, Writes
 from psla.cli.progress import scanning
 from psla.files import shortened
 
@@ -22,7 +22,7 @@ Out = Annotated[Path, typer.Option(help="The Parquet file to write."), Writes("c
 Validation = Annotated[float, typer.Option(min=0.0, max=0.99, help="Share of train held out as validation.")]
 Evaluation = Annotated[float, typer.Option(min=0.0, max=0.99, help="Share held out where no split is given.")]
 SCANNED = Writes("clips", beside=((".headers.parquet", "headers"),))
-VocabularyName = Annotated[str | None, typer.Option(help="'audioset', or a text file with a class a line."), READ]
+VocabularyName = Annotated[str | None, typer.Option(help="'audioset', or a text file with a class a line."), FETCHED]
 Seed = Annotated[int, typer.Option(min=0, help="Chooses what is held out.")]
 InventoryFolder = Annotated[
     Path | None,
@@ -54,8 +54,10 @@ def audioset(
     only: Annotated[
         list[str] | None, typer.Option("--list", help="balanced, unbalanced or evaluation; all three by default.")
     ] = None,
-    class_list: Annotated[Path | None, typer.Option(help="Else the one in LISTS, else psla's own."), READ] = None,
-    ontology: Annotated[Path | None, typer.Option(help="Else ontology.json in LISTS, else psla's own."), READ] = None,
+    class_list: Annotated[Path | None, typer.Option(help="Else the one in LISTS, else psla's own."), FETCHED] = None,
+    ontology: Annotated[
+        Path | None, typer.Option(help="Else ontology.json in LISTS, else psla's own."), FETCHED
+    ] = None,
     keep_wrong_length: Annotated[
         bool, typer.Option("--keep-wrong-length", help="Keep clips whose file is too short or too long.")
     ] = False,
@@ -220,9 +222,11 @@ def soundscape(
     events: Annotated[
         Path | None,
         typer.Option(metavar="CLIPS", help="A table of recordings: they sound in place of synthesised events."),
-        READ,
+        ADDRESSED,
     ] = None,
-    out: Out = Path("clips.parquet"),
+    out: Annotated[Path, typer.Option(help="The Parquet file to write."), Writes("clips", alone=("events",))] = Path(
+        "clips.parquet"
+    ),
     validation: Validation = 0.0,
 ) -> None:
     """The embedded corpus: synthesised, nothing to download; or, with --events, mixed from recordings.
@@ -268,7 +272,7 @@ def signals(
 
 
 def merge(
-    tables: Annotated[list[Path], typer.Argument(metavar="CLIPS...", help="Tables of clips, or packs."), READ],
+    tables: Annotated[list[Path], typer.Argument(metavar="CLIPS...", help="Tables of clips, or packs."), ADDRESSED],
     vocabulary: VocabularyName = None,
     map: Annotated[
         list[str] | None, typer.Option(metavar="OLD=NEW", help="Class id of a table=of the result; may be given again.")
@@ -332,7 +336,7 @@ def _write(clips: Clips, out: Path, validation: float, seed: int, quiet: bool) -
         clips = clips.hold_out(validation, seed)
     clips.write(out)
     counts = ", ".join(f"{split} {count}" for split, count in clips.counts().items())
-    typer.echo(f"{out}: {len(clips)} clips ({counts}), {len(clips.vocabulary)} classes", err=quiet)
+    tell(f"{out}: {len(clips)} clips ({counts}), {len(clips.vocabulary)} classes", err=quiet)
     labels = clips.labels().counts()
     ranked = sorted(clips.vocabulary, key=lambda each: -labels[each.index])
     shown = [f"{shortened(each.name, 40)} {labels[each.index]}" for each in ranked[:_CLASSES]]

@@ -10,7 +10,7 @@ import typer
 
 from psla.cli.console import answer, table
 from psla.cli.options import Json, ModelName
-from psla.cli.places import READ, Writes
+from psla.cli.places import ADDRESSED, Writes
 from psla.cli.progress import fetching, stages
 
 _SHOWN = 20  # classes that are printed, those that differ most
@@ -43,7 +43,7 @@ def export(
         typer.Option(
             help="Compare by these: a table of labelled clips, or sound files, folders, patterns; again for more."
         ),
-        READ,
+        ADDRESSED,
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write int8 whatever it loses.")] = False,
     as_json: Json = False,

@@ -10,7 +10,7 @@ import typer
 
 from psla.cli.console import CommandError, answer, table
 from psla.cli.options import Json
-from psla.cli.places import READ, Writes
+from psla.cli.places import ADDRESSED, FETCHED, Writes
 from psla.cli.progress import stages
 from psla.spread import cores
 
@@ -24,13 +24,13 @@ Words = Annotated[
         help="A model whose features are compared, by default that of `psla tag`; then sound files, folders, or "
         "patterns in quotes.",
     ),
-    READ,
+    ADDRESSED,
 ]
 
 
 def find(
     words: Words,
-    like: Annotated[Path | None, typer.Option(help="The sound to look for."), READ] = None,
+    like: Annotated[Path | None, typer.Option(help="The sound to look for."), FETCHED] = None,
     near_duplicates: Annotated[
         bool, typer.Option("--near-duplicates", help="Pairs of windows that are nearly the same.")
     ] = False,

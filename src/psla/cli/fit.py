@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from psla.cli.console import answer, spread_over, table, warnings_told
+from psla.cli.console import answer, spread_over, table, tell, warnings_told
 from psla.cli.options import Cluster, Json
-from psla.cli.places import READ, Writes
+from psla.cli.places import ADDRESSED, FETCHED, READ, Writes
 from psla.cli.progress import stages
 from psla.spread import cores
 
@@ -28,7 +28,7 @@ def fit(
     data: Annotated[
         Path,
         typer.Argument(help="A folder of a folder for each class, a CSV of path and labels, a table or a pack."),
-        READ,
+        ADDRESSED,
     ],
     out: Annotated[
         Path,
@@ -38,7 +38,7 @@ def fit(
     model: Annotated[
         str | None,
         typer.Option("--from", help="The model whose features are used; by default that of `psla tag`."),
-        READ,
+        ADDRESSED,
     ] = None,
     background: Background = None,
     cache: Cache = None,
@@ -49,7 +49,7 @@ def fit(
         bool, typer.Option("--tune", help="Train the trunk, too, and say what that is worth; slow.")
     ] = False,
     review: Annotated[
-        Path | None, typer.Option(help="A CSV of corrections, clip_id and decision: a class, keep or drop."), READ
+        Path | None, typer.Option(help="A CSV of corrections, clip_id and decision: a class, keep or drop."), FETCHED
     ] = None,
     html: Annotated[
         Path | None,
@@ -77,7 +77,7 @@ def fit(
     for id, reason in list(report["rejected"].items())[:3]:
         typer.echo(f"psla: left out: {id}: {reason}", err=True)
     if (count := len(report["rejected"])) > 3:
-        typer.echo(f"psla: left out: {count - 3} more, which {out.with_suffix('.fit.json')} names", err=True)
+        tell(f"psla: left out: {count - 3} more, which {out.with_suffix('.fit.json')} names", err=True)
 
 
 def _lines(report: dict[str, Any]) -> list[str]:

@@ -33,7 +33,7 @@ from psla.cli.options import (
     Overrides,
     Readers,
 )
-from psla.cli.places import READ, Updates, Writes
+from psla.cli.places import ADDRESSED, FETCHED, READ, Updates, Writes
 from psla.cli.progress import progress
 from psla.cli.training import finished_runs
 
@@ -50,7 +50,7 @@ LAB = Writes(folder=True, names=("lab.json", "clips.parquet", "recipe.yaml"), ma
 
 @keeps(finished_runs)
 def run(
-    clips: Annotated[str, typer.Argument(help="The table of clips, a pack, or the word soundscape."), READ],
+    clips: Annotated[str, typer.Argument(help="The table of clips, a pack, or the word soundscape."), ADDRESSED],
     out: Annotated[Path, typer.Option(help="The lab's folder; what is finished in it is not done again."), LAB],
     recipe: Annotated[str, typer.Option(help="A preset by name, or a YAML file."), READ] = "demo",
     rows: Annotated[
@@ -184,10 +184,10 @@ def report(
     quality: Annotated[
         Path | None,
         typer.Option(help="A CSV of the classes' annotation quality (class, quality), for Table VII."),
-        READ,
+        FETCHED,
     ] = None,
     claims: Annotated[
-        Path | None, typer.Option(help="A YAML file of claims to judge; the paper's by default."), READ
+        Path | None, typer.Option(help="A YAML file of claims to judge; the paper's by default."), FETCHED
     ] = None,
     resamples: Annotated[int, typer.Option(min=2, help="Draws of clips for the intervals.")] = 400,
     title: Annotated[str | None, typer.Option(help="Of the page; by default it names the corpus.")] = None,

@@ -10,7 +10,7 @@ import typer
 
 from psla.cli.console import CommandError, answer, table
 from psla.cli.options import Json, OntologyFile, Threshold, Types
-from psla.cli.places import READ, Writes
+from psla.cli.places import ADDRESSED, FETCHED, Writes
 from psla.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ _SPLITS = ("train", "validation", "evaluation", "all")
 
 
 def enhance(
-    clips: Annotated[Path, typer.Argument(help="The table of clips."), READ],
-    predictions: Annotated[Path, typer.Argument(help="A teacher's predictions of these clips."), READ],
+    clips: Annotated[Path, typer.Argument(help="The table of clips."), ADDRESSED],
+    predictions: Annotated[Path, typer.Argument(help="A teacher's predictions of these clips."), FETCHED],
     out: Annotated[Path, typer.Option(help="The table of clips to write."), Writes("clips")],
     types: Types = "I,II",
     threshold: Threshold = "mean",
@@ -45,7 +45,7 @@ def enhance(
         Writes(folder=True, names=ENHANCEMENT, marker=("difference.json", "difference")),
     ] = None,
     review: Annotated[
-        Path | None, typer.Option(help="CSV: clip_id, class_id, decision (accept or reject)."), READ
+        Path | None, typer.Option(help="CSV: clip_id, class_id, decision (accept or reject)."), FETCHED
     ] = None,
     truth: Annotated[bool, typer.Option("--truth", help="Score the additions against the clips' true labels.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Enhance evaluation clips, too.")] = False,
@@ -146,7 +146,7 @@ def _summary(data: dict[str, Any], out: Path, report: Path | None) -> str:
 
 
 def stats(
-    clips: Annotated[Path, typer.Argument(help="A table of clips, or a pack."), READ],
+    clips: Annotated[Path, typer.Argument(help="A table of clips, or a pack."), ADDRESSED],
     split: Annotated[str, typer.Option(help="train, validation, evaluation, or all.")] = "train",
     parent: Parents = None,
     child: Children = None,
@@ -158,7 +158,7 @@ def stats(
     seed: Annotated[int, typer.Option(min=0, help="Of the plans, and of the clips that are measured.")] = 0,
     log_mel: Annotated[bool, typer.Option("--log-mel", help="Measure the log-mel; reads the sound.")] = False,
     sample: Annotated[int, typer.Option(min=0, help="Clips that are measured, drawn at random; 0: all.")] = 1000,
-    recipe: Annotated[str | None, typer.Option(help="Measure with this recipe's front end."), READ] = None,
+    recipe: Annotated[str | None, typer.Option(help="Measure with this recipe's front end."), FETCHED] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="A folder for stats.json and the pictures."),

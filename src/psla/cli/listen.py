@@ -43,7 +43,7 @@ Words = Annotated[
         help="A model, as `psla tag` takes it; then - for standard input, or any address that ffmpeg opens, such as "
         "rtsp:// of a camera. Without a source, the microphone.",
     ),
-    Reads(endless=True),
+    Reads(endless=True, addresses=True),
 ]
 Device = Annotated[str | None, typer.Option(help="The microphone, by name or number; else the system's.")]
 Rate = Annotated[int | None, typer.Option(min=1000, help="Hz of raw samples on standard input, or of the microphone.")]

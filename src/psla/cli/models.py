@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from psla.cli.calibrate import told_of
-from psla.cli.console import CommandError, answer, table
+from psla.cli.console import CommandError, answer, table, tell
 from psla.cli.options import Json, ModelName
-from psla.cli.places import READ, Writes
+from psla.cli.places import ADDRESSED, FETCHED, Writes
 from psla.cli.progress import fetching, progress
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 def push(
-    model: Annotated[Path, typer.Argument(help="A model file."), READ],
+    model: Annotated[Path, typer.Argument(help="A model file."), FETCHED],
     address: Annotated[str, typer.Argument(metavar="hf://ORG/NAME", help="Where it goes on the hub.")],
-    onnx: Annotated[Path | None, typer.Option(help="The same model as an ONNX file, to go with it."), READ] = None,
+    onnx: Annotated[Path | None, typer.Option(help="The same model as an ONNX file, to go with it."), FETCHED] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a repository that others do not see.")] = False,
 ) -> None:
     """Put a model file on the hub, with a card that says what it is; others load it by the same address."""
@@ -132,14 +132,14 @@ def _fetch(names: Sequence[str], as_json: bool) -> None:
 
 
 def import_(
-    checkpoint: Annotated[Path, typer.Argument(help="A published .pth file, or a folder of them."), READ],
+    checkpoint: Annotated[Path, typer.Argument(help="A published .pth file, or a folder of them."), FETCHED],
     out: Annotated[
         Path,
         typer.Option(help="The model file to write (.safetensors); for a folder an ensemble (.json)."),
         Writes("model or ensemble"),
     ],
     vocabulary: Annotated[
-        str | None, typer.Option(help="audioset, fsd50k, or a class list (index,mid,display_name)."), READ
+        str | None, typer.Option(help="audioset, fsd50k, or a class list (index,mid,display_name)."), FETCHED
     ] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="As --set frames=N: frames of a clip in training.")] = None,
     said: Annotated[
@@ -180,7 +180,7 @@ def import_(
 
         write_ensemble(out, made)
     members = f", {len(made)} members" if checkpoint.is_dir() else ""
-    typer.echo(f"{out}: {config_name(network)} ({classes[0].name}, …), {network.front_end.frames} frames{members}")
+    tell(f"{out}: {config_name(network)} ({classes[0].name}, …), {network.front_end.frames} frames{members}")
 
 
 def _vocabulary(given: str | None, count: int, file: Path) -> Vocabulary:
@@ -197,11 +197,11 @@ def _vocabulary(given: str | None, count: int, file: Path) -> Vocabulary:
 
 
 def average(
-    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, model files, or a run's folder."), READ],
+    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, model files, or a run's folder."), FETCHED],
     out: Annotated[Path, typer.Option(help="The model file to write."), Writes("model")],
     from_epoch: Annotated[int | None, typer.Option(min=1, help="Leave out earlier epochs.")] = None,
     like: Annotated[
-        Path | None, typer.Option(help="A model file of the same architecture; else the run's."), READ
+        Path | None, typer.Option(help="A model file of the same architecture; else the run's."), FETCHED
     ] = None,
     share: Annotated[
         list[str] | None, typer.Option(help="Of each file, in order; of two files the last's will do: 0.3.")
@@ -209,14 +209,14 @@ def average(
     sweep: Annotated[
         Path | None,
         typer.Option(help="Clips: score averages from each checkpoint on; with --share 0,0.5,1 with each share."),
-        READ,
+        ADDRESSED,
     ] = None,
     split: Annotated[str, typer.Option(help="Of the clips of --sweep.")] = "validation",
     batchnorm: Annotated[
         str, typer.Option(help="BatchNorm's statistics: average them, or reestimate them on the clips of --clips.")
     ] = "average",
     clips: Annotated[
-        Path | None, typer.Option(help="Clips whose split train --batchnorm reestimate hears."), READ
+        Path | None, typer.Option(help="Clips whose split train --batchnorm reestimate hears."), ADDRESSED
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -286,8 +286,8 @@ def _reestimate(model: Path, clips: Path) -> None:
             "the average is written with them; leave out --batchnorm reestimate"
         )
     source = open_source(part, found.network.sample_rate)
-    with progress({"BatchNorm": min(len(part), 2000)}) as tell:
-        rejected = reestimate(found.network, source, progress=lambda count: tell("BatchNorm", count))
+    with progress({"BatchNorm": min(len(part), 2000)}) as report:
+        rejected = reestimate(found.network, source, progress=lambda count: report("BatchNorm", count))
     for id, reason in rejected.items():
         typer.echo(f"left out: {id}: {reason}", err=True)
     provenance = {**found.card.provenance, "batch_norm": "estimated again on training clips"}
@@ -301,8 +301,8 @@ def _sweep(checkpoints: list[Path], model: Path, clips: Path, split: str) -> lis
     labels, predict = _held_out(model, clips, split)
     kept = {path.stem: path.parent.parent / "predictions" / split / path.name for path in checkpoints}
     stored = {stem: path for stem, path in kept.items() if path.is_file()}
-    with progress({"sweep": len(checkpoints)}) as tell:
-        return start_sweep(checkpoints, predict, labels, stored, lambda count: tell("sweep", count))
+    with progress({"sweep": len(checkpoints)}) as report:
+        return start_sweep(checkpoints, predict, labels, stored, lambda count: report("sweep", count))
 
 
 def _sweep_shares(
@@ -317,8 +317,8 @@ def _sweep_shares(
         labels, predict = _held_out(average_model(files, temporary, like, trials[0]), clips, "validation")
     if not labels.counts().any():
         raise CommandError(f"{clips}: no validation clip has a label of these classes: there is no score to choose by")
-    with progress({"sweep": len(trials)}) as tell:
-        return share_sweep(files, [each[-1] for each in trials], predict, labels, lambda count: tell("sweep", count))
+    with progress({"sweep": len(trials)}) as report:
+        return share_sweep(files, [each[-1] for each in trials], predict, labels, lambda count: report("sweep", count))
 
 
 def _held_out(model: Path, clips: Path, split: str) -> tuple[Labels, Callable[[Mapping[str, Tensor]], Predictions]]:

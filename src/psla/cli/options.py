@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from psla.cli.places import READ
+from psla.cli.places import ADDRESSED, FETCHED, READ
 
 
 class Precision(StrEnum):
@@ -21,10 +21,12 @@ class Precision(StrEnum):
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-LabelledClips = Annotated[Path, typer.Option(help="The table of clips, which has the labels."), READ]
-OntologyFile = Annotated[Path | None, typer.Option(help="A JSON file like AudioSet's; by default AudioSet's."), READ]
+LabelledClips = Annotated[Path, typer.Option(help="The table of clips, which has the labels."), ADDRESSED]
+OntologyFile = Annotated[Path | None, typer.Option(help="A JSON file like AudioSet's; by default AudioSet's."), FETCHED]
 
-ModelName = Annotated[str, typer.Argument(help="A model file, an ensemble, or a name that `psla models` lists."), READ]
+ModelName = Annotated[
+    str, typer.Argument(help="A model file, an ensemble, or a name that `psla models` lists."), ADDRESSED
+]
 WithPrecision = Annotated[
     Precision,
     typer.Option(help="folded: faster, probabilities within 1e-5; bf16: faster still, within a few hundredths."),
@@ -37,7 +39,7 @@ Cluster = Annotated[
     ),
 ]
 
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30."), READ]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30."), ADDRESSED]
 Types = Annotated[str, typer.Option(help="I (children), II (ancestors) or I,II.")]
 Threshold = Annotated[str, typer.Option(help="mean, median, or a percentile such as 25.")]
 
@@ -58,7 +60,7 @@ Candidates = Annotated[
     list[str], typer.Option(help="Names, YAML files or folders of them, or all; commas between, or repeated."), READ
 ]
 Chosen = Annotated[
-    Path | None, typer.Option(help="A selection.json: each fold with the recipe that was chosen for it."), READ
+    Path | None, typer.Option(help="A selection.json: each fold with the recipe that was chosen for it."), FETCHED
 ]
 Settings = Annotated[
     list[str] | None,

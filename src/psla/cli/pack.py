@@ -13,7 +13,7 @@ import typer
 
 from psla.cli.console import CommandError, answer, keeps, part_of, spread_over
 from psla.cli.options import Cluster
-from psla.cli.places import READ, Writes
+from psla.cli.places import ADDRESSED, Writes
 from psla.cli.progress import bars, progress
 from psla.spread import cores
 
@@ -34,10 +34,12 @@ def _shards(given: Mapping[str, Any]) -> str:
 @keeps(_shards)
 def pack(
     clips: Annotated[
-        Path, typer.Argument(help="The table of clips; with --verify or --merge, the pack's folder."), READ
+        Path, typer.Argument(help="The table of clips; with --verify or --merge, the pack's folder."), ADDRESSED
     ],
     out: Annotated[
-        Path | None, typer.Argument(help="The pack's folder: new, or one that was begun."), Writes(folder=True)
+        Path | None,
+        typer.Argument(help="The pack's folder: new, or one that was begun."),
+        Writes(folder=True, addresses=True),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; as many as processors.")] = None,
     shard: Annotated[str | None, typer.Option(help="i/n, as in 3/8: only this part of the work; then --merge.")] = None,

@@ -5,28 +5,27 @@
 
 An output is refused if it is an input, by whatever name, or another output; if it cannot be written; or if something
 stands there that psla did not write, told by its first bytes. So what is on the disk before a command is there after
-it, but for what psla wrote itself. Inputs that have no end, such as named pipes, are refused, too.
+it, but for what psla wrote itself. Inputs that have no end, such as named pipes, are refused, too. Of addresses of
+storage it is only seen that no output is an input; the rest is in `psla.cli.addresses`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 import os
 import re
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from psla.cli.kinds import KINDS, is_kind
 from psla.files import not_a_file
 
 _BESIDE = 14  # characters that a temporary file's name has more than its target's, see `atomic_write`
-_HEAD = 1 << 18  # bytes that tell what a file is
-_MOST_HEADER = 1 << 26  # bytes of a header of tensors, or of a Parquet file's end
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+([^/].*)", re.S)
 
 
 class PlaceError(ValueError):
@@ -38,9 +37,13 @@ class Reads:
     """A path, several, or words that may be paths (`key=path`, `a.yaml,b.yaml`), that are read.
 
     endless: whether what has no end is taken, too, such as a named pipe.
+    fetched: an address of storage is fetched before the command begins, which then reads the copy.
+    addresses: the command reads addresses by itself. With neither, an address is refused.
     """
 
     endless: bool = False
+    fetched: bool = False
+    addresses: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Writes:
     beside: what is written beside a file, by what its name ends in in place of the file's own suffix, and its kind.
     names: of a folder, what is written there by name; marker: that of these which is written first, and its kind: where
     one of the names is there without it, psla did not write that.
+    addresses: the command writes to addresses of storage by itself; else a file is sent when it is whole, and a folder
+    is refused. alone: parameters beside which a file, too, must be on this machine.
     """
 
     kind: str = ""
@@ -62,9 +67,14 @@ class Writes:
     beside: tuple[tuple[str, str], ...] = ()
     names: tuple[str, ...] = ()
     marker: tuple[str, str] = ("", "")
+    addresses: bool = False
+    alone: tuple[str, ...] = ()
 
 
+Mark = Reads | Updates | Writes
 READ = Reads()
+FETCHED = Reads(fetched=True)
+ADDRESSED = Reads(addresses=True)
 Input = tuple[str, str]  # the parameter's name as typed, the path
 
 
@@ -80,28 +90,53 @@ def check_places(command: Callable[..., Any], given: Mapping[str, Any]) -> None:
     """
     inputs: list[Input] = []
     outputs: list[tuple[str, Path, Writes]] = []
-    for name, hint in get_type_hints(command, include_extras=True).items():
-        for mark in getattr(hint, "__metadata__", ()):
-            option = _typed(command, name, hint)
-            if isinstance(mark, Reads):
-                found = [(option, path) for path in _paths(given.get(name))]
-                if not mark.endless:
-                    _refuse_endless(found)
-                inputs += found
-            elif isinstance(mark, Writes) and given.get(name) is not None:
-                outputs.append((option, Path(given[name]), mark))
+    for name, option, mark in marked(command):
+        if isinstance(mark, Reads):
+            found = [(option, path) for path in paths_in(given.get(name))]
+            if not mark.endless:
+                _refuse_endless(found)
+            inputs += found
+        elif isinstance(mark, Writes) and given.get(name) is not None:
+            outputs.append((option, Path(given[name]), mark))
     for number, (option, path, mark) in enumerate(outputs):
-        check_output(option, path, mark, inputs)
+        if is_address(path):
+            _refuse_input(option, path, inputs)
+        else:
+            check_output(option, path, mark, inputs)
         for other, its_path, _ in outputs[:number]:
             if os.path.realpath(path) == os.path.realpath(its_path):
-                raise PlaceError(f"{option} {path} is where {other} writes, too: give each a place of its own")
+                shown = as_typed(path)
+                raise PlaceError(f"{option} {shown} is where {other} writes, too: give each a place of its own")
+
+
+def marked(command: Callable[..., Any]) -> Iterator[tuple[str, str, Mark]]:
+    """The parameters of a command that may hold a path: by name, as typed, and what is done there."""
+    for name, hint in get_type_hints(command, include_extras=True).items():
+        for mark in getattr(hint, "__metadata__", ()):
+            if isinstance(mark, Mark):
+                yield name, _typed(command, name, hint), mark
+
+
+def is_address(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is meant as an address, of storage that psla knows or of other: `scheme://...`, of which a Path
+    has lost a slash; of other only where there is no folder of that name.
+
+    Example:
+        >>> is_address(Path("s3://bucket/a")), is_address("az://a"), is_address("a/b"), is_address("a=s3://b/c")
+        (True, True, False, False)
+    """
+    if (found := _ADDRESS.fullmatch(os.fspath(path))) is None:
+        return False
+    from psla.remote import SCHEMES
+
+    return found[1] in SCHEMES or not os.path.lexists(f"{found[1]}:")
 
 
 def written(command: Callable[..., Any], given: Mapping[str, Any]) -> dict[Path, tuple[int, int]]:
     """What stands at the places of a call's output files, with its number on the disk and its time of change."""
     found = {}
-    for name, hint in get_type_hints(command, include_extras=True).items():
-        if given.get(name) is not None and any(isinstance(mark, Writes) for mark in getattr(hint, "__metadata__", ())):
+    for name, _, mark in marked(command):
+        if given.get(name) is not None and isinstance(mark, Writes):
             path = Path(given[name])
             with contextlib.suppress(OSError):
                 if path.is_file():
@@ -161,11 +196,22 @@ def _check_standing(option: str, path: Path, mark: Writes, inputs: list[Input]) 
 def _refuse_input(option: str, path: Path, inputs: list[Input]) -> None:
     for its_option, each in inputs:
         if _same(path, each):
-            as_what = "" if os.fspath(path) == each else f" (there it is {each})"
+            shown, other = as_typed(path), as_typed(each)
+            as_what = "" if shown == other else f" (there it is {other})"
             raise PlaceError(
-                f"{option} {path} is an input of this command, {its_option}{as_what}: it would be overwritten; give "
+                f"{option} {shown} is an input of this command, {its_option}{as_what}: it would be overwritten; give "
                 "another name"
             )
+
+
+def as_typed(path: str | os.PathLike[str]) -> str:
+    """A path as text; of an address with both slashes.
+
+    Example:
+        >>> as_typed(Path("s3://bucket/a")), as_typed(Path("a/b"))
+        ('s3://bucket/a', 'a/b')
+    """
+    return _ADDRESS.sub(r"\1://\2", os.fspath(path), 1) if is_address(path) else os.fspath(path)
 
 
 def _same(path: Path, other: str) -> bool:
@@ -203,17 +249,17 @@ def _refuse_endless(inputs: list[Input]) -> None:
             raise PlaceError(f"{option} {path} is {kind}: nobody knows where it ends; save it to a file first")
 
 
-def _paths(value: Any) -> Iterator[str]:
-    """The paths among what was given, there or not; of words only those that are there."""
+def paths_in(value: Any) -> Iterator[str]:
+    """The paths among what was given, there or not; of words only those that are there, and addresses."""
     if isinstance(value, Path):
         yield os.fspath(value)
     elif isinstance(value, str):
         for word in dict.fromkeys([value, value.partition("=")[2], *value.split(",")]):
-            if word.strip() and os.path.lexists(word.strip()):
+            if word.strip() and (os.path.lexists(word.strip()) or is_address(word.strip())):
                 yield word.strip()
     elif isinstance(value, list | tuple):
         for each in value:
-            yield from _paths(each)
+            yield from paths_in(each)
 
 
 def _typed(command: Callable[..., Any], name: str, hint: Any) -> str:
@@ -233,96 +279,3 @@ def arguments(command: Callable[..., Any], args: tuple[Any, ...], kwargs: Mappin
     bound = inspect.signature(command).bind_partial(*args, **kwargs)
     bound.apply_defaults()
     return bound.arguments
-
-
-def is_kind(path: Path, kind: str) -> bool:
-    """Whether a file looks as what psla writes of this kind; see `KINDS`."""
-    try:
-        return KINDS[kind][1](path)
-    except (OSError, ValueError, KeyError, RecursionError, zipfile.BadZipFile):
-        return False
-
-
-def _head(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(_HEAD)
-
-
-def _begins(pattern: bytes) -> Callable[[Path], bool]:
-    return lambda path: re.match(pattern, _head(path)) is not None
-
-
-def _holds(*texts: bytes) -> Callable[[Path], bool]:
-    return lambda path: any(text in _head(path) for text in texts)
-
-
-def _parquet(key: bytes) -> Callable[[Path], bool]:
-    """Whether a Parquet file has this key in the metadata at its end."""
-
-    def check(path: Path) -> bool:
-        with open(path, "rb") as file:
-            length = file.seek(-8, os.SEEK_END) and int.from_bytes(file.read(4), "little")
-            if file.read(4) != b"PAR1" or length > _MOST_HEADER:
-                return False
-            file.seek(-8 - length, os.SEEK_END)
-            return key in file.read(length)
-
-    return check
-
-
-def _tensors(needed: set[str], unlike: str = "", metadata: str = "") -> Callable[[Path], bool]:
-    """Whether a safetensors file has these tensors, not the other, and this key in its metadata."""
-
-    def check(path: Path) -> bool:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if 2 <= length <= _MOST_HEADER else {}
-        return needed <= header.keys() and unlike not in header and metadata in {*header.get("__metadata__", {}), ""}
-
-    return check
-
-
-def _embeddings(path: Path) -> bool:
-    if path.suffix != ".npz":
-        return _tensors({"clips", "steps", "offsets"})(path)
-    with zipfile.ZipFile(path) as file:
-        return {"clips.npy", "steps.npy", "offsets.npy"} <= set(file.namelist())
-
-
-def _picture(path: Path) -> bool:
-    return b"atplotlib" in (path.read_bytes() if path.suffix.lower() == ".pdf" else _head(path))
-
-
-_ROWS = rb'\[\{"path"|\{"path"|\[\]\s*$|path,status,|[^\n]* \((?:\d+\.\d\d s[,)]|failed\)\n)|\d+\.\d{6}\t\d+\.\d{6}\t'
-_MODEL = _tensors(set(), "probabilities", "psla")
-
-KINDS: dict[str, tuple[str, Callable[[Path], bool]]] = {
-    "clips": ("a table of clips", _parquet(b"psla_clips")),
-    "headers": ("what was learnt of sound files", _parquet(b"psla_headers")),
-    "model": ("a model file", _MODEL),
-    "model or ensemble": ("a model file or an ensemble", lambda path: _MODEL(path) or _ensemble(path)),
-    "predictions": ("predictions", _tensors({"probabilities", "clip_ids"}, metadata="psla")),
-    "predictions or ensemble": (
-        "predictions or an ensemble",
-        lambda path: KINDS["predictions"][1](path) or _ensemble(path),
-    ),
-    "embeddings": ("embeddings", _embeddings),
-    "rows": ("what psla tag says of files", _begins(_ROWS)),
-    "journal": ("a journal of psla tag", _begins(rb'\{"[a-z0-9_]+": [^\n]*(?:\}\s*\n|$)')),
-    "onnx": ("an exported model", lambda path: path.suffix == ".onnx" and _begins(rb"\x08")(path)),
-    "matches": ("what psla find has found", _begins(rb"window,")),
-    "picture": ("a picture by psla", _picture),
-    "page": ("a page by psla", _holds(b"--ink:")),
-    "scores": ("scores", _begins(rb'\{\s*"mean_average_precision"')),
-    "fit": ("the report of a fit", _holds(b'"cross_validation"')),
-    "inventory": ("an inventory", _begins(rb"\d+ of \d+ clips present")),
-    "statistics": ("statistics of psla stats", _begins(rb'\{\s*"source"')),
-    "difference": ("what psla enhance changed", _holds(b'"labels_added"')),
-    "environment": ("the environment of a run", _begins(rb'\{\s*"python"')),
-    "json": ("JSON", _begins(rb"\s*\{")),
-}
-"""By name: what it is in words, and whether a file that is there is one."""
-
-
-def _ensemble(path: Path) -> bool:
-    return path.suffix == ".json" and b'"members"' in _head(path) and b'"format"' in _head(path)

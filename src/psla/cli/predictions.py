@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from psla.cli.console import CommandError, answer, part_of, spread_over, table
+from psla.cli.console import CommandError, answer, part_of, spread_over, table, tell
 from psla.cli.options import Cluster, Json, LabelledClips, ModelName, Precision, WithPrecision
-from psla.cli.places import READ, Writes
+from psla.cli.places import ADDRESSED, FETCHED, Writes
 from psla.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
 def predict(
     model: ModelName,
-    clips: Annotated[Path, typer.Argument(help="The table of clips, or a pack."), READ],
-    out: Annotated[Path, typer.Option(help="The file of predictions to write."), Writes("predictions")],
+    clips: Annotated[Path, typer.Argument(help="The table of clips, or a pack."), ADDRESSED],
+    out: Annotated[
+        Path,
+        typer.Option(help="The file of predictions to write."),
+        Writes("predictions", alone=("shard", "merge", "cluster")),
+    ],
     split: Annotated[str | None, typer.Option(help="train, validation or evaluation; by default all.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Keep float16, for a whole training set.")] = False,
     shard: Annotated[str | None, typer.Option(help="i/n: only this part of the clips, beside OUT.")] = None,
@@ -47,7 +51,7 @@ def predict(
         parts = [part_path(out, (number, merge)) for number in range(1, merge + 1)]
         joined = join((Predictions.read(part) for part in parts), chosen.clip_ids)
         joined.save(out)
-        typer.echo(f"{out}: {len(joined)} of {len(chosen)} clips, from {merge} parts")
+        tell(f"{out}: {len(joined)} of {len(chosen)} clips, from {merge} parts")
         return
     if (part := part_of(shard)) is not None:
         out = part_path(out, part)
@@ -70,7 +74,7 @@ def predict(
     kept = found.predictions
     for id, reason in found.rejected.items():
         typer.echo(f"left out: {id}: {reason}", err=True)
-    typer.echo(f"{out}: {len(kept)} clips, {len(kept.vocabulary)} classes, {len(found.rejected)} left out")
+    tell(f"{out}: {len(kept)} clips, {len(kept.vocabulary)} classes, {len(found.rejected)} left out")
 
 
 def _predicted(
@@ -103,7 +107,7 @@ def _predicted(
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="A file of predictions."), READ],
+    predictions: Annotated[Path, typer.Argument(help="A file of predictions."), FETCHED],
     clips: LabelledClips,
     as_json: Json = False,
     out: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file."), Writes("scores")] = None,
@@ -130,13 +134,15 @@ def evaluate(
 
 
 def ensemble(
-    members: Annotated[list[Path], typer.Argument(help="Files of predictions, or model files."), READ],
+    members: Annotated[list[Path], typer.Argument(help="Files of predictions, or model files."), FETCHED],
     out: Annotated[
         Path,
         typer.Option(help="Averaged predictions; of models an ensemble, ENSEMBLE.json."),
         Writes("predictions or ensemble"),
     ],
-    clips: Annotated[Path | None, typer.Option(help="The table of clips, to score members and ensemble."), READ] = None,
+    clips: Annotated[
+        Path | None, typer.Option(help="The table of clips, to score members and ensemble."), ADDRESSED
+    ] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Choose members, on validation clips only.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -182,11 +188,13 @@ def ensemble(
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="Predictions of side A."), READ],
-    second: Annotated[Path, typer.Argument(help="Predictions of side B."), READ],
+    first: Annotated[Path, typer.Argument(help="Predictions of side A."), FETCHED],
+    second: Annotated[Path, typer.Argument(help="Predictions of side B."), FETCHED],
     clips: LabelledClips,
-    also_a: Annotated[list[Path] | None, typer.Option(help="Side A with another seed; repeat it."), READ] = None,
-    also_b: Annotated[list[Path] | None, typer.Option(help="Side B with another seed; as many as of A."), READ] = None,
+    also_a: Annotated[list[Path] | None, typer.Option(help="Side A with another seed; repeat it."), FETCHED] = None,
+    also_b: Annotated[
+        list[Path] | None, typer.Option(help="Side B with another seed; as many as of A."), FETCHED
+    ] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Draws of clips.")] = 1000,
     unit: Annotated[str, typer.Option(help="What is drawn: clip, or source (all clips of a recording).")] = "clip",
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
@@ -207,8 +215,10 @@ def compare(
     if unit == "source":
         sources = dict(zip(corpus.clip_ids, corpus.frame["source"].to_list(), strict=True))
     labels = corpus.labels().part(side_a[0].vocabulary)
-    with progress({"compare": resamples}) as tell:
-        found = run(side_a, side_b, labels, resamples, sources, seed, confidence, lambda count: tell("compare", count))
+    with progress({"compare": resamples}) as report:
+        found = run(
+            side_a, side_b, labels, resamples, sources, seed, confidence, lambda count: report("compare", count)
+        )
     answer(as_json, found.to_dict(), _comparison(found))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from psla.cli.options import Precision, WithPrecision
-from psla.cli.places import READ
+from psla.cli.places import ADDRESSED
 from psla.cli.progress import fetching
 from psla.cli.tag import Combine
 from psla.spread import cores
@@ -17,7 +17,7 @@ def serve(
     model: Annotated[
         str | None,
         typer.Argument(help="A model file or a name; by default that of `psla tag`.", show_default=False),
-        READ,
+        ADDRESSED,
     ] = None,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0: for all who can reach it.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8765,

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from psla.cli.addresses import stands_for
 from psla.cli.console import CommandError, keeps, warnings_told
 from psla.cli.options import Cluster, Json, Precision, WithPrecision
-from psla.cli.places import READ, Reads, Writes, check_output
+from psla.cli.places import ADDRESSED, FETCHED, Reads, Writes, check_output
 from psla.cli.progress import fetching, hearing, progress
 from psla.cli.tag_rows import rows_of, write_rows
 from psla.cli.tag_view import picture_files, write_pictures
@@ -49,12 +50,12 @@ Words = Annotated[
         help="A model file, an ensemble's file, or a name that `psla models` lists; without one, as --model says. "
         "Then sound files of any length, folders, or patterns in quotes.",
     ),
-    Reads(endless=True),
+    Reads(endless=True, addresses=True),
 ]
 ModelOption = Annotated[
     str | None,
     typer.Option(help="The model, by default $PSLA_MODEL, else that of the user's config.yaml, else audioset-small."),
-    READ,
+    ADDRESSED,
 ]
 Top = Annotated[
     int | None,
@@ -99,7 +100,7 @@ JournalFile = Annotated[
 ClassRules = Annotated[
     Path | None,
     typer.Option(help="YAML: for a class what its events differ in, as in 'Gunshot, gunfire: {median_steps: 1}'."),
-    READ,
+    FETCHED,
 ]
 Window = Annotated[
     float | None,
@@ -232,6 +233,10 @@ def _check_targets(
     for path in plots.values():
         check_output("--plot", path, Writes("picture"), read)
     if out is not None and written_as is not None and not written_as.many and (len(paths) > 1 or out.is_dir()):
+        if address := stands_for(out):
+            raise CommandError(
+                f"--out {address}: a folder of {len(paths)} files is written: give one here, and copy it there"
+            )
         for name in label_file_names(paths, written_as.suffix):
             check_output("--out", out / name, Writes("rows"), read)
 

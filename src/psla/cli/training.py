@@ -14,7 +14,7 @@ import typer
 from psla.cli.console import INTERRUPTED, CommandError, answer, asked_to_stop, keeps, table
 from psla.cli.labels import threshold_of, types_of
 from psla.cli.options import Accelerator, CacheMb, CheckpointMinutes, Json, Overrides, Readers, Threshold, Types
-from psla.cli.places import READ, Updates, Writes
+from psla.cli.places import ADDRESSED, FETCHED, Updates, Writes
 from psla.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def finished_runs(given: Mapping[str, Any]) -> str:
 
 @keeps(_resumable)
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="A preset by name, or a YAML file."), READ] = None,
-    clips: Annotated[Path | None, typer.Option(help="The table of clips, or a pack."), READ] = None,
+    recipe: Annotated[str | None, typer.Argument(help="A preset by name, or a YAML file."), FETCHED] = None,
+    clips: Annotated[Path | None, typer.Option(help="The table of clips, or a pack."), ADDRESSED] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The run's folder."),
@@ -55,7 +55,7 @@ def train(
     ] = None,
     set_: Overrides = None,
     init: Annotated[
-        Path | None, typer.Option(help="Fine-tune: start from the weights of this model file."), READ
+        Path | None, typer.Option(help="Fine-tune: start from the weights of this model file."), ADDRESSED
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder."), Updates()] = None,
     accelerator: Accelerator = "auto",
@@ -144,8 +144,8 @@ def demo(out: Annotated[Path, typer.Option(help="The run's folder."), Writes(fol
 
 @keeps(finished_runs)
 def teach(
-    recipe: Annotated[str, typer.Argument(help="A preset by name, or a YAML file."), READ],
-    clips: Annotated[Path, typer.Option(help="The table of clips; it must hold clips out to score on."), READ],
+    recipe: Annotated[str, typer.Argument(help="A preset by name, or a YAML file."), FETCHED],
+    clips: Annotated[Path, typer.Option(help="The table of clips; it must hold clips out to score on."), ADDRESSED],
     out: Annotated[
         Path,
         typer.Option(help="Runs, labels and the table go here; what is finished is not done again."),
@@ -154,7 +154,7 @@ def teach(
     set_: Overrides = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Seeds; repeat the option. By default 0, 1, 2.")] = None,
     teacher: Annotated[
-        Path | None, typer.Option(help="A model, ensemble or predictions to teach instead."), READ
+        Path | None, typer.Option(help="A model, ensemble or predictions to teach instead."), FETCHED
     ] = None,
     types: Types = "I,II",
     threshold: Threshold = "mean",
