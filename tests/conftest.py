@@ -2,6 +2,7 @@
 a thread for each of several test processes, and for what is too small for more."""
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -11,6 +12,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 from hypothesis import settings
+
+for _name in ("SIGINT", "SIGHUP"):
+    # Whoever starts the tests by nohup or in the background ignores these; the programs that they start would, too.
+    if (_number := getattr(signal, _name, None)) is not None and signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL)
 
 settings.register_profile("reproducible", derandomize=True, deadline=None)
 settings.load_profile("reproducible")

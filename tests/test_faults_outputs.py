@@ -29,8 +29,9 @@ from psla.cli.console import Ended, guarded, keeps
 from psla.cli.places import KINDS, Reads, Updates, Writes, check_places, is_kind
 from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
+from psla.training.loader import check_readable
 from psla.training.recipe import Recipe, RecipeError
-from psla.training.session import check_fit, check_readable
+from psla.training.session import check_fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -27,9 +27,11 @@ from torch import Tensor
 
 from psla.audio.decode import AudioError
 from psla.audio.sound_file import PassingError
-from psla.data.source import ClipSource
+from psla.data.clips import Clips
+from psla.data.source import ClipSource, open_source
 from psla.techniques.conditions import Conditions, Cut
 from psla.techniques.sampling import EpochPlan, positional_uniforms
+from psla.training.keys import RecipeError
 from psla.training.recipe import Recipe
 
 
@@ -258,3 +260,19 @@ def training_loader(recipe: Recipe, source: ClipSource, workers: int = 2, pin_me
         cut = Cut(length, waveform.crop_by, waveform.shift, front_end.hop_samples)
     conditions = recipe.conditions if any(recipe.conditions.rates) else None
     return Loader(source, samples, workers, pin_memory=pin_memory, cut=cut, conditions=conditions)
+
+
+def check_readable(clips: Clips, rate: int) -> None:
+    """Raises RecipeError where no held-out clip of a split can be read: after an epoch it would end each resume."""
+    for split in clips.counts().keys() - {"train"}:
+        source, reason = open_source(clips.split(split), rate), ""
+        for index in range(len(source)):
+            try:
+                source.read(index)
+                break
+            except AudioError as error:
+                reason = reason or str(error)
+        else:
+            raise RecipeError(
+                f"none of the {len(source)} clips of the split {split!r} can be read; the first: {reason}"
+            )

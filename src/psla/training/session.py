@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from psla.audio.decode import AudioError
 from psla.data.clips import Clips
 from psla.data.labels import Labels
 from psla.data.source import ClipSource, open_source
@@ -37,7 +36,7 @@ from psla.training.devices import (
     sum_over_processes,
     uncompiled,
 )
-from psla.training.loader import training_loader
+from psla.training.loader import check_readable, training_loader
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
 from psla.training.state import load_newest, prune, save_state
@@ -276,22 +275,6 @@ def check_fit(recipe: Recipe, clips: Clips) -> None:
             raise RecipeError(
                 f"none of the {number} clips of the split {split!r} has a label of the {len(chosen)} classes, so they "
                 f"cannot be {'trained on' if split == 'train' else 'scored'}: give labels, or leave these clips out"
-            )
-
-
-def check_readable(clips: Clips, rate: int) -> None:
-    """Raises RecipeError where no held-out clip of a split can be read: after an epoch it would end each resume."""
-    for split in clips.counts().keys() - {"train"}:
-        source, reason = open_source(clips.split(split), rate), ""
-        for index in range(len(source)):
-            try:
-                source.read(index)
-                break
-            except AudioError as error:
-                reason = reason or str(error)
-        else:
-            raise RecipeError(
-                f"none of the {len(source)} clips of the split {split!r} can be read; the first: {reason}"
             )
 
 
