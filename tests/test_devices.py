@@ -51,7 +51,10 @@ def work(processes: int, folder: Path, batch_size: int, broken: str = "", norms:
 
 
 # 20 clips in batches of 7: 7, 7 and 6, none of them a multiple of 2 for all; 3 processes: 3 + 2 + 2, and 2 + 2 + 2.
-@pytest.mark.parametrize(("processes", "batch_size", "broken"), [(2, 7, ""), (3, 7, "0,1,2,3,4,5,6,7,8,9,10")])
+@pytest.mark.parametrize(
+    ("processes", "batch_size", "broken"),
+    [(2, 7, ""), pytest.param(3, 7, "0,1,2,3,4,5,6,7,8,9,10", marks=pytest.mark.slow)],
+)
 def test_processes_take_the_steps_of_one(tmp_path: Path, processes: int, batch_size: int, broken: str) -> None:
     """The first step's gradients, the losses, and the weights after 20 steps of SGD are those of one process, also
     where a global batch does not divide, and where a process has nothing readable; each clip is predicted once."""
@@ -96,6 +99,7 @@ def test_statistics_of_all_processes_are_those_of_one(tmp_path: Path) -> None:
         assert furthest(one, device, kind) > 1e-3
 
 
+@pytest.mark.slow
 def test_frozen_statistics_are_frozen_in_every_process(tmp_path: Path) -> None:
     """Two processes with frozen norms take the steps of one, also where one of them has nothing readable, and the
     statistics are those that training began with, to the bit."""
