@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import typer
 from typer.testing import CliRunner
 
 from psla.audio.decode import AudioError
 from psla.cli import app
-from psla.cli.console import sentence
+from psla.cli.console import guarded, sentence
 from psla.corpora import fsd50k
 from psla.corpora.csv_files import read_csv_file
 from psla.corpora.folder import read_csv
@@ -36,6 +37,7 @@ from psla.tagging.sources import SourcesError, expand_sources
 from psla.training.keys import RecipeError, parse_override
 from psla.training.recipe import Recipe
 from psla.yaml_files import MOST_DEPTH, MOST_VALUES, parse_yaml
+from tagging_models import noise, tiny_model_file
 
 GUARD_S = 300  # ends a test that would otherwise last for ever, on however busy a machine
 FEW = 1600  # characters of a message
@@ -247,3 +249,63 @@ def test_no_message_is_longer_than_a_few_lines(tmp_path: Path) -> None:
         read_csv(tmp_path / "c.csv")
     assert len(str(found.value)) < FEW
     json.dumps(str(found.value))
+
+
+def options(group: object = app, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str, float | None]]:
+    """Every option of every command: words of the command, its name, the most that it may be."""
+    command = typer.main.get_command(group) if group is app else group
+    for parameter in getattr(command, "params", ()):
+        yield words, parameter.name or "", getattr(parameter, "max", None)
+    for name, each in getattr(command, "commands", {}).items():
+        yield from options(each, (*words, name))
+
+
+def test_processes_and_draws_have_a_bound_in_every_command() -> None:
+    """Law: a number by which processes are begun or arrays allocated is refused above its bound, before any work."""
+    found = [each for each in options() if each[1] in ("workers", "resamples", "devices")]
+    assert len(found) > 5
+    assert not [(words, name) for words, name, most in found if most is None]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pack", "clips.parquet", "out", "--shard-mb", "inf"], "--shard-mb"),
+        (["pack", "clips.parquet", "out", "--sample-rate", "9" * 30], "no front end hears more"),
+        (["pack", "clips.parquet", "out", "--workers", "1000000"], "--workers"),
+        (["predict", "model.safetensors", "clips.parquet", "--out", "p.safetensors", "--merge", "1000000000"], "clips"),
+        (
+            ["predict", "model.safetensors", "clips.parquet", "--out=p.safetensors", "--merge=1", "--shard=1/1"],
+            "--shard makes a part",
+        ),
+        (["tag", "model.safetensors", "a.wav", "--window", "inf"], "window_s must be"),
+        (["tag", "model.safetensors", "a.wav", "--window", "nan"], "window_s must be"),
+        (["tag", "model.safetensors", "a.wav", "--hop", "1e-9"], "a sample"),
+    ],
+)
+def test_numbers_without_bound_are_refused_in_a_sentence(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: whatever the number is, it is refused at once; nothing is made of it."""
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("a.wav", noise(16000), 16000)
+    rows = [{"clip_id": "a", "source": "a", "path": "a.wav", "split": "train", "labels": ["dog"], "end_s": 1.0}]
+    Clips.from_rows(rows, Vocabulary(["dog"])).write("clips.parquet")
+    tiny_model_file(tmp_path)
+    there = sorted(os.listdir())
+    result = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    assert result.exit_code == 2, result.output
+    assert said in result.output
+    assert sorted(os.listdir()) == there
+
+
+def test_memory_that_is_not_there_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    """Law: what is asked for beyond the memory ends in one sentence and code 2, not in a traceback."""
+
+    def command() -> None:
+        np.ones(1 << 50)
+
+    with pytest.raises(typer.Exit) as ended:
+        guarded(command)()
+    assert ended.value.exit_code == 2
+    assert "not enough memory" in capsys.readouterr().err

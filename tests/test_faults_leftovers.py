@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+from psla import files
 from psla.cli import app
 from psla.cli.console import sentence
 from psla.data.clips import Clips
@@ -259,3 +261,44 @@ def test_a_command_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     told = CliRunner().invoke(app, ["corpus", "soundscape", "--out", str(out), "--clips", "4"])
     assert (told.exit_code, told.stderr) == (2, f"psla: {out}: No space left on device\n")
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_library_that_renames_a_file_to_ours(tmp_path: Path) -> None:
+    """Law: what safetensors writes and renames is held, so that nobody takes it for a leftover while it goes to the
+    disk, and whoever may read other files of psla may read models and embeddings."""
+    tensors = {"a": np.zeros(3, np.float32)}
+    seen = []
+    before = files.rename_synced
+
+    def another_writer_comes(temporary: Path, target: Path) -> None:
+        remove_leftovers(tmp_path)
+        seen.append(temporary.exists())
+        before(temporary, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "rename_synced", another_writer_comes)
+        with atomic_write(tmp_path / "a.safetensors") as temporary:
+            save_file(tensors, temporary)
+    with atomic_write(tmp_path / "a.txt") as temporary:
+        temporary.write_text("as others are")
+    assert seen == [True]
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "a.txt").stat().st_mode
+    assert sorted(os.listdir(tmp_path)) == ["a.safetensors", "a.txt"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of a process")
+def test_a_table_on_a_full_disk(tmp_path: Path) -> None:
+    """Law: polars wraps what the system said in an error of its own: it is an OSError with the name of the table."""
+    code = (
+        "import resource, signal, sys\nfrom psla.data.clips import Clips\n"
+        "from psla.data.vocabulary import Vocabulary\n"
+        "rows = [{'clip_id': 'a', 'source': 'a', 'path': 'a.wav', 'split': 'train', 'labels': ['dog'], 'end_s': 1.0}]\n"
+        "clips = Clips.from_rows(rows, Vocabulary(['dog']))\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "try:\n    clips.write(sys.argv[1])\n"
+        "except OSError as error:\n    print(error.filename, error.strerror)\n"
+    )
+    out = tmp_path / "clips.parquet"
+    done = subprocess.run([sys.executable, "-c", code, str(out)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{out} File too large"
+    assert not os.listdir(tmp_path)

@@ -10,10 +10,12 @@ import hashlib
 import inspect
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_type_hints
 
@@ -21,6 +23,7 @@ import numpy as np
 import polars as pl
 import pytest
 import soundfile
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -29,9 +32,11 @@ from psla.cli.console import Ended, guarded, keeps
 from psla.cli.places import KINDS, Reads, Updates, Writes, check_places, is_kind
 from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
+from psla.metrics.predictions import Predictions
 from psla.training.loader import check_readable
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.session import check_fit
+from tagging_models import tiny_model_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -489,3 +494,73 @@ def test_an_input_that_is_not_there_is_an_input(tmp_path: Path) -> None:
     given = {"predictions": tmp_path / "gone", "out": tmp_path / "gone", "clips": tmp_path / "clips"}
     with pytest.raises(ValueError, match="is an input of this command"):
         check_places(COMMANDS["evaluate",], given)
+
+
+def test_predictions_and_classes_that_do_not_fit_are_told_by_both_names(tmp_path: Path) -> None:
+    """Law: whoever scores is told which file has which classes, not that an id is absent from "this vocabulary"."""
+    Predictions(np.float32([[0.5]]), ["a"], Vocabulary(["dog"])).save(tmp_path / "p.safetensors")
+    rows = [{"clip_id": "a", "source": "a", "path": "a.wav", "split": "train", "labels": ["cat"], "end_s": 1.0}]
+    Clips.from_rows(rows, Vocabulary(["cat"])).write(tmp_path / "c.parquet")
+    predictions, table = str(tmp_path / "p.safetensors"), str(tmp_path / "c.parquet")
+    for words in (["evaluate"], ["compare", predictions], ["ensemble", "--out", str(tmp_path / "e.safetensors")]):
+        result = CliRunner().invoke(app, [*words, predictions, "--clips", table])
+        assert result.exit_code == 2, result.output
+        assert all(name in result.stderr for name in ("p.safetensors", "c.parquet", "dog")), result.stderr
+
+
+@pytest.mark.parametrize("made", [os.link, shutil.copy])
+def test_one_file_under_two_names_counts_once(made: Callable, tmp_path: Path) -> None:
+    """Law: a member of an ensemble given twice is refused, whether by its name, a hard link or a copy."""
+    Predictions(np.float32([[0.5]]), ["a"], Vocabulary(["dog"])).save(tmp_path / "p.safetensors")
+    tiny_model_file(tmp_path)
+    for first, out in (("p.safetensors", "e.safetensors"), ("model.safetensors", "e.json")):
+        made(tmp_path / first, tmp_path / f"other.{first}")
+        members = [str(tmp_path / first), str(tmp_path / f"other.{first}")]
+        result = CliRunner().invoke(app, ["ensemble", *members, "--out", str(tmp_path / out)])
+        assert result.exit_code == 2, result.output
+        assert "each counts once" in result.stderr
+        assert not (tmp_path / out).exists()
+
+
+def test_settings_of_events_that_nobody_asked_for(tmp_path: Path) -> None:
+    """Law: an option that would change nothing is refused before anything is heard."""
+    for option in (["--median", "3"], ["--max-gap", "0"], ["--min-length", "1"], ["--release", "0.5"]):
+        result = CliRunner().invoke(app, ["tag", "model.safetensors", "a.wav", *option])
+        assert result.exit_code == 2, result.output
+        assert f"{option[0]} says how events are made" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"--init": "a.wav"}, "not a readable model file"),
+        ({"--init": "model.safetensors"}, "mel bins"),
+        ({"--accelerator": "tpu"}, "accelerator must be one of auto, cpu"),
+        ({"--accelerator": "cuda"}, "accelerator"),
+        ({"--set": "distillation.predictions=a.wav"}, "a.wav"),
+    ],
+)
+def test_a_training_that_cannot_begin_leaves_no_run(
+    changed: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: what a recipe names is read before the run's folder is made, so that the mended command can be given."""
+    monkeypatch.chdir(tmp_path)
+    if changed.get("--accelerator") == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    rows = [
+        {"clip_id": str(i), "source": str(i), "path": "a.wav", "split": "train", "labels": ["dog"], "end_s": 1.0}
+        for i in range(4)
+    ]
+    soundfile.write("a.wav", np.zeros(16000), 16000)
+    Clips.from_rows(rows, Vocabulary(["dog"])).write("clips.parquet")
+    tiny_model_file(tmp_path)
+    Path("r.yaml").write_text(
+        "front_end: {frames: 64, mel_bins: 32}\nbackbone: {name: efficientnet_lite0, pretraining: none}\n"
+        "masking: {frequency: 12, time: 16}\noptimizer: {batch_size: 4, epochs: 1, warmup_steps: 1}\n"
+        "averaging: {first_epoch: 1}\n"
+    )
+    given = {"--clips": "clips.parquet", "--out": "run", "--accelerator": "cpu"} | changed
+    result = CliRunner().invoke(app, ["train", "r.yaml", *(word for pair in given.items() for word in pair)])
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr
+    assert not Path("run").exists()

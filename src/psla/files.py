@@ -53,13 +53,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         'whole'
     """
     target = Path(path)
-    with scratch(target) as temporary:
+    with _scratch(target) as (temporary, held):
         try:
             yield temporary
             about = os.stat(temporary)
             if not about.st_size and not about.st_mtime_ns:  # as `scratch` made it
                 raise FileNotFoundError(errno.ENOENT, "nothing was written", os.fspath(target))
-            rename_synced(temporary, target)
+            with _held_again(temporary, held):
+                rename_synced(temporary, target)
         except OSError as error:
             if error.filename == os.fspath(temporary) or (error.filename is None and error.errno in DISK_ERRORS):
                 error.filename = os.fspath(target)  # which the user knows
@@ -81,16 +82,38 @@ def scratch(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> list(folder.iterdir())
         []
     """
-    target = Path(path)
+    with _scratch(Path(path)) as (temporary, _):
+        yield temporary
+
+
+@contextlib.contextmanager
+def _scratch(target: Path) -> Iterator[tuple[Path, int | None]]:
+    """As `scratch`, with the descriptor that holds the lock."""
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target.parent, target.name)
     temporary, held = _hold_new(target)
     try:
-        yield temporary
+        yield temporary, held
     finally:
         temporary.unlink(missing_ok=True)
         if held is not None:
             os.close(held)
+
+
+@contextlib.contextmanager
+def _held_again(temporary: Path, held: int | None) -> Iterator[None]:
+    """A library may write a file of its own, for its owner alone, and rename it to ours (safetensors does): it is held
+    as ours was, and who may read ours may read it."""
+    if held is None or os.stat(temporary).st_ino == os.fstat(held).st_ino:
+        yield
+        return
+    import fcntl
+
+    os.chmod(temporary, stat.S_IMODE(os.fstat(held).st_mode))
+    with open(temporary, "rb") as file:
+        with contextlib.suppress(OSError):  # as in `_hold_new`
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _hold_new(target: Path) -> tuple[Path, int | None]:

@@ -137,8 +137,15 @@ def write_parquet(frame: pl.DataFrame, path: str | os.PathLike[str], key: str, h
     Raises:
         OSError: the disk does not take it.
     """
+    import polars as pl
+
     text = json.dumps({**header, "sha256": _ZEROS}).encode()
-    frame.write_parquet(Path(path), metadata={key: text.decode()})
+    try:
+        frame.write_parquet(Path(path), metadata={key: text.decode()})
+    except pl.exceptions.PolarsError as error:  # its own wrapping of what the system said, such as of a full disk
+        if (said := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
     with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as data:
         at = data.rfind(text) + len(text) - len(_ZEROS) - 2
         digits = _digest(data, at)

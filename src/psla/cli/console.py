@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -32,6 +33,7 @@ R = TypeVar("R")
 
 BROKEN_PIPE = 128 + 13  # as of any program that SIGPIPE ends, such as `cat a | head -1`
 _MOST = 1500  # characters of a sentence: a few lines
+_NO_MEMORY = re.compile("can't allocate memory|out of memory")  # as torch says it, in a RuntimeError
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: not a failure, try again later
 
 
@@ -136,6 +138,12 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except BrokenPipeError as error:  # whoever reads our output has enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes nowhere
             raise typer.Exit(BROKEN_PIPE) from error
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not _NO_MEMORY.search(str(error)):
+                raise
+            asked = " ".join(str(error).split()) or "more was asked for than there is"
+            typer.echo(f"psla: there is not enough memory here: {shortened(asked, _MOST)}", err=True)
+            raise typer.Exit(2) from error
         except USER_ERRORS as error:
             typer.echo(f"psla: {sentence(error)}", err=True)
             raise typer.Exit(2) from error
@@ -184,7 +192,9 @@ def seeds_of(text: str) -> tuple[int, ...]:
         (0, 1, 2)
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts) or len({int(part) for part in parts}) < len(parts):
+    if not all(part.isdecimal() and len(part) < 20 for part in parts) or len({int(part) for part in parts}) < len(
+        parts
+    ):
         raise CommandError(f"a seed is a whole number from 0 on, several as in 0,1,2, each once; got {text!r}")
     return tuple(int(part) for part in parts)
 

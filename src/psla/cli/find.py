@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from psla.cli.console import CommandError, answer, table
-from psla.cli.options import Json
+from psla.cli.options import Decoders, Json
 from psla.cli.places import ADDRESSED, FETCHED, Writes
 from psla.cli.progress import stages
 from psla.spread import cores
@@ -39,7 +39,7 @@ def find(
     cache: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where what was heard is kept."), Writes(folder=True)
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
+    workers: Decoders = None,
     as_json: Json = False,
     out: Annotated[Path | None, typer.Option(help="Write the matches to this CSV file."), Writes("matches")] = None,
 ) -> None:

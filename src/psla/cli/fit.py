@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from psla.cli.console import answer, spread_over, table, tell, warnings_told
-from psla.cli.options import Cluster, Json
+from psla.cli.options import Cluster, Decoders, Json
 from psla.cli.places import ADDRESSED, FETCHED, READ, Writes
 from psla.cli.progress import stages
 from psla.spread import cores
@@ -56,7 +56,7 @@ def fit(
         typer.Option(help="Also write a page: scores, and clips to look at, hear and correct."),
         Writes("page"),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
+    workers: Decoders = None,
     cluster: Cluster = None,
     as_json: Json = False,
 ) -> None:

@@ -189,7 +189,7 @@ def report(
     claims: Annotated[
         Path | None, typer.Option(help="A YAML file of claims to judge; the paper's by default."), FETCHED
     ] = None,
-    resamples: Annotated[int, typer.Option(min=2, help="Draws of clips for the intervals.")] = 400,
+    resamples: Annotated[int, typer.Option(min=2, max=1_000_000, help="Draws of clips for the intervals.")] = 400,
     title: Annotated[str | None, typer.Option(help="Of the page; by default it names the corpus.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
 ) -> None:

@@ -44,7 +44,12 @@ Types = Annotated[str, typer.Option(help="I (children), II (ancestors) or I,II."
 Threshold = Annotated[str, typer.Option(help="mean, median, or a percentile such as 25.")]
 
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
-Readers = Annotated[int, typer.Option(min=1, help="Threads that read clips.")]
+_MOST_AT_WORK = 512  # beyond the cores of any machine: it would only be filled with processes that wait
+Decoders = Annotated[
+    int | None,
+    typer.Option(min=1, max=_MOST_AT_WORK, help="Processes that decode; by default one a core."),
+]
+Readers = Annotated[int, typer.Option(min=1, max=_MOST_AT_WORK, help="Threads that read clips.")]
 CacheMb = Annotated[int, typer.Option(min=0, help="Megabytes of decoded clips to keep in memory.")]
 CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Between two states to go on from.")]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from psla.cli.console import CommandError, answer, keeps, part_of, spread_over
-from psla.cli.options import Cluster
+from psla.cli.options import Cluster, Decoders
 from psla.cli.places import ADDRESSED, Writes
 from psla.cli.progress import bars, progress
 from psla.spread import cores
@@ -41,11 +41,11 @@ def pack(
         typer.Argument(help="The pack's folder: new, or one that was begun."),
         Writes(folder=True, addresses=True),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; as many as processors.")] = None,
+    workers: Decoders = None,
     shard: Annotated[str | None, typer.Option(help="i/n, as in 3/8: only this part of the work; then --merge.")] = None,
     cluster: Cluster = None,
     shard_clips: Annotated[int | None, typer.Option(min=1, help="Clips in a shard; 10,000 where not given.")] = None,
-    shard_mb: Annotated[float | None, typer.Option(min=0.4, help="The same, in MB of ten-second clips.")] = None,
+    shard_mb: Annotated[float | None, typer.Option(min=0.4, max=1e6, help="As MB of ten-second clips.")] = None,
     sample_rate: Annotated[int | None, typer.Option(min=1, help="In Hz; the paper's where not given.")] = None,
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds after which a stalled decoder is given up.")] = 30.0,
     verify: Annotated[bool, typer.Option("--verify", help="Compare a pack with its checksums.")] = False,
@@ -68,7 +68,7 @@ def pack(
         return
     if out is None:
         raise CommandError("give the folder of the pack: psla pack CLIPS OUT")
-    _check(shard, cluster, shard_clips, shard_mb)
+    _check(shard, cluster, shard_clips, shard_mb, sample_rate)
     from psla.data.clips import Clips
     from psla.data.pack.reading import Pack
     from psla.data.pack.remote import pack_remote
@@ -104,7 +104,11 @@ def pack(
         typer.echo(f"{out}: part {shard} is done; when all are, run: psla pack {out} --merge", err=as_json)
 
 
-def _check(shard: str | None, cluster: str | None, clips: int | None, mb: float | None) -> None:
+def _check(shard: str | None, cluster: str | None, clips: int | None, mb: float | None, rate: int | None) -> None:
+    from psla.model.frontends.contract import HIGHEST_RATE
+
+    if rate is not None and rate > HIGHEST_RATE:
+        raise CommandError(f"--sample-rate {rate}: no front end hears more than {HIGHEST_RATE} Hz")
     if cluster is not None and shard is not None:
         raise CommandError("--shard is for schedulers without Ray: give it or --cluster, not both")
     if clips is not None and mb is not None:

@@ -13,9 +13,12 @@ from psla.cli.console import CommandError, answer, part_of, spread_over, table, 
 from psla.cli.options import Cluster, Json, LabelledClips, ModelName, Precision, WithPrecision
 from psla.cli.places import ADDRESSED, FETCHED, Writes
 from psla.cli.progress import progress
+from psla.files import few
 
 if TYPE_CHECKING:
     from psla.data.clips import Clips
+    from psla.data.labels import Labels
+    from psla.data.vocabulary import Vocabulary
     from psla.metrics.compare import Comparison
     from psla.model.inference import Inference
 
@@ -48,6 +51,9 @@ def predict(
     from psla.metrics.predictions import Predictions
 
     if merge is not None:
+        if shard is not None or merge > len(chosen):
+            why = "--shard makes a part" if shard is not None else f"there are {len(chosen)} clips"
+            raise CommandError(f"--merge {merge}: {why}; give the number of the parts that were made, and no --shard")
         parts = [part_path(out, (number, merge)) for number in range(1, merge + 1)]
         joined = join((Predictions.read(part) for part in parts), chosen.clip_ids)
         joined.save(out)
@@ -119,8 +125,9 @@ def evaluate(
     from psla.metrics.scores import score
 
     found, corpus = Predictions.read(predictions), Clips.read(clips)
+    labels = _labels(corpus, clips, found.vocabulary, predictions)
     try:
-        scores = score(found, corpus.labels().part(found.vocabulary))
+        scores = score(found, labels)
     except KeyError as error:
         raise CommandError(f"{predictions} and {clips} do not fit: {error.args[0]}") from error
     data = scores.to_dict()
@@ -131,6 +138,16 @@ def evaluate(
     rows += [["clips", scores.clips], ["classes scored", scores.classes_scored]]
     rows.append(["classes without positives", len(scores.classes_without_positives)])
     answer(as_json, data, table(["score", ""], rows))
+
+
+def _labels(corpus: Clips, clips: Path, vocabulary: Vocabulary, predictions: Path) -> Labels:
+    """Of the clips, for the classes of predictions; refused by both names where the table does not have them."""
+    if absent := [each.name for each in vocabulary if each.id not in corpus.vocabulary]:
+        raise CommandError(
+            f"{predictions} and {clips} do not fit: {len(absent)} of the {len(vocabulary)} classes of the predictions "
+            f"are none of the table's {len(corpus.vocabulary)}, by their ids: {few(absent)}"
+        )
+    return corpus.labels().part(vocabulary)
 
 
 def ensemble(
@@ -156,10 +173,11 @@ def ensemble(
         answer(as_json, {"out": str(out), "members": [str(m) for m in members]}, str(out), ensure_ascii=True)
         return
     from psla.data.clips import Clips
+    from psla.files import sha256_of
     from psla.metrics.predictions import Predictions
     from psla.techniques import aggregation
 
-    if len(set(members)) != len(members):
+    if len({sha256_of(member) for member in members}) != len(members):  # under whatever names
         raise CommandError("a file of predictions is given twice; each counts once")
     readers = {str(path): partial(Predictions.read, path, mapped=True) for path in members}
     if clips is None:
@@ -173,7 +191,7 @@ def ensemble(
         return
     corpus = Clips.read(clips)
     vocabulary = next(iter(readers.values()))().vocabulary
-    labels = corpus.labels().part(vocabulary)
+    labels = _labels(corpus, clips, vocabulary, members[0])
     chosen = list(readers.items())
     if greedy:
         names = [name for name, _ in aggregation.greedy_selection(readers, corpus.part(vocabulary))]
@@ -195,7 +213,7 @@ def compare(
     also_b: Annotated[
         list[Path] | None, typer.Option(help="Side B with another seed; as many as of A."), FETCHED
     ] = None,
-    resamples: Annotated[int, typer.Option(min=1, help="Draws of clips.")] = 1000,
+    resamples: Annotated[int, typer.Option(min=1, max=1_000_000, help="Draws of clips.")] = 1000,
     unit: Annotated[str, typer.Option(help="What is drawn: clip, or source (all clips of a recording).")] = "clip",
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     confidence: Annotated[float, typer.Option(help="Level of the interval.")] = 0.95,
@@ -214,7 +232,7 @@ def compare(
     sources = None
     if unit == "source":
         sources = dict(zip(corpus.clip_ids, corpus.frame["source"].to_list(), strict=True))
-    labels = corpus.labels().part(side_a[0].vocabulary)
+    labels = _labels(corpus, clips, side_a[0].vocabulary, first)
     with progress({"compare": resamples}) as report:
         found = run(
             side_a, side_b, labels, resamples, sources, seed, confidence, lambda count: report("compare", count)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from psla.cli.options import Precision, WithPrecision
+from psla.cli.options import Decoders, Precision, WithPrecision
 from psla.cli.places import ADDRESSED
 from psla.cli.progress import fetching
 from psla.cli.tag import Combine
@@ -27,7 +27,7 @@ def serve(
     hop: Annotated[float | None, typer.Option(help="Seconds between windows; by default a whole window.")] = None,
     combine: Annotated[Combine, typer.Option(help="How windows become one clip.")] = Combine.mean,
     precision: WithPrecision = Precision.float32,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
+    workers: Decoders = None,
     max_seconds: Annotated[float, typer.Option(help="Of one recording.")] = 600.0,
     max_mb: Annotated[float, typer.Option(help="Of one request's body.")] = 64.0,
     at_work: Annotated[int, typer.Option(min=1, help="Requests that are decoded and tagged at one time.")] = 16,

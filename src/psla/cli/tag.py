@@ -15,11 +15,12 @@ import typer
 
 from psla.cli.addresses import stands_for
 from psla.cli.console import CommandError, keeps, warnings_told
-from psla.cli.options import Cluster, Json, Precision, WithPrecision
+from psla.cli.options import Cluster, Decoders, Json, Precision, WithPrecision
 from psla.cli.places import ADDRESSED, FETCHED, Reads, Writes, check_output
 from psla.cli.progress import fetching, hearing, progress
 from psla.cli.tag_rows import rows_of, write_rows
 from psla.cli.tag_view import picture_files, write_pictures
+from psla.files import Journal
 from psla.spread import cores
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def tag(
     plot: Plot = None,
     html: Html = None,
     embeddings: Embeddings = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; by default one a core.")] = None,
+    workers: Decoders = None,
     cluster: Cluster = None,
     precision: WithPrecision = Precision.float32,
     quiet: Quiet = False,
@@ -166,10 +167,10 @@ def tag(
     choice, paths = _choice(model, words)
     written_as = _format("audacity" if audacity else format, events or audacity, out, len(paths))
     plots = picture_files(plot, html, paths, journal is not None)
+    _check_rule(bool(events or audacity or plot or html), release, max_gap, min_length, median, class_rules)
     _check_targets(paths, choice.model, written_as, out, plots)
     with ExitStack() as stack:
         pool = stack.enter_context(_pool(1 if cluster else workers or min(len(paths), cores())))
-        from psla.files import Journal
         from psla.tagging.job import EmbeddingFile, TagJob
         from psla.tagging.output import RowSettings, levels_of
         from psla.tagging.view import Views
@@ -221,6 +222,16 @@ def _check(
         raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
     if cluster is not None and any(path is not None for path in (embeddings, *pictures)):
         raise CommandError("--embeddings, --plot and --html gather what one machine has heard: leave --cluster out")
+
+
+def _check_rule(
+    used: bool, release: float, max_gap: float | None, min_length: float, median: int, rules: Path | None
+) -> None:
+    """Refuse options that would change nothing, which whoever gives them does not mean."""
+    given = {"--release": release != 0.8, "--max-gap": max_gap is not None, "--min-length": min_length != 0}
+    given |= {"--median": median != 1, "--class-rules": rules is not None}
+    if not used and (unused := [name for name, here in given.items() if here]):
+        raise CommandError(f"{', '.join(unused)} says how events are made: ask for them with --events")
 
 
 def _check_targets(

@@ -59,7 +59,7 @@ def train(
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder."), Updates()] = None,
     accelerator: Accelerator = "auto",
-    devices: Annotated[int, typer.Option(min=1, help="Processes on each node.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, max=64, help="Processes on each node.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
     workers: Readers = 2,
     cache_mb: CacheMb = 1024,

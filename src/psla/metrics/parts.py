@@ -21,7 +21,7 @@ def parse_part(text: str) -> tuple[int, int]:
         >>> parse_part("2/8")
         (2, 8)
     """
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise PredictionsError(f"a part reads i/n with 1 <= i <= n, as in 2/8; got {text!r}")
     return int(found[1]), int(found[2])

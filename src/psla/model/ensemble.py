@@ -182,6 +182,8 @@ def write_ensemble(path: str | Path, members: Sequence[str | Path]) -> Path:
         if not file.is_relative_to(folder):
             raise EnsembleError(f"{given} is outside {folder}, where {path.name} is to be: put it there")
         entries.append({"file": file.relative_to(folder).as_posix(), "sha256": sha256_of(file)})
+    if len({entry["sha256"] for entry in entries}) != len(files):
+        raise EnsembleError(f"{path}: two members are the same file under two names; each counts once")
     _assemble(path, entries, [load_model(file) for file in files])
     write_json_atomic(path, {"format": FORMAT, "version": VERSION, "members": entries})
     return path

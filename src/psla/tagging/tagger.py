@@ -90,14 +90,16 @@ class Tagger:
         self.window_samples, self.step_samples = network.window_samples, network.step_samples
         if window_s is not None:
             least, most = network.shortest_samples, network.window_samples
-            if not least <= round(window_s * rate) <= most:
+            if not least - 0.5 < window_s * rate < most + 0.5:
                 raise ValueError(
                     f"window_s must be {least / rate:g} to {most / rate:g} s for this model, not {window_s}"
                 )
             self.window_samples = round(window_s * rate)
         self.window_s, self.step_s = self.window_samples / rate, self.step_samples / rate
         if hop_s is not None and not 1 / rate <= hop_s <= self.window_s:
-            raise ValueError(f"hop_s must be above 0 and at most the window of {self.window_s:g} s, not {hop_s}")
+            raise ValueError(
+                f"hop_s must be {1 / rate:g} s, a sample, to the window of {self.window_s:g} s, not {hop_s}"
+            )
         self.model, self.combine = model, combine
         self.calibration = Calibration(model.card.calibration if calibrated else {}, model.vocabulary)
         self.thresholds = model.card.thresholds if calibrated else model.card.raw_thresholds

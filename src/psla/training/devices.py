@@ -30,11 +30,14 @@ from psla.model.network import TaggingModel, TaggingNetwork
 _PRECISIONS: dict[str, Any] = {"float32": "32-true", "bf16": "bf16-mixed", "float64": "64-true"}
 
 
+_ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+
+
 @dataclass(frozen=True)
 class Runtime:
     """How a training is carried out; nothing here changes what is learned (but for the order of sums over devices).
 
-    accelerator: `auto`, `cpu`, `cuda`, ..., as Lightning Fabric takes it. devices: processes on each node, >= 1; nodes:
+    accelerator: `auto`, `cpu`, `cuda`, `mps`, or `gpu`, either of these. devices: processes on each node, >= 1; nodes:
     machines, >= 1; under torchrun or SLURM both must agree with what started the processes. cache_bytes: decoded clips
     that are kept in memory, >= 0. workers: threads that read clips, >= 1. checkpoint_minutes: between two states from
     which the training can go on, >= 0; 0: after every step. skip_non_finite: steps with a non-finite loss that are
@@ -57,6 +60,8 @@ class Runtime:
     def __post_init__(self) -> None:
         least = dict.fromkeys(("devices", "nodes", "workers"), 1)
         least |= dict.fromkeys(("cache_bytes", "checkpoint_minutes", "skip_non_finite"), 0)
+        if self.accelerator not in _ACCELERATORS:
+            raise ValueError(f"accelerator must be one of {', '.join(_ACCELERATORS)}, not {self.accelerator!r}")
         for name, low in least.items():
             if not getattr(self, name) >= low:
                 raise ValueError(f"{name.replace('_', ' ')} must be {low} or more, not {getattr(self, name)}")
@@ -98,14 +103,17 @@ def open_fabric(runtime: Runtime, precision: str) -> Fabric:
     many = devices * nodes > 1
     # Fabric announces its precision at every start; the recipe says it already. Importing it has set the level to INFO.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    fabric = Fabric(
-        accelerator=runtime.accelerator,
-        devices=devices,
-        num_nodes=nodes,
-        # BatchNorm's running statistics that are kept are process 0's; sending them out at every step changes nothing.
-        strategy=DDPStrategy(broadcast_buffers=False) if many else "auto",
-        precision=_PRECISIONS[precision],
-    )
+    try:
+        fabric = Fabric(
+            accelerator=runtime.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            # BatchNorm's running statistics that are kept are process 0's; to send them at every step changes nothing.
+            strategy=DDPStrategy(broadcast_buffers=False) if many else "auto",
+            precision=_PRECISIONS[precision],
+        )
+    except RuntimeError as error:  # such as an accelerator that is not here
+        raise ValueError(f"accelerator {runtime.accelerator}: {error}") from error
     fabric.launch()
     return fabric
 

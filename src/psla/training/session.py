@@ -227,10 +227,11 @@ def train(
             f"recipe key backbone.batch_norm: synchronised needs CUDA devices, this run is on {fabric.device.type}; "
             "set it to device"
         )
+    built = _build(recipe, clips)  # what cannot be loaded leaves no run behind
     if fabric.is_global_zero:
         Run.create(out, recipe, clips)
     fabric.barrier()
-    return _carry_out(Run(out), recipe, clips, fabric, runtime, progress, stop, profile, trackers)
+    return _carry_out(Run(out), recipe, clips, built, fabric, runtime, progress, stop, profile, trackers)
 
 
 def resume(
@@ -258,7 +259,8 @@ def resume(
     recipe, clips = run.recipe, run.clips
     trackers = log if isinstance(log, Trackers) else Trackers(log)
     fabric = open_fabric(runtime, settled(recipe.optimizer.precision, runtime.accelerator))
-    return _carry_out(run, recipe, clips, fabric, runtime, progress, stop, profile, trackers)
+    built = _build(recipe, clips)
+    return _carry_out(run, recipe, clips, built, fabric, runtime, progress, stop, profile, trackers)
 
 
 def check_fit(recipe: Recipe, clips: Clips) -> None:
@@ -278,10 +280,18 @@ def check_fit(recipe: Recipe, clips: Clips) -> None:
             )
 
 
+def _build(recipe: Recipe, clips: Clips) -> tuple[Vocabulary, TaggingNetwork, PretrainingReport | InitReport | None]:
+    vocabulary = clips.vocabulary if recipe.classes is None else clips.vocabulary.part(recipe.classes)
+    if (taught := recipe.distillation).teacher is None:  # only to have its errors now
+        targets_of(clips.split("train").labels().part(vocabulary), taught.predictions, taught.weight)
+    return vocabulary, *build_network(recipe, vocabulary)
+
+
 def _carry_out(
     run: Run,
     recipe: Recipe,
     clips: Clips,
+    built: tuple[Vocabulary, TaggingNetwork, PretrainingReport | InitReport | None],
     fabric: Fabric,
     runtime: Runtime,
     progress: Callable[[str, int], None],
@@ -290,8 +300,7 @@ def _carry_out(
     trackers: Trackers,
 ) -> Run:
     """Put the parts together, go on from the newest state, train what is left, aggregate."""
-    vocabulary = clips.vocabulary if recipe.classes is None else clips.vocabulary.part(recipe.classes)
-    network, report = build_network(recipe, vocabulary)
+    vocabulary, network, report = built
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if recipe.backbone.batch_norm == "synchronised":
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)

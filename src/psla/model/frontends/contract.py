@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from psla.registry import Registry
 
+HIGHEST_RATE = 192000  # Hz
+
 
 @dataclass(frozen=True, kw_only=True)
 class FrontEndSettings:
@@ -48,7 +50,7 @@ class FrontEndSettings:
 
     def __post_init__(self) -> None:
         self._one_of("padding", ("released", "masked", "own"))
-        for name, low, high in (("mel_bins", 2, 512), ("frames", 1, 2**31 - 1), ("sample_rate", 1000, 192000)):
+        for name, low, high in (("mel_bins", 2, 512), ("frames", 1, 2**31 - 1), ("sample_rate", 1000, HIGHEST_RATE)):
             self._whole(name, low, high)
         rule = " (0 unless padding is own)"
         self._whole("shortest_frames", 0, self.frames if self.padding == "own" else 0, rule)
