@@ -69,7 +69,8 @@ def mended(file: BinaryIO, name: str) -> BinaryIO | None:
     elif head[:4] == b"caff":
         segments = _caf(file, name, size)
     elif head == _W64[:12]:
-        segments = _w64(file, name, size)
+        segments = None
+        _refuse_second_w64(file, name, size)
     elif head[:4] == b".snd":
         segments = _au(file, name, size)
     else:
@@ -270,7 +271,7 @@ def _caf(file: BinaryIO, name: str, size: int) -> list[Segment] | None:
     return None
 
 
-def _w64(file: BinaryIO, name: str, size: int) -> None:
+def _refuse_second_w64(file: BinaryIO, name: str, size: int) -> None:
     """Refuse what goes on behind its samples with another file: its header would be heard as noise."""
     place = 40
     while 0 < place + 24 <= size:

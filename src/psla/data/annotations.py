@@ -120,13 +120,9 @@ def _decoded(path: Path) -> str:
     marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
     encoding = next((name for mark, name in marks.items() if data.startswith(mark)), "utf-8")
     try:
-        text = data.decode(encoding)
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
         raise AnnotationError(f"{path} is not {encoding} text ({error}); save it as UTF-8") from error
-    if (place := text.find("\0")) >= 0:
-        line = text.count("\n", 0, place) + 1
-        raise AnnotationError(f"{path} is no text: there is a byte 0 in line {line}; save it as UTF-8")
-    return text
 
 
 # What several formats need
