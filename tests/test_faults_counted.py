@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
 import shutil
@@ -24,9 +25,10 @@ from typer.testing import CliRunner
 
 from psla.audio.folders import sound_files
 from psla.cli import app
-from psla.corpora import esc50, fsd50k
+from psla.corpora import annotations, esc50, fsd50k
 from psla.corpora.csv_files import read_csv_file
 from psla.corpora.folder import open_vocabulary, read_csv, read_folders
+from psla.data.annotations import AnnotationError, read_annotations
 from psla.data.clips import Clips, ClipsError
 from psla.data.inventory import take_inventory
 from psla.data.vocabulary import Vocabulary
@@ -123,7 +125,7 @@ def test_csvs_as_spreadsheets_write_them_are_one_and_the_same(data: bytes, tmp_p
         ("path,labels,\na.wav,dog,cat\n", "line 2 has 'cat' in column 3, which has no name"),
         ("path,labels,clip_id\na.wav,dog,1\nb.wav,dog,1\n", "clip '1' is given more than once"),
         (b"path,labels\na.wav,caf\xe9\n", r"not UTF-8 text \(line 2: .*save it as UTF-8"),
-        ("path,labels\na.wav,dog\n".encode("utf-16-le"), "has no column path and labels"),
+        ("path,labels\na.wav,dog\n".encode("utf-16-le"), "no text: there is a byte 0 in line 1"),
         ("path,label\na.wav,dog\n", "has no column labels; it has path, label"),
     ],
 )
@@ -463,3 +465,91 @@ def test_a_link_that_leads_back_to_itself_hides_nothing(tmp_path: Path) -> None:
     found = sound_files(tmp_path)
     assert [Path(file).name for file in found.files] == ["a.wav", "c.wav"]
     assert [Path(path).name for paths in found.left_out.values() for path in paths] == ["b.wav"]
+
+
+# Lines of joined, damaged and translated tables
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"path,labels\na.wav,dog\npath,labels\nb.wav,cat\n", "line 3 is the head line again"),
+        (b"path,labels\na.wav,dog\n\xef\xbb\xbfpath,labels\nb.wav,cat\n", "line 3 is the head line again"),
+        (b"path,labels\na.wav,d\0og\n", "no text: there is a byte 0 in line 2"),
+        (b"path,labels\na.wav,\"['dog', 'cat']\"\n", "line 2: the labels .* are a list of a program"),
+        (b'path,labels\na.wav,"[""dog""]"\n', "line 2: the labels .* are a list of a program"),
+    ],
+)
+def test_no_class_is_made_of_what_is_no_label(data: bytes, sentence: str, tmp_path: Path) -> None:
+    """A second head, bytes 0 and lists as programs print them are no clips and no classes."""
+    (tmp_path / "clips.csv").write_bytes(data)
+    with pytest.raises(ClipsError, match=sentence):
+        read_csv(tmp_path / "clips.csv")
+
+
+def test_characters_of_no_width_make_no_class_in_silence(tmp_path: Path) -> None:
+    """Two names that look alike are told."""
+    (tmp_path / "clips.csv").write_text("path,labels\na.wav,dog\nb.wav,\u200bdog\n", encoding="utf-8")
+    with pytest.warns(UserWarning, match="several spellings"):
+        read_csv(tmp_path / "clips.csv", evaluation_share=0)
+
+
+RAVEN = "Selection\tView\tBegin Time (s)\tEnd Time (s)\tAnnotation\n"
+TSV = "filename\tonset\toffset\tevent_label\n"
+
+
+def test_every_annotation_is_read(tmp_path: Path) -> None:
+    """Selections of joined tables whose numbers begin anew, but a selection once for all its views; any line ends."""
+    path = tmp_path / "a.txt"
+    path.write_text(RAVEN + "1\tW\t0.5\t1\tdog\n1\tS\t0.5\t1\tdog\n1\tW\t2\t3\tcat\n", encoding="utf-8")
+    for text in (path.read_text(), path.read_text().replace("\n", "\r")):
+        path.write_bytes(text.encode())
+        (found,) = read_annotations(path)
+        assert [each.label for each in found.annotations] == ["dog", "cat"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("a.tsv", TSV + "a.wav\t\t1\tdog\n", "the onset of event 1 is ''"),
+        ("a.tsv", TSV + 'a.wav\t0\t1\t"dog\nb.wav\t0\t1\tcat\n', "is no table"),
+        (
+            "a.json",
+            '[{"data": {"audio": "a.wav"}, "annotations": [{"result": '
+            '[{"type": "choices", "value": {"choices": []}}]}]}]',
+            "a result of the type 'choices' has no labels",
+        ),
+        (
+            "a.jams",
+            '{"file_metadata": {"duration": 5}, "annotations": [{"namespace": "beat", "data": '
+            '[{"time": 0, "duration": 1, "value": 1}]}]}',
+            "a value of the namespace 'beat' is no name",
+        ),
+    ],
+)
+def test_annotations_that_cannot_be_used_are_named(name: str, text: str, sentence: str, tmp_path: Path) -> None:
+    """A line without its onset, a quote that is not closed and would swallow lines, values that name nothing."""
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(AnnotationError, match=sentence):
+        read_annotations(tmp_path / name)
+
+
+def test_what_an_annotator_skipped_is_told(tmp_path: Path) -> None:
+    """It is neither a recording without events nor one with those that were thrown away."""
+    made = [{"was_cancelled": True, "result": [{"value": {"start": 0, "end": 1, "labels": ["dog"]}}]}]
+    (tmp_path / "a.json").write_text(json.dumps([{"data": {"audio": "a.wav"}, "annotations": made}]), encoding="utf-8")
+    with pytest.warns(UserWarning, match="'a.wav' was skipped"):
+        assert read_annotations(tmp_path / "a.json") == []
+
+
+def test_annotations_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    """Without a label, and behind the end of the recording; spaces around a name make no class."""
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    (tmp_path / "a.txt").write_text("0\t0.5\t dog \n0.5\t0.7\t \n20\t30\tdog\n", encoding="utf-8")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        clips = annotations.read([tmp_path / "a.txt"], seconds=1, evaluation_share=0)
+    assert list(clips.vocabulary.ids) == ["dog"]
+    sentences = " ".join(str(each.message) for each in told)
+    assert "1 annotations have no label" in sentences
+    assert "1 annotations begin behind its end" in sentences

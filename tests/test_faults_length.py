@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,8 @@ import pytest
 import soundfile
 
 from psla.audio.decode import AudioError, AudioStream, probe, read
-from psla.audio.frames import flac_length
+from psla.audio.frames import _frame, flac_length
+from psla.audio.ogg_pages import _checksum
 from psla.audio.probe import Headers
 from psla.tagging.tagger import Tagger
 from sound_files import chunk, encoded, fmt, joined, ogg, ogg_pages, patched, pcm, rf64, wav, wave, written
@@ -44,6 +46,14 @@ def check(data: bytes | Path, expected: Expected) -> None:
 JUNK, LIST = chunk(b"JUNK", bytes(28)), chunk(b"LIST", b"INFOISFT\4\0\0\0abc\0")
 SOUND, HEADER = chunk(b"data", pcm()), fmt()
 EXTENSIBLE = struct.pack("<HHIH", 22, 16, 4, 1) + bytes.fromhex("000000001000800000AA00389B71")
+
+
+def fmt_in_32() -> bytes:
+    """Extensible, and says 24 bits where the room of a sample is 32."""
+    form = struct.pack("<HHIIHH", 0xFFFE, 1, 44100, 176400, 4, 24)
+    return chunk(b"fmt ", form + struct.pack("<HHI", 22, 24, 4) + bytes.fromhex("0100000000001000800000AA00389B71"))
+
+
 WAVES: dict[str, tuple[Callable[[], bytes], Expected]] = {
     "plain": (lambda: wav(HEADER, SOUND), 1),
     "size 0 after a crash": (lambda: wav(HEADER, chunk(b"data", pcm(), 0)), 1),
@@ -74,6 +84,7 @@ WAVES: dict[str, tuple[Callable[[], bytes], Expected]] = {
     "an ID3 tag in front": (lambda: b"ID3\4\0\0\0\0\0\x14" + bytes(20) + wav(HEADER, SOUND), 1),
     "extensible": (lambda: wav(fmt(0xFFFE, more=EXTENSIBLE), SOUND), 1),
     "extensible, size 0": (lambda: wav(fmt(0xFFFE, more=EXTENSIBLE), chunk(b"data", pcm(), 0)), 1),
+    "24 bits in 32": (lambda: wav(fmt_in_32(), chunk(b"data", bytes(4 * 44100))), 1),
     "24 bits, odd": (lambda: wav(fmt(bits=24), chunk(b"data", bytes(3 * 44101))), 1),
     "8 bits": (lambda: wav(fmt(bits=8), chunk(b"data", bytes(range(256)) * 172, 0)), 1),
     "A-law, size 0": (lambda: wav(fmt(6, bits=8), chunk(b"data", bytes(range(256)) * 172, 0)), 1),
@@ -184,6 +195,7 @@ OTHERS: dict[str, tuple[Callable[[], bytes], Expected]] = {
     "AU, twice": (lambda: au(176400), "truncated"),
     "W64, 0": (lambda: w64(0), 1),
     "W64, a third": (lambda: w64(29424), 1),
+    "two W64s": (lambda: written("W64", "PCM_16") * 2, "several recordings in one file"),
     "FLAC": (lambda: flac(44100), 1),
     "FLAC of unknown length": (lambda: flac(0), 1),
     "FLAC, too few": (lambda: flac(1000), 1),
@@ -206,6 +218,17 @@ def test_the_same_flac_twice() -> None:
     """Joined to its like, the last frame alone does not tell: reading finds it."""
     with pytest.raises(AudioError, match="several recordings in one file"):
         read(flac(44100) * 2, 16000)
+
+
+def test_the_frames_of_a_flac_follow_each_other() -> None:
+    """One that is lost is no silence; frames that begin anew behind the last, without a header, are no part of it."""
+    data, heads = flac(44100), [match.start() for match in re.finditer(rb"\xff\xf8", flac(44100))]
+    heads = [place for place in heads if _frame(data[place : place + 16], 4096) is not None]
+    assert len(heads) == 11
+    with pytest.raises(AudioError, match="frames are missing behind sample 12288 of 44100"):
+        read(data[: heads[3]] + data[heads[4] :], 16000)
+    with pytest.raises(AudioError, match="several recordings in one file"):
+        read(data + data[heads[0] :], 16000)
 
 
 @pytest.mark.parametrize(("channels", "rate"), [(1, 8000), (2, 44100), (6, 96000)])
@@ -324,6 +347,16 @@ def test_an_ogg_with_lost_pages_is_refused() -> None:
     check(joined(pages[:5]) + b"noise" * 40 + joined(pages[5:]), "no page begins")
 
 
+@pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
+def test_an_ogg_whose_time_goes_backwards_is_refused(codec: str) -> None:
+    """A last page that ends before those in front of it would take their sound away."""
+    pages = ogg_pages(written("OGG", codec, 5.0, 1, 48000))
+    last = bytearray(pages[-1])
+    last[6:14] = struct.pack("<q", 24000)
+    last[22:26] = struct.pack("<I", _checksum(bytes(last[:22]) + bytes(4) + bytes(last[26:])))
+    check(joined([*pages[:-1], bytes(last)]), "ends before the one in front of it")
+
+
 def test_an_ogg_without_its_end_is_flagged() -> None:
     """Cut between two pages it may be whole, as some recorders write no last page: it is heard, and flagged."""
     pages = ogg_pages(ogg(44100, 5.0))
@@ -331,6 +364,8 @@ def test_an_ogg_without_its_end_is_flagged() -> None:
     assert "unfinished" not in tagger.tag(joined(pages)).flags
     assert "unfinished" in tagger.tag(joined(pages[:-2])).flags
 
+
+FRAGMENTS = {"movflags": "empty_moov+default_base_moof", "frag_duration": "300000"}
 
 # Containers that say nothing of their length
 
@@ -353,6 +388,24 @@ def test_an_mp4_without_its_index_is_refused() -> None:
     check(data[: data.find(b"moov") - 4], "MP4: the index|truncated")
     fast = encoded("mp4", "aac", [wave(48000, 1, 2.0)], movflags="faststart")
     check(fast[: fast.find(b"mdat") + 4], "truncated")
+
+
+def test_mp4s_that_were_joined_are_refused() -> None:
+    """ffmpeg hears the first index, and of fragments those that fit it."""
+    data = encoded("mp4", "aac", [wave(48000, 1, 2.0)])
+    check(data * 2, "several recordings in one file")
+    parts = encoded("mp4", "aac", [wave(48000, 1, 2.0)], **FRAGMENTS)
+    check(parts * 2, "several recordings in one file")
+
+
+def test_an_mp4_that_lacks_a_fragment_is_refused() -> None:
+    """The times of the others tell it; without its index, as a player loads it, it is called by its name."""
+    data = encoded("mp4", "aac", [wave(48000, 1, 2.0)], **FRAGMENTS)
+    check(data, 2)
+    places = [match.start() - 4 for match in re.finditer(b"moof", data)]
+    with pytest.raises(AudioError, match="damaged: packets are missing"):
+        read(data[: places[2]] + data[places[3] :], 16000)
+    check(data[places[0] :], "the index of what it holds is missing")
 
 
 def test_the_corpus_says_what_training_finds(tmp_path: Path) -> None:

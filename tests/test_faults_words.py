@@ -363,3 +363,45 @@ def test_embeddings_tell_names_with_line_ends_apart(home: Path, tmp_path: Path) 
 def test_written_files_are_those_of_the_makers() -> None:
     """What these tests are made of can be read."""
     assert len(read(written("WAV"), 44100)) == 44100
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"path,labels\na.wav,dog\n" * 9, "not audio, but text"),
+        ("\ufeff" + "caf\u00e9 " * 2000, "not audio, but text"),
+        ("hello there\n".encode("utf-16"), "not audio, but text"),
+        (b"\xef\xbb\xbf<!doctype html>\n<html>", "an HTML page"),
+        (b"d8:announce30:http://x" + bytes(100), "there is no frame of an MP3 in it|Format not recognised"),
+        (b"RIFF\x20\0\0\0RMIDdata" + bytes(50), "MIDI"),
+        (b"Extended Module: " + bytes(500), "a music module"),
+        (b"\0\0\0\x18ftypheic" + bytes(200), "a picture"),
+        (b"/annex/objects/SHA256E-s5--abc.wav\n", "a pointer of git-annex"),
+        (b"\x93NUMPY\1\0v\0" + bytes(300), "arrays or tables"),
+        (b"a.wav" + bytes(252) + b"ustar\x0000" + bytes(1000), "an archive"),
+        (b"\xaa" * 5000, "not audio, libsndfile says|no frame of an MP3"),
+    ],
+)
+def test_more_that_is_no_sound_is_named(tmp_path: Path, data: bytes | str, reason: str) -> None:
+    """Whatever its name ends in: of .mp3 the library says that there is no such file."""
+    data = data.encode() if isinstance(data, str) else data
+    for suffix in ("wav", "mp3"):
+        path = tmp_path / f"a.{suffix}"
+        path.write_bytes(data)
+        with pytest.raises(AudioError, match=reason) as caught:
+            read(path, 16000)
+        assert "does not exist" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rate", [float("inf"), 1e300, "16000", True])
+def test_a_rate_that_is_none_is_refused(tagger: Tagger, rate: object) -> None:
+    """At once: resampling from an infinite rate would not end."""
+    with pytest.raises(ValueError, match=r"the sample rate must be"):
+        tagger.tag(noise(16000), rate)  # type: ignore[arg-type]
+
+
+def test_tensors_without_values_are_refused(tagger: Tagger) -> None:
+    """Of the device `meta`, and sparse."""
+    for tensor in (torch.empty(16000, device="meta"), torch.ones(16).to_sparse()):
+        with pytest.raises(ValueError, match="give a dense one"):
+            tagger.tag(tensor, 16000)

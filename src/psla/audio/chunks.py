@@ -9,7 +9,8 @@ sound: the file is refused.
                                                           ^ begin                    ^ end, to be confirmed from here
 
 Also mended: a chunk that lacks its filling byte, samples that stand before their format, BW64, an ID3 tag in front.
-W64 is not looked into: libsndfile hears to its end. Not covered: VOC, NIST, SVX and the other formats of libsndfile.
+Of W64 libsndfile hears all to the end; it is looked into for a second one. 24 bits in the room of 32 are heard as such.
+Not covered: VOC, NIST, SVX and the other formats of libsndfile.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ _CODED = {
 }
 
 
+_W64 = bytes.fromhex("726966662E91CF11A5D628DB04C10000")
+_IN_32 = b"\x20\0"
+
+
 class CodedSound(UnknownSound):
     """What passes for samples is coded sound."""
 
@@ -63,6 +68,9 @@ def mended(file: BinaryIO, name: str) -> BinaryIO | None:
         segments = _aiff(file, name, base, size)
     elif head[:4] == b"caff":
         segments = _caf(file, name, size)
+    elif head == _W64[:12]:
+        segments = None
+        _refuse_second_w64(file, name, size)
     elif head[:4] == b".snd":
         segments = _au(file, name, size)
     else:
@@ -181,12 +189,16 @@ class _Wave:
         layout = _at(self._file, form.begin, 16)
         self._sniff(begin, layout)
         end = _end(self._file, self._name, begin, length, self._size, self._order)
-        tidy &= form.begin < begin and (
-            end == begin + length or (means_until_the_end(length) and max(end, length) < _WRAP)
+        in_32 = self._order == "little" and layout[:2] == b"\xfe\xff" and layout[14:16] == b"\x18\0"
+        in_32 &= int.from_bytes(layout[12:14], "little") == 4 * int.from_bytes(layout[2:4], "little") > 0
+        tidy &= (
+            not in_32
+            and form.begin < begin
+            and (end == begin + length or (means_until_the_end(length) and max(end, length) < _WRAP))
         )
-        return None if tidy else self._rebuilt(form, begin, end)
+        return None if tidy else self._rebuilt(form, begin, end, in_32)
 
-    def _rebuilt(self, form: _Chunk, begin: int, end: int) -> list[Segment]:
+    def _rebuilt(self, form: _Chunk, begin: int, end: int, in_32: bool) -> list[Segment]:
         held, order = end - begin, self._order
         if held < 0x7FFFF000:
             kind, sizes, fields = self._kind if self._kind == b"RIFX" else b"RIFF", b"", held.to_bytes(4, order)
@@ -200,7 +212,7 @@ class _Wave:
         filling = bytes(form.length & 1)
         return [
             kind + whole + b"WAVE" + sizes + written,
-            (form.begin, form.begin + form.length),
+            *_form(form, in_32),
             filling + b"data" + fields,
             (begin, end),
         ]
@@ -215,6 +227,12 @@ class _Wave:
             places = [match.start() for match in re.finditer(re.escape(sync), samples)]
             if len({after - before for before, after in pairwise(places)}) == 1:
                 raise CodedSound(self._name, f"{kind} inside a WAV, which no decoder here reads")
+
+
+def _form(form: _Chunk, in_32: bool) -> list[Segment]:
+    """How the samples are coded; of 24 bits that take the room of 32, the room: libsndfile takes them for packed."""
+    end = form.begin + form.length
+    return [(form.begin, form.begin + 14), _IN_32, (form.begin + 16, end)] if in_32 else [(form.begin, end)]
 
 
 def _aiff(file: BinaryIO, name: str, base: int, size: int) -> list[Segment] | None:
@@ -251,6 +269,17 @@ def _caf(file: BinaryIO, name: str, size: int) -> list[Segment] | None:
         field = (end - chunk.begin).to_bytes(8, "big")
         return None if end == chunk.begin + chunk.length else [(0, chunk.begin - 8), field, (chunk.begin, end)]
     return None
+
+
+def _refuse_second_w64(file: BinaryIO, name: str, size: int) -> None:
+    """Refuse what goes on behind its samples with another file: its header would be heard as noise."""
+    place = 40
+    while 0 < place + 24 <= size:
+        head = _at(file, place, 24)
+        if head[:16] == _W64:
+            raise AudioError(name, "several recordings in one file: part them")
+        length = int.from_bytes(head[16:], "little")
+        place = place + (length + 7) // 8 * 8 if length >= 24 else size
 
 
 def _au(file: BinaryIO, name: str, size: int) -> list[Segment] | None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from psla.audio.signatures import is_cut, kind_of
+from psla.audio.signatures import is_cut, is_fragmented, is_several_mp4s, kind_of
 from psla.audio.sound_file import UNKNOWN_LENGTH, AudioError, WholeReads
 
 if TYPE_CHECKING:
@@ -98,12 +98,16 @@ class ContainerFile:
             file = self._file = _bare(opened, self._files)
             if is_cut(file):
                 self._refuse("damaged or truncated: what it declares ends behind the end of the file")
+            if is_several_mp4s(file):
+                self._refuse("several recordings in one file: part them")
+            fragmented = is_fragmented(file)
             self._container = _open(file, name, refused)
             self._stream = self._choose(track)
             kind = self._container.format.name.split(",")[0]
             self.format, self.subtype = _NAMES[kind], self._stream.codec_context.name
             self._declares = kind not in _UNDECLARED
-            self._unbroken = kind in ("asf", "flac")  # ffmpeg goes past its damaged packets without a word
+            # ffmpeg goes past damaged packets of these, and past fragments that are missing, without a word.
+            self._unbroken = kind in ("asf", "flac") or (kind == "mov" and fragmented)
             self._bare, self._stop = kind in _BARE, 0  # the byte behind the last packet
             self._cut = False  # whether that is not whole
             self._begin_s, self._end_s, self._last_s = np.inf, -np.inf, -np.inf  # of the track; of all tracks

@@ -41,6 +41,8 @@ _MOST_VALUES = 1 << 23  # values decoded at a time, over all channels: a bound f
 
 MOST_FULL_SCALES = 8
 """Where floats go above this, and most of them above 1, they are no sound that went too far, but at another scale."""
+HIGHEST_RATE = 1 << 31
+"""Hz, beyond what any header declares."""
 _SCALE = "full scale is 1, and these look like integers; divide them by 32768 (if they are of int16)"
 
 
@@ -208,7 +210,8 @@ def from_array(array: np.ndarray, sample_rate: float, rate: int, meter: LevelMet
         meter: measures it.
 
     Raises:
-        AudioError: another shape, type or scale, no samples, NaN or infinity, or a rate below 1 Hz.
+        AudioError: another shape, type or scale, no samples, NaN or infinity, or a rate below 1 Hz or above
+            `HIGHEST_RATE`.
 
     Example:
         >>> from_array(np.array([0.0, 0.25, -1.0, 1.0]), 8000, rate=8000).tolist()
@@ -220,8 +223,8 @@ def from_array(array: np.ndarray, sample_rate: float, rate: int, meter: LevelMet
         raise AudioError(name, f"the shape must be (samples,) or (samples, channels), not empty; it is {array.shape}")
     if array.ndim == 2 and array.shape[1] > array.shape[0]:  # (channels, samples) would pass as noise
         raise AudioError(name, f"the shape {array.shape} looks like (channels, samples); give (samples, channels)")
-    if not sample_rate >= 1:
-        raise AudioError(name, f"the sample rate must be 1 Hz or more, not {sample_rate}")
+    if not 1 <= sample_rate <= HIGHEST_RATE:
+        raise AudioError(name, f"the sample rate must be from 1 Hz to {HIGHEST_RATE} Hz, not {sample_rate}")
     return np.concatenate(list(_convert([full_scale(array, name)], sample_rate, rate, name, meter)))
 
 

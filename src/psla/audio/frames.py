@@ -8,6 +8,8 @@ VBRI (http://gabriel.mp3-tech.org/mp3infotag.html).
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -15,6 +17,9 @@ from psla.audio.chunks import tag_length
 
 _TAIL = 1 << 17  # bytes of the end of a FLAC that are looked through first
 _MOST_TAIL = 1 << 25
+_MOST_HEAD = 16  # bytes of the head of a frame
+_PART = 1 << 20
+_SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _STREAM_INFO = b"fLaC\0\0\0\x22"
 _LAST_INFO = b"fLaC\x80\0\0\x22"
 
@@ -61,17 +66,54 @@ def is_several_flacs(file: BinaryIO) -> bool:
     return False
 
 
+def broken_flac(file: BinaryIO, held: int) -> str:
+    """What is wrong where the frames of a FLAC, whose last ends at sample `held`, do not follow each other: libsndfile
+    fills the hole, and leaves out those that begin anew. Empty where they do; reads all of it."""
+    begin = tag_length(file)
+    file.seek(begin)
+    head = file.read(42)
+    smallest, last, place = int.from_bytes(head[8:10], "big"), False, begin + 4
+    while not last:
+        file.seek(place)
+        block = file.read(4).ljust(4, b"\x80")
+        last, place = bool(block[0] & 0x80), place + 4 + int.from_bytes(block[1:], "big")
+    reached = 0
+    for at, head in _heads(file, place):
+        if (span := _frame(head, smallest, reached)) is not None:
+            reached = span[1]
+        elif at == place:
+            return ""  # it begins in the middle of a stream
+        elif _frame(head, smallest, 0):
+            return "several recordings in one file: part them"
+    return "" if reached in (0, held) else f"damaged: frames are missing behind sample {reached} of {held}"
+
+
+def _heads(file: BinaryIO, place: int) -> Iterator[tuple[int, bytes]]:
+    """The bytes from here on that may be the head of a frame, and where they stand."""
+    file.seek(place)
+    data = file.read(_PART)
+    while data:
+        part = file.read(_PART)
+        whole = data + part if part else data.ljust(len(data) + _MOST_HEAD, b"\0")
+        known = len(whole) - _MOST_HEAD
+        for match in _SYNC.finditer(whole):
+            if match.start() < known:
+                yield place + match.start(), whole[match.start() : match.start() + _MOST_HEAD]
+        place, data = place + known, whole[known:] if part else b""
+
+
 def _last_frame(data: bytes, smallest: int) -> int | None:
     place = len(data)
     while (place := data.rfind(b"\xff", 0, place)) >= 0:
         # A frame of silence may be shorter than the longest head.
-        if (end := _frame_end(data[place : place + 16].ljust(16, b"\0"), smallest)) is not None:
-            return end
+        if (span := _frame(data[place : place + _MOST_HEAD].ljust(_MOST_HEAD, b"\0"), smallest)) is not None:
+            return span[1]
     return None
 
 
-def _frame_end(head: bytes, smallest: int) -> int | None:
-    """Where the frame ends whose head this is, in samples; None where it is no head."""
+def _frame(head: bytes, smallest: int, wanted: int | None = None) -> tuple[int, int] | None:
+    """Where the frame begins and ends whose head this is, in samples; None where it is no head, or none that begins
+    where it is wanted."""
     if head[1] not in (0xF8, 0xF9) or head[2] >> 4 == 0 or head[2] & 15 == 15:
         return None
     if head[3] >> 4 > 10 or head[3] & 1 or head[3] >> 1 & 7 == 3:
@@ -89,9 +131,10 @@ def _frame_end(head: bytes, smallest: int) -> int | None:
     else:
         block = 192 if code == 1 else 576 << (code - 2) if code < 6 else 256 << (code - 8)
     place += {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
-    if _crc8(head[:place]) != head[place]:
+    begin = number if head[1] & 1 else number * smallest
+    if wanted not in (None, begin) or _crc8(head[:place]) != head[place]:
         return None
-    return number + block if head[1] & 1 else number * smallest + block
+    return begin, begin + block
 
 
 def _crc8(data: bytes) -> int:

@@ -37,6 +37,8 @@ def sound_of(given: Given, sample_rate: float | None = None) -> tuple[Source | n
         >>> sound_of({"array": np.zeros(3), "sampling_rate": 16000, "path": None})
         (array([0., 0., 0.]), 16000)
     """
+    if isinstance(sample_rate, str | bytes | bool):
+        raise ValueError(f"the sample rate must be a number of Hz, not {sample_rate!r}")
     if isinstance(given, str | os.PathLike | bytes):
         return given, sample_rate
     if isinstance(given, bytearray | memoryview):
@@ -72,6 +74,8 @@ def _of_mapping(given: Mapping[str, Any], sample_rate: float | None) -> tuple[So
 
 
 def _of_tensor(tensor: Any) -> np.ndarray:
+    if getattr(tensor, "is_meta", False) or getattr(tensor, "is_sparse", False):
+        raise ValueError("a sparse tensor, or one without its values, is no recording: give a dense one")
     tensor = tensor.detach().cpu()
     try:
         return np.asarray(tensor)

@@ -49,6 +49,7 @@ def look(file: BinaryIO, name: str) -> OggPages | None:
     if file.read(4) != b"OggS":
         return None
     numbers: dict[int, int] = {}  # of the last page of each stream
+    times: dict[int, int] = {}  # where in the sound it ends
     open_streams: set[int] = set()
     parts: list[tuple[int, int]] = []
     begun = joined = sounding = False
@@ -74,10 +75,14 @@ def look(file: BinaryIO, name: str) -> OggPages | None:
                 parts += [(begin, place)] * sounding
                 begun, joined, sounding, begin = False, True, False, place
             open_streams.add(stream)
+            times[stream] = 0
         elif number != (numbers.get(stream, -1) + 1) & 0xFFFFFFFF:
             raise AudioError(name, f"damaged: pages are missing before byte {place}")
         begun |= not flags & _FIRST
         sounding |= granule > 0
+        if 0 <= granule < times.get(stream, 0):
+            raise AudioError(name, f"damaged: the page at byte {place} ends before the one in front of it")
+        times[stream] = max(times.get(stream, 0), granule)
         numbers[stream] = number
         if flags & _LAST:
             open_streams.discard(stream)

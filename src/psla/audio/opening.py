@@ -29,7 +29,8 @@ def open_sound(source: Source, name: str, thorough: bool = True) -> Sound:
     """An open file, by libsndfile; by ffmpeg what that cannot read or would hear a part of, and later tracks.
 
     Args:
-        thorough: also read all of a FLAC to find a second one of the same length behind it.
+        thorough: also read all of a FLAC to find a second one of the same length behind it, and frames that are
+            missing.
 
     Returns: what reads it; `unfinished`: it may have been cut, and nothing in it tells.
 
@@ -103,6 +104,8 @@ def _declares_all(file: BinaryIO, name: str, thorough: bool) -> bool:
     if flac.declared > flac.held:
         declares = f"{flac.declared} samples, its last frame ends at {flac.held}"
         raise AudioError(name, f"truncated: its header declares {declares}")
+    if thorough and (broken := frames.broken_flac(file, flac.held)):
+        raise AudioError(name, broken)
     return flac.declared == flac.held
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import BinaryIO
 
 from psla.audio.chunks import tag_length
@@ -16,15 +19,28 @@ _ASF_FILE = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")
 _MOST_FRAME = 2881  # bytes of an MP3
 _DAMAGED = "truncated or damaged Matroska/WebM"
 _KINDS = (
-    (rb"\s*(?:<!--.*?-->\s*)?<(?i:!doctype html|html|head|body)", "not audio, but an HTML page"),
+    (
+        rb"(?:\xef\xbb\xbf)?\s*(?:<!--.*?-->\s*)?<(?i:!doctype html|html|head|body|script)",
+        "not audio, but an HTML page",
+    ),
     (rb"%PDF", "not audio, but a PDF"),
     (
-        rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!|\xfd7zXZ|\x28\xb5\x2f\xfd|BZh[1-9]",
+        rb".{257}ustar|PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!|\xfd7zXZ|\x28\xb5\x2f\xfd|BZh[1-9]",
         "not audio, but an archive: unpack it",
     ),
-    (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP|BM....\0\0\0\0", "not audio, but a picture"),
+    (
+        rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP|BM....\0\0\0\0|....ftyp(?:heic|heix|mif1|avif)",
+        "not audio, but a picture",
+    ),
     (rb"#EXTM3U|ffconcat|\[playlist\]", "not audio, but a playlist: give the files that it names"),
-    (rb"MThd", "not audio, but MIDI: notes, without their sound"),
+    (rb"MThd|RIFF....RMID", "not audio, but MIDI: notes, without their sound"),
+    (
+        rb"Extended Module: |IMPM|.{44}SCRM",
+        "not audio, but a music module: notes and samples, which no decoder here plays",
+    ),
+    (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1|\{\\rtf", "not audio, but a document"),
+    (rb"\x93NUMPY|PAR1|\x89HDF", "not audio, but arrays or tables (NumPy, Parquet, HDF5)"),
+    (rb"/annex/objects/|\S*\.git/annex/", "not audio, but a pointer of git-annex: fetch the file that it stands for"),
     (rb"version https://git-lfs", "not audio, but a pointer of Git LFS: fetch the file that it stands for"),
     (rb"Salted__|-----BEGIN PGP|age-encryption\.org", "encrypted: it cannot be read without its key"),
     (rb"....ftypaax", "encrypted (Audible): it cannot be read without its key"),
@@ -38,7 +54,7 @@ _KINDS = (
     (rb"OFR ", "OptimFROG, which no decoder here reads"),
     (rb"RIFF....QLCM", "QCP, which no decoder here reads"),
     (rb"\s*(?:<\?xml|[{\[]\s*[\"{\[\]}])", "not audio, but XML or JSON"),
-    (rb"....(?:ftyp|moov|mdat)", "a truncated or damaged MP4: the index of what it holds is missing"),
+    (rb"....(?:ftyp|moov|mdat|moof|styp|sidx)", "a truncated or damaged MP4: the index of what it holds is missing"),
 )
 
 
@@ -54,6 +70,8 @@ def kind_of(file: BinaryIO) -> str:
     if head[:4] == _EBML:
         empty = place + len(head) == size and _SEGMENT in head and _CLUSTER not in head
         return "holds no samples: the header of a Matroska/WebM, and nothing behind it" if empty else _DAMAGED
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff") and 3 * head.count(0) >= len(head):
+        return "not audio, but text"
     if head[0] == 0xFF and head[1:2] >= b"\xe0" and size - place < _MOST_FRAME:
         return "holds no samples: the first frame of an MP3, and nothing behind it"
     if not any(head) and size - place <= 1 << 30:
@@ -62,7 +80,18 @@ def kind_of(file: BinaryIO) -> str:
                 break
         else:
             return "not audio: all its bytes are zero"
-    return next((kind for pattern, kind in _KINDS if re.match(pattern, head[:512], re.DOTALL)), "")
+    return next((kind for pattern, kind in _KINDS if re.match(pattern, head[:512], re.DOTALL)), _text(head[:4096]))
+
+
+def _text(head: bytes) -> str:
+    """That it is text, where it is: UTF-8 without control characters; a character may be cut at the end."""
+    try:
+        letters = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+    except UnicodeDecodeError:
+        return ""
+    return (
+        "not audio, but text" if letters and all(each.isprintable() or each in "\t\r\n\f" for each in letters) else ""
+    )
 
 
 def is_cut(file: BinaryIO) -> bool:
@@ -80,6 +109,37 @@ def is_cut(file: BinaryIO) -> bool:
     elif head[4:8] in _BOXES:
         ends = _boxes_end(file, size)
     return ends > size + 1  # what RIFF fills up to an even length need not be there
+
+
+def is_several_mp4s(file: BinaryIO) -> bool:
+    """Whether an MP4 has a second index, or fragments that begin anew: ffmpeg hears the first recording, no more."""
+    indexes, fragments = 0, list[int]()
+    for kind, place in _boxes(file):
+        indexes += kind == b"moov"
+        if kind == b"moof":
+            file.seek(place + 8)
+            head = file.read(16)
+            fragments += [int.from_bytes(head[12:], "big")] if head[4:8] == b"mfhd" else []
+    # Some downloads repeat the index in front of every fragment.
+    return indexes > 1 and (not fragments or any(after <= before for before, after in pairwise(fragments)))
+
+
+def is_fragmented(file: BinaryIO) -> bool:
+    """Whether an MP4 comes in fragments, each with the time at which it begins."""
+    return any(kind == b"moof" for kind, _ in _boxes(file))
+
+
+def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """What the outer boxes of an MP4 are called, and where they begin; none of another file."""
+    size, place = file.seek(0, os.SEEK_END), 0
+    while place + 8 <= size:
+        file.seek(place)
+        head = file.read(16)
+        length = int.from_bytes(head[8:], "big") if head[:4] == b"\0\0\0\1" else int.from_bytes(head[:4], "big")
+        if (not place and head[4:8] not in _BOXES) or (length and length < 8):
+            return
+        yield head[4:8], place
+        place = place + length if length else size
 
 
 def _ebml_length(data: bytes, place: int) -> tuple[int | None, int]:

@@ -132,7 +132,11 @@ def open_sndfile(opened: str | BinaryIO, name: str, sure: bool = True) -> SndFil
     except soundfile.LibsndfileError as error:
         reason = "not audio" if error.code == 1 else "damaged or truncated audio"
         kind = AudioError if sure and error.code not in _UNKNOWN else UnknownSound
-        raise kind(name, f"{reason}, libsndfile says: {error.error_string}") from error
+        if "not a regular file" in error.error_string:  # what it says of a file that it took for an MP3
+            kind, reason = UnknownSound, "not audio: there is no frame of an MP3 in it"
+        else:
+            reason = f"{reason}, libsndfile says: {error.error_string}"
+        raise kind(name, reason) from error
     note = _SHORTENED.search(file.extra_info)
     reason = "holds no samples" if file.frames <= 0 else ""
     if note and (note[1] is None or (int(note[2]) < int(note[1]) and not means_until_the_end(int(note[1])))):

@@ -10,12 +10,14 @@ Which sound file is meant, the annotation file says, or its name does: `a.wav.tx
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from psla.audio.decode import AUDIO_SUFFIXES, probe
-from psla.corpora.folder import hold_out_evaluation, open_vocabulary
+from psla.corpora.folder import hold_out_evaluation, open_vocabulary, tidy
 from psla.data.annotations import FORMATS, Annotation, AnnotationError, read_annotations
 from psla.data.clips import Clips, ClipsError
 from psla.data.vocabulary import Vocabulary, VocabularyError
@@ -58,6 +60,7 @@ def read(
     if seconds is not None and not seconds > 0:
         raise ClipsError(f"clips must be longer than 0 seconds, not {seconds}")
     heard: dict[str, list[Annotation]] = {}
+    nameless: list[tuple[Path, float]] = []
     for file, root in _annotation_files(files):
         try:
             recordings = read_annotations(file, label_column, format)
@@ -65,7 +68,13 @@ def read(
             raise ClipsError(str(error)) from error
         for recording in recordings:
             sound = _sound(file, root, recording.path, None if audio_root is None else Path(audio_root))
-            heard.setdefault(sound, []).extend(recording.annotations)
+            named = [replace(each, label=tidy(each.label)) for each in recording.annotations]
+            nameless += [(file, each.onset_s) for each in named if not each.label]
+            heard.setdefault(sound, []).extend(each for each in named if each.label)
+    if nameless:
+        first, onset = nameless[0]
+        told = f"{len(nameless)} annotations have no label and are left out, the first: {first} at {onset:g} s"
+        warnings.warn(told, stacklevel=2)
     labels = sorted({each.label for own in heard.values() for each in own})
     if not labels:
         raise ClipsError(f"{', '.join(map(str, files))}: there is no annotation with a label")
@@ -129,6 +138,9 @@ def _rows(
         yield {"clip_id": sound, **common, **_told(ordered, ids, classes, 0.0, float("inf"))}
         return
     duration, count = probe(sound).duration_s, 0
+    if beyond := [each for each in ordered if each.onset_s >= duration]:
+        told = f"{len(beyond)} annotations begin behind its end, at {duration:g} s, and are left out"
+        warnings.warn(f"{sound}: {told}, the first: {beyond[0].label!r} at {beyond[0].onset_s:g} s", stacklevel=3)
     while (begin := count * seconds) < duration:
         end = min(begin + seconds, duration)
         inside = [each for each in ordered if each.onset_s < end and (each.offset_s > begin or each.onset_s >= begin)]

@@ -56,8 +56,8 @@ def read_csv_file(
 
     Raises:
         ValueError: of the class `refusal`: no such file, no text, a column that is missing or there twice, or lines
-            that have more or fewer fields than the head line, or a quote that is not closed; they are counted, and the
-            first are named.
+            that have more or fewer fields than the head line, repeat it, or have a quote that is not closed; they are
+            counted, and the first are named.
 
     Example:
         >>> import tempfile
@@ -88,7 +88,9 @@ def read_csv_file(
             continue
         if not any(field.strip() for field in fields):
             continue  # separators alone: a blank line of a spreadsheet
-        if (fault := _misfit(have, fields)) is not None:
+        if len(have) > 1 and [field.strip("\ufeff ") for field in fields] == have:
+            faults.append(f"line {number} is the head line again, as where files were joined")
+        elif (fault := _misfit(have, fields)) is not None:
             faults.append(f"line {number} {fault}")
         else:
             # Separators alone may follow the last field: `_misfit` has refused more and fewer.
@@ -116,6 +118,9 @@ def _lines(path: Path, name: str, instead: str, mend: str, refusal: type[ValueEr
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise refusal(f"{name} is not UTF-8 text (line {line}: {_undecoded(error)}); {mend}") from error
+    if (place := text.find("\0")) >= 0:
+        line = text.count("\n", 0, place) + 1
+        raise refusal(f"{name} is no text: there is a byte 0 in line {line}, as in UTF-16 without its mark; {mend}")
     # Not str.splitlines, which also ends a line at characters that may stand in a name.
     return [(number, line) for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1) if line.strip()]
 

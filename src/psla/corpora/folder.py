@@ -27,6 +27,7 @@ from psla.files import few, is_text, printable, shortened
 
 MOST_BYTES = 1 << 26  # of a list of classes
 _CSV_COLUMNS = ("path", "labels", "clip_id", "source", "split", "start_s", "end_s")
+_SEEN_NOT = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")  # characters of no width
 _SPLIT_WORDS = {
     *("train", "training", "trn", "test", "testing", "tst", "valid", "validation", "val", "dev", "development"),
     *("eval", "evaluation", "evaluate", "holdout"),
@@ -246,6 +247,9 @@ def _row(line: dict[str, str], base: Path, where: str, names: Collection[str]) -
         except ValueError as error:
             told = shortened(repr(text), 60)
             raise ClipsError(f"{where}: {column} is {told}, must be a number of seconds or empty") from error
+    if re.match(r"""\[\s*["'].*["']\s*\]$""", field["labels"]):
+        told = shortened(field["labels"], 60)
+        raise ClipsError(f"{where}: the labels {told} are a list of a program; write the names alone, with ; between")
     path = field["path"]
     suffix = "".join(f"@{field[column]}" for column in span if field.get(column))
     return {
@@ -298,7 +302,7 @@ def _labelled(rows: Sequence[dict[str, Any]], vocabulary: str | None, name: str)
     labels = sorted({label for row in rows for label in row["labels"]})
     alike: dict[str, list[str]] = {}
     for label in labels:
-        alike.setdefault(" ".join(label.casefold().split()), []).append(label)
+        alike.setdefault(" ".join(_SEEN_NOT.sub("", label).casefold().split()), []).append(label)
     if double := [each for each in alike.values() if len(each) > 1]:
         warnings.warn(
             f"{len(double)} classes are there in several spellings, which differ by case or spaces only, each a class "

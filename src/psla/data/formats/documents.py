@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,7 +45,9 @@ def _read_jams(text: str, label_column: str | None) -> list[Annotated]:
         for row in each["data"]:
             # Scaper's value is a mapping; what sounds behind the events is none of them.
             value = row["value"] if isinstance(row["value"], dict) else {"label": row["value"]}
-            if value.get("role") != "background" and isinstance(value.get("label"), str):
+            if value.get("role") != "background" and not isinstance(value.get("label"), str):
+                raise AnnotationError(f"a value of the namespace {each.get('namespace')!r} is no name: leave it out")
+            if value.get("role") != "background":
                 end = row["time"] + row["duration"]
                 found.append(Annotation(row["time"], end, value["label"], row.get("confidence")))
     path = document.get("sandbox", {}).get("path") or document["file_metadata"].get("title", "")
@@ -73,8 +76,17 @@ def _read_label_studio(text: str, label_column: str | None) -> list[Annotated]:
     for task in _parsed(text):
         own, length = [], None
         # What a person has made of it goes before what was proposed.
-        for part in task.get("annotations") or task.get("predictions") or []:
+        made = [part for part in task.get("annotations") or [] if not part.get("was_cancelled")]
+        if task.get("annotations") and not made:
+            warnings.warn(
+                f"{task['data'].get('audio', '')!r} was skipped by who labelled: it is left out", stacklevel=3
+            )
+            continue
+        for part in made or task.get("predictions") or []:
             for region in part["result"]:
+                if "labels" not in region["value"]:
+                    kind = region.get("type", "unknown")
+                    raise AnnotationError(f"a result of the type {kind!r} has no labels over time: export those alone")
                 value, length = region["value"], region.get("original_length", length)
                 own += [
                     Annotation(value["start"], value["end"], label, region.get("score")) for label in value["labels"]

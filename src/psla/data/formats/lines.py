@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 
 from psla.data.annotations import (
@@ -27,12 +28,13 @@ from psla.data.annotations import (
 
 RAVEN_COLUMNS = ("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Begin File", "Annotation", "Score")
 RAVEN_LABELS = ("Annotation", "Species", "Common Name", "Label", "Class", "Tags", "Call Type", "Type", "Species Code")
+_EVENT = {"Begin Time (s)", "End Time (s)", "Begin File", "Begin Path", *RAVEN_LABELS}
 TSV_COLUMNS = ("filename", "onset", "offset", "event_label", "probability")
 
 
 def _lines(text: str) -> list[str]:
     """The lines that are not empty; only line ends part them, not what else Unicode calls one."""
-    return [line for line in text.replace("\r\n", "\n").split("\n") if line]
+    return [line for line in re.split(r"\r\n|\n|\r", text) if line]
 
 
 def _chance(text: str | None) -> float | None:
@@ -67,10 +69,11 @@ def _read_raven(text: str, label_column: str | None) -> list[Annotated]:
     seen = set()
     for place, line in enumerate(lines, 2):
         cells = _cells(head, line, f"line {place}")
-        selection = cells.get("Selection") or f"line {place}"
-        if selection in seen:
-            continue  # the same in another view
-        seen.add(selection)
+        if (number_of := cells.get("Selection")) is not None:
+            view = (number_of, *(value for name, value in cells.items() if name in _EVENT))
+            if number_of and view in seen:
+                continue  # the same in another view; of tables that were joined the numbers begin anew
+            seen.add(view)
         begin, end = (number(cells.get(name, ""), f"{name} of line {place}") for name in RAVEN_COLUMNS[3:5])
         chance = _chance(cells.get("Score") or cells.get("Confidence"))
         path = unescaped(cells.get("Begin Path") or cells.get("Begin File") or "")
@@ -138,7 +141,7 @@ def _write_tsv(recordings: Sequence[Annotated], maker: str) -> str:
 
 def _read_tsv(text: str, label_column: str | None) -> list[Annotated]:
     try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t") if row]
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True) if row]
     except csv.Error as error:
         raise AnnotationError(f"is no table: {error}") from error
     head = rows.pop(0) if "onset" in rows[0] else TSV_COLUMNS[:4]
@@ -148,7 +151,7 @@ def _read_tsv(text: str, label_column: str | None) -> list[Annotated]:
     for place, row in enumerate(rows, 1):
         cells = _cells(head, row, f"event {place}")
         own = found.setdefault(cells.get("filename", ""), [])
-        if cells.get("onset"):
+        if any(cells.get(name, "").strip() for name in ("onset", "offset", label)):
             begin, end = (number(cells.get(name, ""), f"{name} of event {place}") for name in ("onset", "offset"))
             own.append(Annotation(begin, end, cells.get(label, ""), _chance(cells.get("probability"))))
     return [Annotated(path, each) for path, each in found.items()]
