@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from psla.audio import frames
 from psla.audio.decode import AudioError, AudioStream, probe, read
 from psla.audio.frames import _frame, flac_length
 from psla.audio.ogg_pages import _checksum
@@ -310,6 +311,21 @@ def test_mp3(name: str) -> None:
     """With and without a length, with tags around, joined, cut and with a hole: all its frames, or refused."""
     make, expected = MP3S[name]
     check(make(), expected)
+
+
+def test_a_flac_is_read_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many clips are cut from it; one that is written anew is another."""
+    path, passes = tmp_path / "a.flac", []
+    path.write_bytes(written("FLAC", "PCM_16", 1.0))
+    whole = frames.broken_flac
+    monkeypatch.setattr(frames, "broken_flac", lambda *given: (passes.append(1), whole(*given))[1])
+    for begin in (0.0, 0.3, 0.6):
+        with AudioStream(path, 16000, start_s=begin, end_s=begin + 0.2) as stream:
+            assert sum(map(len, stream)) == 3200
+    assert len(passes) == 1
+    path.write_bytes(written("FLAC", "PCM_16", 2.0))
+    assert len(read(path, 16000)) == 32000
+    assert len(passes) == 2
 
 
 # Ogg

@@ -22,6 +22,8 @@ Sound = SndFile | ContainerFile | JoinedFile
 
 # What libsndfile calls damaged in these is; of the others ffmpeg is asked, too.
 _SURE = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b"caff", b".snd", b"fLaC")
+_WHOLE: set[tuple[int, ...]] = set()  # FLACs that were read through: clips of one recording open it again and again
+_MOST_WHOLE = 4096
 _MOST_PADDING = 2 * 4095  # samples that the tag of an MP3 may take from its beginning and its end
 
 
@@ -99,6 +101,9 @@ def _declares_all(file: BinaryIO, name: str, thorough: bool) -> bool:
         return True
     if flac.held is None:
         raise AudioError(name, "holds no samples" if not flac.declared else "damaged: none of its frames is whole")
+    place = _place(file) if thorough else None
+    if place in _WHOLE:
+        return flac.declared == flac.held
     if (thorough or flac.declared != flac.held) and frames.is_several_flacs(file):
         raise AudioError(name, "several recordings in one file: part them")
     if flac.declared > flac.held:
@@ -106,7 +111,20 @@ def _declares_all(file: BinaryIO, name: str, thorough: bool) -> bool:
         raise AudioError(name, f"truncated: its header declares {declares}")
     if thorough and (broken := frames.broken_flac(file, flac.held)):
         raise AudioError(name, broken)
+    if place is not None:
+        if len(_WHOLE) >= _MOST_WHOLE:
+            _WHOLE.clear()
+        _WHOLE.add(place)
     return flac.declared == flac.held
+
+
+def _place(file: BinaryIO) -> tuple[int, ...] | None:
+    """What tells a file on a disk, as it is now, from others; None of one in memory."""
+    try:
+        stat = os.fstat(file.fileno())
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _hears_all(file: BinaryIO, heard: SndFile, name: str) -> bool:

@@ -139,8 +139,8 @@ def _rows(
         return
     duration, count = probe(sound).duration_s, 0
     if beyond := [each for each in ordered if each.onset_s >= duration]:
-        told = f"{len(beyond)} annotations begin behind its end, at {duration:g} s, and are left out"
-        warnings.warn(f"{sound}: {told}, the first: {beyond[0].label!r} at {beyond[0].onset_s:g} s", stacklevel=3)
+        reason = f"{len(beyond)} annotations begin behind its end, at {duration:g} s, and are left out"
+        warnings.warn(f"{sound}: {reason}, the first: {beyond[0].label!r} at {beyond[0].onset_s:g} s", stacklevel=3)
     while (begin := count * seconds) < duration:
         end = min(begin + seconds, duration)
         inside = [each for each in ordered if each.onset_s < end and (each.offset_s > begin or each.onset_s >= begin)]
