@@ -6,6 +6,7 @@ fsspec's memory, and a server of S3's interface on this machine (moto).
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -47,6 +48,8 @@ def s3() -> Iterator[str]:
         patch.setenv("NO_PROXY", "127.0.0.1")
         remote._system.cache_clear()
         s3fs.S3FileSystem.clear_instance_cache()
+        # Its buckets are those of the process: another server of it may have made some.
+        urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
         s3fs.S3FileSystem().mkdir("bucket")
         yield "s3://bucket"
     remote._system.cache_clear()

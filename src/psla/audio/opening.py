@@ -122,7 +122,7 @@ def _place(file: BinaryIO) -> tuple[int, ...] | None:
     """What tells a file on a disk, as it is now, from others; None of one in memory."""
     try:
         stat = os.fstat(file.fileno())
-    except OSError:
+    except (OSError, AttributeError):  # a file object need not know
         return None
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
