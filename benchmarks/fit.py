@@ -89,8 +89,13 @@ def classes_left_out(root: Path, model: Path, folder: Path) -> None:
         rows.append((area, (scores[~known] >= 0).mean(), (scores[known] >= 0).mean()))
         names = " and ".join(clips.vocabulary[c].name for c in pairs[place])
         print(f"without {names}: AUC {rows[-1][0]:.3f}, named {rows[-1][1]:.3f}, known kept {rows[-1][2]:.3f}")
-    area, named, kept = np.mean(rows, axis=0)
-    print(f"{PAIRS} pairs: AUC {area:.3f}, of unknown classes named {named:.3f}, of known clips kept {kept:.3f}")
+    drawn = np.array(rows)[np.random.default_rng(0).integers(PAIRS, size=(10_000, PAIRS))].mean(axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    names = ("AUC", "of unknown classes named", "of known clips kept")
+    said = [
+        f"{n} {v:.3f} ({a:.3f} to {b:.3f})" for n, v, a, b in zip(names, np.mean(rows, axis=0), low, high, strict=True)
+    ]
+    print(f"{PAIRS} pairs: {', '.join(said)}; 95 % over draws of pairs")
 
 
 def main() -> None:
