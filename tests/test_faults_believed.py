@@ -164,23 +164,6 @@ def test_a_flipped_bit_does_not_go_from_a_checkpoint_into_a_model(finished: Path
     refusal(lambda: average_weights([tmp_path / "m.safetensors"]), tmp_path / "m.safetensors")
 
 
-def test_weights_are_of_this_run_and_this_epoch(finished: Path, tmp_path: Path) -> None:
-    """Whole files under another's name: refused before the end is made of them. Those of earlier versions do not say
-    whose they are, and are taken."""
-    run = unfinished(finished, tmp_path)
-    first, second = (run / "checkpoints" / f"epoch_00{epoch}.safetensors" for epoch in (1, 2))
-    own, other = first.read_bytes(), read_tensors(second)
-    runtime = Runtime(accelerator="cpu")
-    shutil.copy(second, first)
-    assert "epoch 2 of this run" in refusal(lambda: resume(run, runtime=runtime), first)
-    write_sealed(first, other, header={"run": "another", "epoch": 1})
-    assert "epoch 1 of another run" in refusal(lambda: resume(run, runtime=runtime), first)
-    first.write_bytes(own)
-    write_sealed(second, other)
-    found = resume(run, runtime=runtime)
-    assert found.model_file.read_bytes() == (finished / "model.safetensors").read_bytes()
-
-
 @pytest.mark.parametrize("length", [0, 30, 150, -1])
 def test_a_recipe_that_was_cut_is_refused(finished: Path, tmp_path: Path, length: int) -> None:
     """Of a run's recipe.yaml every part is YAML: a resume that took it would go on with the defaults. One of an earlier

@@ -88,19 +88,6 @@ def read_sealed(path: str | Path, key: str = CHECKPOINT) -> tuple[dict[str, Tens
     return tensors, _unsealed(tensors, metadata[key])
 
 
-def sealed_header(path: str | Path, key: str = CHECKPOINT) -> dict[str, Any]:
-    """The header alone, which is compared with its checksum when the tensors are read; empty where there is none.
-
-    Raises:
-        TensorFileError, OSError: as `read_layout`.
-    """
-    metadata, _ = read_layout(path)
-    try:
-        return json_object(metadata[key]) if key in metadata else {}
-    except ValueError as error:
-        raise TensorFileError(str(error)) from error
-
-
 def _unsealed(tensors: Mapping[str, Tensor], text: str) -> dict[str, Any]:
     """The header, if it and the tensors are what was written."""
     try:

@@ -34,7 +34,6 @@ from psla.training.recipe import Recipe, RecipeError
 from psla.training.run_tables import LOG_COLUMNS as LOG_COLUMNS
 from psla.training.run_tables import RunError as RunError
 from psla.training.run_tables import read_rows, write_rows
-from psla.training.state import own_weights
 
 _LAST_KEY = re.compile(r"^seed: \d+\n\Z", re.MULTILINE)
 
@@ -171,10 +170,6 @@ class Run:
         """Path of the weights after an epoch (counted from 0)."""
         return self.checkpoints / f"{self.epoch_name(epoch)}.safetensors"
 
-    def _weights(self, epoch: int) -> Path:
-        """Path of the weights after an epoch, which are this run's of then."""
-        return own_weights(self.checkpoint(epoch), self.identity, epoch)
-
     def keep(self, inference: Inference, labels: Labels, name: str) -> Scores:
         """Keep the predictions of a split under a name and score them; clips that could not be read are listed."""
         self.reject(inference.rejected, inference.predictions.clip_ids)
@@ -242,7 +237,7 @@ class Run:
     def average_checkpoints(self, recipe: Recipe) -> None:
         """Write the average of the weights of `averaging.first_epoch` to the last."""
         epochs = range(recipe.averaging.first_epoch - 1, recipe.optimizer.epochs)
-        write_sealed(self.averaged, average_weights([self._weights(epoch) for epoch in epochs]))
+        write_sealed(self.averaged, average_weights([self.checkpoint(epoch) for epoch in epochs]))
 
     def finish(self, network: TaggingNetwork, vocabulary: Vocabulary, held_out: Mapping[str, Labels]) -> None:
         """Score the last epoch, the last five, the averaged weights and the averaged predictions; write the models.
@@ -278,12 +273,16 @@ class Run:
             recipe=recipe.model_dump(),
             scores={s: {v: x["mean_average_precision"] for v, x in each.items()} for s, each in scores.items()},
             training_data=self.environment["clips"]["name"],
-            provenance={"psla": version("psla"), "weights": begun["summary"], "variant": "averaged"},
+            provenance={
+                "psla": version("psla"),
+                "weights": begun["summary"],
+                "variant": "averaged",
+            },
             training_clips=hashed(self.clips.split("train").clip_ids, begun.get("training_clips", "")),
         )
         load_tensors(network, self.averaged)
         save_model(self.model_file, network, vocabulary, card)
-        load_tensors(network, self._weights(recipe.optimizer.epochs - 1))
+        load_tensors(network, self.checkpoint(recipe.optimizer.epochs - 1))
         variant = {**card.provenance, "variant": "final"}
         save_model(self.folder / "model_final.safetensors", network, vocabulary, replace(card, provenance=variant))
 
@@ -307,7 +306,7 @@ class Run:
             ModelFileError, PredictionsError: weights or predictions that are not what was written.
         """
         for epoch in range(epochs):
-            read_tensors(self._weights(epoch))
+            read_tensors(self.checkpoint(epoch))
             for split in splits:
                 Predictions.read(self._predicted(split, self.epoch_name(epoch)))
 

@@ -22,6 +22,7 @@ from psla.data.vocabulary import Vocabulary
 from psla.metrics.scores import Scores
 from psla.model.file import load_tensors
 from psla.model.network import TaggingNetwork
+from psla.model.tensor_file import write_sealed
 from psla.techniques.distillation import targets_of
 from psla.techniques.pretraining import InitReport, PretrainingReport, init_random, load_imagenet, load_init
 from psla.training.devices import (
@@ -38,7 +39,7 @@ from psla.training.devices import (
 from psla.training.loader import check_readable, training_loader
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
-from psla.training.state import load_newest, prune, save_state, write_weights
+from psla.training.state import load_newest, prune, save_state
 from psla.training.teacher import HeardSource, hear
 from psla.training.trackers.contract import Trackers
 from psla.training.trainer import Profile, Trainer
@@ -97,7 +98,7 @@ class Session:
                 run.reject(trainer.loader.rejected, trainer.loader.recovered)
         trained = time.monotonic() - began
         if first:
-            write_weights(run.checkpoint(epoch), self.network.state_dict(), run.identity, epoch)
+            write_sealed(run.checkpoint(epoch), self.network.state_dict())
         for split in self.held_out:
             scores = self.predict(split, run.epoch_name(epoch))
             row[f"{split}_map"] = scores.mean_average_precision if scores is not None else None

@@ -20,15 +20,7 @@ from torch import Tensor
 
 from psla.files import remove_leftovers
 from psla.journal import json_object
-from psla.model.file import ModelFileError
-from psla.model.tensor_file import (
-    TensorFileError,
-    read_layout,
-    read_sealed,
-    read_tensors,
-    sealed_header,
-    write_sealed,
-)
+from psla.model.tensor_file import TensorFileError, read_layout, read_sealed, read_tensors, write_sealed
 
 VERSION = 2
 KEPT = 2  # states on the disk: the newest, and one to fall back on
@@ -63,27 +55,6 @@ class Position:
     def next_epoch(self) -> Position:
         """The beginning of the next epoch; steps, skipped steps and reasons are of the whole run."""
         return Position(self.epoch + 1, step=self.step, skipped=self.skipped, reasons=self.reasons)
-
-
-def write_weights(path: Path, weights: Mapping[str, Tensor], run: str, epoch: int) -> None:
-    """Write the weights after an epoch (counted from 0), and whose they are: `run` is its identity."""
-    write_sealed(path, weights, header={"run": run, "epoch": epoch + 1})
-
-
-def own_weights(path: Path, run: str, epoch: int) -> Path:
-    """The path, if the weights there are this run's after this epoch; files of earlier versions do not say whose.
-
-    Raises:
-        ModelFileError: they are another's, or cannot be read.
-    """
-    try:
-        said = sealed_header(path)
-    except (TensorFileError, OSError) as error:
-        raise ModelFileError(f"{path}: not a readable safetensors file ({error})") from error
-    if any(said.get(key, value) != value for key, value in {"run": run, "epoch": epoch + 1}.items()):
-        whose = f"epoch {said.get('epoch')} of {'this run' if said.get('run') == run else 'another run'}"
-        raise ModelFileError(f"{path} holds the weights after {whose}: put back what was there, or train anew")
-    return path
 
 
 def save_state(
