@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from psla.audio.signatures import is_cut, is_fragmented, is_several_mp4s, kind_of
+from psla.audio.signatures import is_cut, kind_of, mp4_parts
 from psla.audio.sound_file import UNKNOWN_LENGTH, AudioError, WholeReads
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ class ContainerFile:
             file = self._file = _bare(opened, self._files)
             if is_cut(file):
                 self._refuse("damaged or truncated: what it declares ends behind the end of the file")
-            if is_several_mp4s(file):
+            several, fragmented = mp4_parts(file)
+            if several:
                 self._refuse("several recordings in one file: part them")
-            fragmented = is_fragmented(file)
             self._container = _open(file, name, refused)
             self._stream = self._choose(track)
             kind = self._container.format.name.split(",")[0]

@@ -60,7 +60,7 @@ def _open(opened: str | BinaryIO, bare: BinaryIO, name: str, track: int, thoroug
             opened = bare = mended
         ogg = ogg_pages.look(bare, name)
         if track == 1 and ogg and ogg.joined:
-            found = JoinedFile(bare, name, ogg.parts, lambda part: _one(part, name, thorough))
+            found = JoinedFile(bare, name, ogg.parts, lambda part: _one(part, name))
         elif track == 1 and _declares_all(bare, name, thorough):
             found = _by_libsndfile(opened, bare, name)
     except UnknownSound as error:
@@ -75,10 +75,13 @@ def _open(opened: str | BinaryIO, bare: BinaryIO, name: str, track: int, thoroug
     return found
 
 
-def _one(part: BinaryIO, name: str, thorough: bool) -> SndFile | ContainerFile:
-    """One of several recordings in a file, which is a whole file by itself."""
-    found = _open(part, part, name, 1, thorough)
-    assert not isinstance(found, JoinedFile)
+def _one(part: BinaryIO, name: str) -> SndFile | ContainerFile:
+    """One of several recordings in an Ogg, whose pages have been looked at."""
+    try:
+        found = _by_libsndfile(part, part, name)
+    except UnknownSound as error:
+        return ContainerFile(part, name, refused=error.reason)
+    assert found is not None  # which only an MP3 is
     return found
 
 

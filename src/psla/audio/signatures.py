@@ -111,22 +111,20 @@ def is_cut(file: BinaryIO) -> bool:
     return ends > size + 1  # what RIFF fills up to an even length need not be there
 
 
-def is_several_mp4s(file: BinaryIO) -> bool:
-    """Whether an MP4 has a second index, or fragments that begin anew: ffmpeg hears the first recording, no more."""
-    indexes, fragments = 0, list[int]()
+def mp4_parts(file: BinaryIO) -> tuple[bool, bool]:
+    """Whether a file is several MP4s, one behind the other (a second index, or fragments that begin anew: ffmpeg hears
+    the first recording, no more); and whether it comes in fragments, each with the time at which it begins."""
+    indexes, moofs, fragments = 0, 0, list[int]()
     for kind, place in _boxes(file):
         indexes += kind == b"moov"
+        moofs += kind == b"moof"
         if kind == b"moof":
             file.seek(place + 8)
             head = file.read(16)
             fragments += [int.from_bytes(head[12:], "big")] if head[4:8] == b"mfhd" else []
     # Some downloads repeat the index in front of every fragment.
-    return indexes > 1 and (not fragments or any(after <= before for before, after in pairwise(fragments)))
-
-
-def is_fragmented(file: BinaryIO) -> bool:
-    """Whether an MP4 comes in fragments, each with the time at which it begins."""
-    return any(kind == b"moof" for kind, _ in _boxes(file))
+    anew = any(after <= before for before, after in pairwise(fragments))
+    return indexes > 1 and (not fragments or anew), moofs > 0
 
 
 def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:

@@ -23,7 +23,7 @@ from psla.metrics.scores import Scores
 from psla.model.file import load_tensors
 from psla.model.network import TaggingNetwork
 from psla.model.tensor_file import write_sealed
-from psla.techniques.distillation import targets_of
+from psla.techniques.distillation import Targets, targets_of
 from psla.techniques.pretraining import InitReport, PretrainingReport, init_random, load_imagenet, load_init
 from psla.training.devices import (
     Runtime,
@@ -47,6 +47,9 @@ from psla.training.trainer import Profile, Trainer
 
 class TrainingInterrupted(RuntimeError):
     """A run that was asked to stop and has kept its state; `resume` goes on."""
+
+
+_Built = tuple[Labels, Targets | None, TaggingNetwork, PretrainingReport | InitReport | None]
 
 
 @dataclass
@@ -280,18 +283,19 @@ def check_fit(recipe: Recipe, clips: Clips) -> None:
             )
 
 
-def _build(recipe: Recipe, clips: Clips) -> tuple[Vocabulary, TaggingNetwork, PretrainingReport | InitReport | None]:
+def _build(recipe: Recipe, clips: Clips) -> _Built:
+    """What a recipe names elsewhere, loaded; no targets yet where a teacher is still to hear the clips."""
     vocabulary = clips.vocabulary if recipe.classes is None else clips.vocabulary.part(recipe.classes)
-    if (taught := recipe.distillation).teacher is None:  # only to have its errors now
-        targets_of(clips.split("train").labels().part(vocabulary), taught.predictions, taught.weight)
-    return vocabulary, *build_network(recipe, vocabulary)
+    labels, taught = clips.split("train").labels().part(vocabulary), recipe.distillation
+    targets = None if taught.teacher is not None else targets_of(labels, taught.predictions, taught.weight)
+    return labels, targets, *build_network(recipe, vocabulary)
 
 
 def _carry_out(
     run: Run,
     recipe: Recipe,
     clips: Clips,
-    built: tuple[Vocabulary, TaggingNetwork, PretrainingReport | InitReport | None],
+    built: _Built,
     fabric: Fabric,
     runtime: Runtime,
     progress: Callable[[str, int], None],
@@ -300,8 +304,8 @@ def _carry_out(
     trackers: Trackers,
 ) -> Run:
     """Put the parts together, go on from the newest state, train what is left, aggregate."""
-    vocabulary, network, report = built
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    labels, targets, network, report = built
+    vocabulary, network = labels.vocabulary, network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if recipe.backbone.batch_norm == "synchronised":
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     plan = recipe.optimizer
@@ -316,15 +320,11 @@ def _carry_out(
         compile_backbone(network, fabric.device)
     wrapped, optimizer = fabric.setup(network, adam)
 
-    def opened(split: str) -> tuple[ClipSource, Labels]:
-        part = clips.split(split)
-        return open_source(part, network.sample_rate, runtime.cache_bytes), part.labels().part(vocabulary)
+    def opened(split: str) -> ClipSource:
+        return open_source(clips.split(split), network.sample_rate, runtime.cache_bytes)
 
-    source, labels = opened("train")
-    distillation = recipe.distillation
-    if distillation.teacher is None:
-        targets = targets_of(labels, distillation.predictions, distillation.weight)
-    else:
+    source, distillation = opened("train"), recipe.distillation
+    if distillation.teacher is not None:
         said = hear(run, distillation.teacher, clips.split("train"), vocabulary, fabric, partial(progress, "teacher"))
         source = HeardSource(source, said)
         targets = targets_of(labels, str(run.teacher), distillation.weight, source.unheard)
@@ -340,7 +340,8 @@ def _carry_out(
         skip_non_finite=runtime.skip_non_finite,
         on_skip=run.note_non_finite if fabric.is_global_zero else lambda step, ids: None,
     )
-    held_out = {split: opened(split) for split in ("validation", "evaluation") if clips.counts().get(split)}
+    splits = [split for split in ("validation", "evaluation") if clips.counts().get(split)]
+    held_out = {split: (opened(split), clips.split(split).labels().part(vocabulary)) for split in splits}
     session = Session(run, recipe, vocabulary, trainer, network, held_out, runtime, progress, stop, trackers)
     session.restore(report)
     while trainer.position.epoch < plan.epochs:
