@@ -93,7 +93,9 @@ def test_statistics_of_all_processes_are_those_of_one(tmp_path: Path) -> None:
     """
     one = work(1, tmp_path, 7, norms="device")
     synchronised, device = (work(2, tmp_path, 7, norms=norms) for norms in ("synchronised", "device"))
-    np.testing.assert_allclose(synchronised["losses"], one["losses"], rtol=1e-9)
+    # The front end is float32, and sums of 4 and of 7 clips may round differently, by the processor's vectors.
+    np.testing.assert_allclose(synchronised["losses"], one["losses"], rtol=1e-6)
+    assert abs(device["losses"][0, 0] / one["losses"][0, 0] - 1) > 1e-4
     for kind in ("gradient.", "statistics."):
         assert furthest(one, synchronised, kind) < 1e-6
         assert furthest(one, device, kind) > 1e-3
