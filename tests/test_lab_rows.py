@@ -12,6 +12,7 @@ from psla.data.clips import Clips
 from psla.data.vocabulary import Vocabulary
 from psla.lab.tables.plan import Plan, make_plan, resolve
 from psla.lab.tables.rows import TABLES, Catalogue, RowError, parse_row
+from psla.model.frontends.stft import StftConfig
 from psla.training.keys import presets
 from psla.training.recipe import Recipe
 
@@ -114,6 +115,16 @@ def test_the_chain_of_table_four() -> None:
         ("imagenet", True, 16, 32, 0.5),
     ]
     assert found[4] == recipe()
+
+
+def test_a_row_of_another_front_end_and_backbone() -> None:
+    """A row that names another kind begins with that kind's defaults, whatever the lab's recipe sets of its own."""
+    text = "{title: t, table: II, extends: baseline, set: {front_end.kind: stft, front_end.frames: 256, "
+    row = parse_row("other", text + "backbone.name: mobilenet, backbone.options.width: 0.4}}")
+    found = resolve([CATALOGUE.rows["baseline"], row], recipe(**{"front_end.hop_ms": 20.0}), seed=1)
+    assert (found.front_end.kind, found.front_end.frames, found.front_end.sample_rate) == ("stft", 256, 32000)
+    assert found.front_end == StftConfig(frames=256)
+    assert found.backbone.options == {"width": 0.4}
 
 
 def test_the_balanced_set_goes_without_balanced_sampling() -> None:

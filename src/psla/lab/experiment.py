@@ -24,6 +24,7 @@ from psla.files import Journal, JournalError, alone
 from psla.spread import Link, Spread, Task, Watch, cores, in_turn
 from psla.synth import scene as soundscape
 from psla.training.devices import Runtime, open_fabric
+from psla.training.keys import flatten, nest
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
 from psla.training.session import resume, train
@@ -164,6 +165,8 @@ def material(clips: Clips) -> tuple[Any, ...]:
 def changed(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """A recipe with other values, by keys with dots as `--set` takes them.
 
+    Settings of a front end and options of a backbone belong to their kind: another kind begins with its own defaults.
+
     Raises:
         RecipeError: a value that the recipe refuses.
 
@@ -171,12 +174,14 @@ def changed(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
         >>> found = changed(Recipe.load("demo"), {"seed": 3, "mixup.rate": 0.25})
         >>> found.seed, found.mixup.rate
         (3, 0.25)
+        >>> changed(found, {"front_end.kind": "stft", "front_end.frames": 256}).front_end.sample_rate
+        32000
     """
-    data = recipe.model_dump()
-    for key, value in values.items():
-        section, _, last = key.rpartition(".")
-        (data[section] if section else data)[last] = value
-    return Recipe.from_dict(data)
+    had = flatten(recipe.model_dump())
+    for kind, settings in (("front_end.kind", "front_end."), ("backbone.name", "backbone.options.")):
+        if values.get(kind, had[kind]) != had[kind]:
+            had = {key: value for key, value in had.items() if not key.startswith(settings)}
+    return Recipe.from_dict(nest({**had, **values}))
 
 
 @dataclass(frozen=True)
