@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,8 +36,9 @@ onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
 
-from psla.export import write  # noqa: E402
+from psla.export import kept, write  # noqa: E402
 from psla.export.graph import ExportError  # noqa: E402
+from psla.export.kept import kept_graph  # noqa: E402
 from psla.export.session import ExportedError, load_exported  # noqa: E402
 from psla.export.write import Sounds, export  # noqa: E402
 
@@ -196,6 +198,58 @@ def test_the_command_line_tags_with_it(pair: tuple[Model, Path], tmp_path: Path)
         assert abs(mine["probability"] - its["probability"]) < 2e-4  # as printed
     assert [e["id"] for e in rows[0]["events"]] == [e["id"] for e in rows[1]["events"]]
     assert [e["onset_s"] for e in rows[0]["events"]] == [e["onset_s"] for e in rows[1]["events"]]
+
+
+def test_the_engine_is_asked_for_once_and_told(
+    pair: tuple[Model, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: `--engine onnxruntime` makes a model's graph once; from then on it is what `psla tag` uses, and says so,
+    unless PyTorch is asked for; the bits are those of the exported file."""
+    monkeypatch.setenv("PSLA_CACHE", str(tmp_path / "cache"))
+    model = pair[0]
+    own = save_model(tmp_path / "own.safetensors", model.network, model.vocabulary, model.card)
+    soundfile.write(tmp_path / "a.wav", noise(2.3, 44100), 44100)
+
+    def tagged(*more: str, of: Path = own) -> tuple[list[dict[str, Any]], bool]:
+        done = CliRunner().invoke(app, ["tag", str(of), str(tmp_path / "a.wav"), "--json", *more])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout), "ONNX Runtime" in done.stderr
+
+    plain, told = tagged()
+    assert not told
+    assert not (tmp_path / "cache").exists()
+    first, told = tagged("--engine", "onnxruntime")
+    assert told
+    (graph,) = (tmp_path / "cache" / "graphs").glob("*.onnx")
+    before = graph.stat().st_mtime_ns
+    assert tagged() == (first, True)
+    assert tagged("--engine", "onnxruntime") == (first, True)
+    assert graph.stat().st_mtime_ns == before
+    assert tagged(of=graph) == (first, True)
+    assert tagged("--engine", "pytorch") == (plain, False)
+    for more, sentence in (
+        (["--precision", "folded", "--engine", "onnxruntime"], "leave out --precision folded"),
+        (["--cluster", "ray", "--engine", "onnxruntime"], "on this machine alone"),
+    ):
+        refused = CliRunner().invoke(app, ["tag", str(own), str(tmp_path / "a.wav"), *more])
+        assert (refused.exit_code, sentence in refused.stderr) == (2, True), refused.output
+    own.write_bytes(pair[1].read_bytes())  # not the model of the graph: another graph is looked for
+    assert kept_graph(own) != graph
+
+
+def test_a_graph_that_says_something_else_is_not_kept(
+    pair: tuple[Model, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: what is kept has been compared; an ensemble's file does not stand for its members."""
+    monkeypatch.setenv("PSLA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(kept, "MOST_DIFFERENCE", -1.0)
+    model = pair[0]
+    own = save_model(tmp_path / "own.safetensors", model.network, model.vocabulary, model.card)
+    with pytest.raises(kept.EngineError, match="use --engine pytorch"):
+        kept.keep_graph(own)
+    assert not kept_graph(own).exists()
+    with pytest.raises(kept.EngineError, match="only the graph of one model file"):
+        kept.keep_graph(tmp_path / "ensemble.json")
 
 
 def answers_elsewhere(command: list[str], model: Model, path: Path, folder: Path, **environment: str) -> None:

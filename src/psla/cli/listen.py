@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from psla.cli.console import CommandError, asked_to_stop
-from psla.cli.options import Json, Precision, WithPrecision
+from psla.cli.engine import tagger_of
+from psla.cli.options import Combine, Json, Precision, WithPrecision
 from psla.cli.places import Reads, Writes
 from psla.cli.tag import (
     Classes,
@@ -27,9 +28,7 @@ from psla.cli.tag import (
     Window,
     asked,
     ruled,
-    tagger_of,
 )
-from psla.cli.tag import Combine as _Combine
 
 if TYPE_CHECKING:
     from psla.audio.live import Block
@@ -109,7 +108,7 @@ def listen(
         raise CommandError(f"two models are named, {model} and {named}: choose one")
     _check(source, rate, channels, device, pcm, reconnect)
     choice = choose(model or named)
-    _, tagger = tagger_of(choice, hop, _Combine.mean, precision, window)
+    _, tagger = tagger_of(choice, hop, Combine.mean, precision, window)
     rule = ruled((threshold, release, max_gap, min_length, median), class_rules, tagger)
     chosen, withheld = asked(classes, exclude, False, None, tagger.model.vocabulary)
     ids = tagger.model.vocabulary.ids if chosen is None else list(chosen)

@@ -19,6 +19,13 @@ class Precision(StrEnum):
     bf16 = "bf16"
 
 
+class Combine(StrEnum):
+    """How several windows become one clip."""
+
+    mean = "mean"
+    max = "max"
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 LabelledClips = Annotated[Path, typer.Option(help="The table of clips, which has the labels."), ADDRESSED]

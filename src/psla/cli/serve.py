@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from psla.cli.options import Decoders, Precision, WithPrecision
+from psla.cli.options import Combine, Decoders, Precision, WithPrecision
 from psla.cli.places import ADDRESSED
 from psla.cli.progress import fetching
-from psla.cli.tag import Combine
 from psla.spread import cores
 
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +14,12 @@ import typer
 
 from psla.cli.addresses import stands_for
 from psla.cli.console import CommandError, keeps, warnings_told
-from psla.cli.options import Cluster, Decoders, Json, Precision, WithPrecision
+from psla.cli.engine import Engine, WithEngine, tagger_of
+from psla.cli.options import Cluster, Combine, Decoders, Json, Precision, WithPrecision
 from psla.cli.places import ADDRESSED, FETCHED, Reads, Writes, check_output
-from psla.cli.progress import fetching, hearing, progress
+from psla.cli.progress import hearing, progress
 from psla.cli.tag_rows import rows_of, write_rows
 from psla.cli.tag_view import picture_files, write_pictures
-from psla.files import Journal
 from psla.spread import cores
 
 if TYPE_CHECKING:
@@ -35,13 +34,6 @@ if TYPE_CHECKING:
     from psla.weights.choice import Choice
 
 Row = Mapping[str, Any]
-
-
-class Combine(StrEnum):
-    """How several windows become one clip."""
-
-    mean = "mean"
-    max = "max"
 
 
 Words = Annotated[
@@ -160,10 +152,11 @@ def tag(
     workers: Decoders = None,
     cluster: Cluster = None,
     precision: WithPrecision = Precision.float32,
+    engine: WithEngine = Engine.auto,
     quiet: Quiet = False,
 ) -> None:
     """Say what sounds in files; exits with 1 if one of them could not be read."""
-    _check(as_json + as_csv + audacity + (format is not None), embeddings, journal, cluster, plot, html)
+    _check(as_json + as_csv + audacity + (format is not None), embeddings, journal, cluster, engine, plot, html)
     choice, paths = _choice(model, words)
     written_as = _format("audacity" if audacity else format, events or audacity, out, len(paths))
     plots = picture_files(plot, html, paths, journal is not None)
@@ -175,22 +168,21 @@ def tag(
         from psla.tagging.output import RowSettings, levels_of
         from psla.tagging.view import Views
 
-        model_path, tagger = tagger_of(choice, hop, combine, precision, window)
+        model_path, tagger = tagger_of(choice, hop, combine, precision, window, Engine.pytorch if cluster else engine)
         own = ruled((threshold or None, release, max_gap, min_length, median), class_rules, tagger)
         rule = replace(own, threshold=threshold) if events or audacity else None
-        shown, level = levels_of(top, threshold, bool(tagger.calibration))
-        chosen, withheld = asked(classes, exclude, drop_speech, speech_threshold, tagger.model.vocabulary)
+        shown = levels_of(top, threshold, bool(tagger.calibration))
         fewer = not (as_json or as_csv) if deepest is None else deepest
-        settings = RowSettings(shown, level, chosen, roll_up, rule, fewer, unfamiliar=top is not None)
-        kept = None if embeddings is None else EmbeddingFile(embeddings)
+        chosen, withheld = asked(classes, exclude, drop_speech, speech_threshold, tagger.model.vocabulary)
+        settings = RowSettings(*shown, chosen, roll_up, rule, fewer, unfamiliar=top is not None)
+        kept = EmbeddingFile(embeddings) if embeddings else None
         views = Views(tagger, settings, own) if plot or html else None
         model_hash = _hash(model_path, precision) if journal or cluster else ""
-        _introduce(choice, tagger.model, settings, quiet)
-        written = stack.enter_context(Journal(journal)) if journal else None
+        _introduce(choice, model_path, tagger.model, settings, quiet)
         silent = len(paths) < 2 or (out is None and sys.stdout.isatty())  # no bar: how far each is, is said
         job = TagJob(tagger, model_hash, settings, kept, withheld, views, stack.enter_context(hearing(silent)))
         of = choice.model, hop, precision.value, window, workers or 1
-        coming = stack.enter_context(rows_of(job, pool, paths, written, cluster, of))
+        coming = stack.enter_context(rows_of(job, pool, paths, journal, cluster, of))
         rows = _watched(coming, failed := list[Row](), len(paths), silent)
         write_rows(rows, paths, out, f"psla, {choice.model}", written_as, (as_json, as_csv, rule is not None))
         if kept is not None:
@@ -214,7 +206,12 @@ def _hash(model: Path, precision: Precision) -> str:
 
 
 def _check(
-    formats: int, embeddings: Path | None, journal: Path | None, cluster: str | None, *pictures: Path | None
+    formats: int,
+    embeddings: Path | None,
+    journal: Path | None,
+    cluster: str | None,
+    engine: Engine,
+    *pictures: Path | None,
 ) -> None:
     if formats > 1:
         raise CommandError("--json, --csv, --audacity and --format exclude each other: choose one")
@@ -222,6 +219,8 @@ def _check(
         raise CommandError("--journal skips finished files, --embeddings needs them all: choose one")
     if cluster is not None and any(path is not None for path in (embeddings, *pictures)):
         raise CommandError("--embeddings, --plot and --html gather what one machine has heard: leave --cluster out")
+    if cluster is not None and engine is Engine.onnxruntime:
+        raise CommandError("--engine keeps a graph on this machine alone: name the .onnx of `psla export` as the model")
 
 
 def _check_rule(
@@ -277,20 +276,6 @@ def _choice(model: str | None, words: Sequence[str]) -> tuple[Choice, list[str]]
         return choose(model or named), expand_sources(sources)
 
 
-def tagger_of(
-    choice: Choice, hop: float | None, combine: Combine, precision: Precision, window: float | None = None
-) -> tuple[Path, Tagger]:
-    """The model's file, fetched if need be, and its tagger."""
-    from psla.model.host_memory import keep_freed_memory
-    from psla.tagging.tagger import load
-    from psla.weights.catalogue import resolve
-
-    with fetching(choice.model) as told:
-        path = resolve(choice.model, told)
-    keep_freed_memory()
-    return path, load(path, hop, combine.value, precision.value, window_s=window)
-
-
 def ruled(settings: Sequence[Any], file: Path | None, tagger: Tagger) -> EventRule:
     """The rule of these settings, in the order of `EventRule`; with those of single classes, where a file has some."""
     from psla.tagging.events import EventRule, class_rules
@@ -315,8 +300,9 @@ def asked(
     return tuple(id for id in chosen if id not in gone) if classes else None, Withheld(gone, level)
 
 
-def _introduce(choice: Choice, model: Model, settings: RowSettings, quiet: bool) -> None:
-    """Which model speaks, how to have a better one than the packaged where none is here, the threshold in force."""
+def _introduce(choice: Choice, path: Path, model: Model, settings: RowSettings, quiet: bool) -> None:
+    """Which model speaks, by which engine if not PyTorch, the threshold in force; where no better model is here, how to
+    have one."""
     from psla.tagging.events import NOTE, THRESHOLD
     from psla.weights.catalogue import known_names, named
     from psla.weights.packaged import DEFAULT
@@ -333,7 +319,8 @@ def _introduce(choice: Choice, model: Model, settings: RowSettings, quiet: bool)
         level = f"threshold of events {own}{THRESHOLD:g}"
     if not quiet:
         by = f" (by {choice.of})" if choice.of else ""
-        typer.echo(f"psla: {name}{by}: {len(model.vocabulary)} classes{better}; {level}", err=True)
+        run_by = " by ONNX Runtime" if path.suffix == ".onnx" else ""
+        typer.echo(f"psla: {name}{by}{run_by}: {len(model.vocabulary)} classes{better}; {level}", err=True)
     if rule is not None:
         typer.echo(f"psla: {NOTE}", err=True)
 

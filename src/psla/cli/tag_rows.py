@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,11 @@ import typer
 
 from psla.cli.console import says_all, spread_over, table
 from psla.cli.tag_view import screens
+from psla.files import Journal
 
 if TYPE_CHECKING:
     from psla.audio.pool import DecodePool
     from psla.data.annotations import Format
-    from psla.files import Journal
     from psla.tagging.job import TagJob
 
 Row = Mapping[str, Any]
@@ -83,14 +83,15 @@ def write_rows(
 
 @contextmanager
 def rows_of(
-    job: TagJob, pool: DecodePool, paths: Sequence[str], journal: Journal | None, cluster: str | None, of: tuple
+    job: TagJob, pool: DecodePool, paths: Sequence[str], journal: Path | None, cluster: str | None, of: tuple
 ) -> Iterator[Iterator[dict[str, Any]]]:
     """The rows; `of`: model, hop, precision, window and workers, which another machine needs to know."""
-    if cluster is None:
-        yield job.rows(paths, pool, journal)
-        return
-    from psla.tagging.apart import TagTask, tag_apart
+    with Journal(journal) if journal else nullcontext() as written:
+        if cluster is None:
+            yield job.rows(paths, pool, written)
+            return
+        from psla.tagging.apart import TagTask, tag_apart
 
-    with spread_over(cluster) as spread:
-        assert spread is not None
-        yield tag_apart(job, TagTask.of(job, *of), paths, spread, journal)
+        with spread_over(cluster) as spread:
+            assert spread is not None
+            yield tag_apart(job, TagTask.of(job, *of), paths, spread, written)

@@ -1,0 +1,69 @@
+"""What runs a model on the command line: PyTorch, or ONNX Runtime with the model's kept graph."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from psla.cli.console import CommandError
+from psla.cli.options import Combine, Precision
+from psla.cli.progress import fetching, stages
+
+if TYPE_CHECKING:
+    from psla.tagging.tagger import Tagger
+    from psla.weights.choice import Choice
+
+
+class Engine(StrEnum):
+    """`--engine` of `psla tag`."""
+
+    auto = "auto"
+    pytorch = "pytorch"
+    onnxruntime = "onnxruntime"
+
+
+WithEngine = Annotated[
+    Engine,
+    typer.Option(
+        help="onnxruntime: the model's graph, made once and kept (extra onnx), faster; auto: where it is kept already."
+    ),
+]
+
+
+def tagger_of(
+    choice: Choice,
+    hop: float | None,
+    combine: Combine,
+    precision: Precision,
+    window: float | None = None,
+    engine: Engine = Engine.pytorch,
+) -> tuple[Path, Tagger]:
+    """The model's file, fetched if need be, or its graph, and its tagger."""
+    from psla.model.host_memory import keep_freed_memory
+    from psla.tagging.tagger import load
+    from psla.weights.catalogue import resolve
+
+    with fetching(choice.model) as told:
+        found = resolve(choice.model, told)
+    path = _run_by(engine, found, precision)
+    keep_freed_memory()
+    return path, load(path, hop, combine.value, precision.value, window_s=window)
+
+
+def _run_by(engine: Engine, path: Path, precision: Precision) -> Path:
+    """The file that the engine runs."""
+    if engine is Engine.pytorch or path.suffix == ".onnx":
+        return path
+    if precision is not Precision.float32 and engine is Engine.onnxruntime:
+        raise CommandError(f"--engine onnxruntime computes in float32: leave out --precision {precision.value}")
+    if engine is Engine.auto and (precision is not Precision.float32 or path.suffix != ".safetensors"):
+        return path
+    from psla.export.kept import keep_graph, kept_graph, runtime_is_here
+
+    if engine is Engine.auto:
+        return graph if runtime_is_here() and (graph := kept_graph(path)).is_file() else path
+    with stages() as told:
+        return keep_graph(path, told)
