@@ -65,5 +65,7 @@ def _run_by(engine: Engine, path: Path, precision: Precision) -> Path:
 
     if engine is Engine.auto:
         return graph if runtime_is_here() and (graph := kept_graph(path)).is_file() else path
+    if path.suffix == ".safetensors" and not kept_graph(path).is_file():
+        typer.echo(f"psla: making the graph of {path.name} for ONNX Runtime, once: a minute or less", err=True)
     with stages() as told:
         return keep_graph(path, told)
