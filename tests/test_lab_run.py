@@ -271,6 +271,23 @@ def test_shards_come_to_what_one_call_comes_to(undisturbed: Path, tmp_path: Path
     assert_part_of(out, undisturbed)
 
 
+def test_a_plan_leaves_a_folder_alone_that_another_shard_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two shards begin a lab at one time: what one does before it begins neither makes nor removes its folder."""
+    corpus, recipe = soundscapes(4, 2, 0.3, 0.0, 0.0, 0), Recipe.load("demo")
+    known = Lab(tmp_path / "mine", corpus, recipe).clips_hash
+    assert not (tmp_path / "mine").exists()
+    plain = Clips.write
+
+    def beside(self: Clips, path: Path) -> None:
+        plain(self, path)
+        (tmp_path / "theirs").mkdir(exist_ok=True)
+
+    lab = Lab(tmp_path / "theirs", corpus, recipe)
+    monkeypatch.setattr(Clips, "write", beside)
+    assert lab.clips_hash == known
+    assert (tmp_path / "theirs").is_dir()
+
+
 def assert_part_of(out: Path, undisturbed: Path) -> None:
     """The results of a lab with seed 0 are those of the lab with two seeds, and so are the bytes of its predictions."""
     expected, found = results(undisturbed), results(out)

@@ -11,6 +11,7 @@ Rows and seeds may be added in a later call; clips and recipe stay. Reports comp
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +22,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from psla.data.clips import Clips
 from psla.data.labels import Labels
-from psla.files import scratch, sha256_of, write_json_atomic, write_text_atomic
+from psla.files import sha256_of, write_json_atomic, write_text_atomic
 from psla.lab.experiment import LabError, changed, machine, today
 from psla.lab.tables.plan import Job
 from psla.lab.tables.rows import current_name
@@ -224,13 +225,11 @@ class Lab:
         kept = self.folder / "clips.parquet"
         if self.stored is not None and kept.is_file():
             return sha256_of(kept)
-        new = not self.folder.exists()
-        with scratch(kept) as temporary:
-            self.clips.write(temporary)
-            found = sha256_of(temporary)
-        if new and not any(self.folder.iterdir()):  # a plan makes no folder
-            self.folder.rmdir()
-        return found
+        # Elsewhere: a plan makes no folder, and another shard may be making it right now.
+        with tempfile.TemporaryDirectory() as folder:
+            written = Path(folder) / kept.name
+            self.clips.write(written)
+            return sha256_of(written)
 
     def write(self, seeds: Sequence[int], rows: Sequence[str], command: str, row_files: Sequence[Path] = ()) -> None:
         """Write the clips and the recipe, if they are not there, the user's own rows, and lab.json."""
