@@ -2,7 +2,8 @@
 
     python scripts/make_claims_table.py
 
-The reports (docs/lab/*.md) have a table of the claims that were tested and one of those that were not; nothing is
+The reports (docs/lab/*.md) have a table of the claims that were tested and one of those that were not, and
+docs/lab/power.txt is what `psla lab run … --plan --pilot LAB` prints for the first experiment, run anew; nothing is
 computed here. Between two comments in the page the table is written anew; a test asks whether it is up to date.
 """
 
@@ -14,7 +15,11 @@ from pathlib import Path
 from psla.lab.tables.claims import load_claims
 
 LAB = Path(__file__).parents[1] / "docs" / "lab"
-REPORTS = {"(a) synthesised": LAB / "soundscape.md", "(b) recorded": LAB / "recorded.md"}
+REPORTS = {
+    "(a) synthesised": LAB / "synthesised.md",
+    "(b) recorded": LAB / "mixtures.md",
+}
+POWER = LAB / "power.txt"
 FIRST, LAST = "<!-- claims: made by scripts/make_claims_table.py -->", "<!-- end of claims -->"
 
 
@@ -30,6 +35,15 @@ def found(report: Path) -> dict[str, str]:
     return said
 
 
+def takes(printed: str) -> dict[str, str]:
+    """By a claim's id what it would take to find the paper's own difference with a chance of 80 %."""
+    known = {claim.id for claim in load_claims()}
+    rows = [line.split(maxsplit=4) for line in printed.splitlines()]
+    said = {cells[0]: cells[4] for cells in rows if len(cells) == 5 and cells[0] in known}
+    words = {"no number": "no number of seeds with 400 clips", "-": "-"}
+    return {name: words.get(seeds, f"{seeds} seeds") for name, seeds in said.items()}
+
+
 def verdict(all_said: list[str]) -> str:
     """One word for all experiments: what those that resolved the claim agree on."""
     words = {each.partition(",")[0] for each in all_said}
@@ -42,11 +56,14 @@ def verdict(all_said: list[str]) -> str:
 def table() -> str:
     """The table, in Markdown."""
     reports = {name: found(path) for name, path in REPORTS.items()}
-    lines = [f"| claim | paper | {' | '.join(reports)} | verdict here |", f"|---|---|{'---|' * len(reports)}---|"]
+    needed = takes(POWER.read_text(encoding="utf-8"))
+    head = ["claim", "paper", *reports, "verdict here", "for the paper's difference, on (a)"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for claim in load_claims():
         paper = "; ".join(f"{name}: {worse:.4f} → {better:.4f}" for name, (worse, better) in claim.paper.items())
         said = [each[claim.text] for each in reports.values()]
-        lines.append(f"| {claim.text} | {paper or 'no number'} | {' | '.join(said)} | {verdict(said)} |")
+        cells = [claim.text, paper or "no number", *said, verdict(said), needed.get(claim.id, "-")]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
