@@ -18,6 +18,7 @@ LAB = Path(__file__).parents[1] / "docs" / "lab"
 REPORTS = {
     "(a) synthesised": LAB / "synthesised.md",
     "(b) recorded": LAB / "mixtures.md",
+    "(c) transfer": LAB / "transfer.md",
 }
 POWER = LAB / "power.txt"
 FIRST, LAST = "<!-- claims: made by scripts/make_claims_table.py -->", "<!-- end of claims -->"
