@@ -39,7 +39,7 @@ def found(report: Path) -> dict[str, str]:
 def takes(printed: str) -> dict[str, str]:
     """By a claim's id what it would take to find the paper's own difference with a chance of 80 %."""
     known = {claim.id for claim in load_claims()}
-    rows = [line.split(maxsplit=4) for line in printed.splitlines()]
+    rows = [re.split(r"\s{2,}", line.strip()) for line in printed.splitlines()]
     said = {cells[0]: cells[4] for cells in rows if len(cells) == 5 and cells[0] in known}
     words = {"no number": "no number of seeds with 400 clips", "-": "-"}
     return {name: words.get(seeds, f"{seeds} seeds") for name, seeds in said.items()}
