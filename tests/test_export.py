@@ -230,8 +230,11 @@ def test_the_engine_is_asked_for_once_and_told(
     for more, sentence in (
         (["--precision", "folded", "--engine", "onnxruntime"], "leave out --precision folded"),
         (["--cluster", "ray", "--engine", "onnxruntime"], "on this machine alone"),
+        (["--model", str(graph), "--engine", "pytorch"], "is for ONNX Runtime"),
     ):
-        refused = CliRunner().invoke(app, ["tag", str(own), str(tmp_path / "a.wav"), *more])
+        refused = CliRunner().invoke(
+            app, ["tag", *([] if "--model" in more else [str(own)]), str(tmp_path / "a.wav"), *more]
+        )
         assert (refused.exit_code, sentence in refused.stderr) == (2, True), refused.output
     own.write_bytes(pair[1].read_bytes())  # not the model of the graph: another graph is looked for
     assert kept_graph(own) != graph

@@ -39,9 +39,9 @@ def tagger_of(
     combine: Combine,
     precision: Precision,
     window: float | None = None,
-    engine: Engine = Engine.pytorch,
+    engine: Engine | None = None,
 ) -> tuple[Path, Tagger]:
-    """The model's file, fetched if need be, or its graph, and its tagger."""
+    """The model's file, fetched if need be, or its graph, and its tagger; no engine: the file is run as it is."""
     from psla.model.host_memory import keep_freed_memory
     from psla.tagging.tagger import load
     from psla.weights.catalogue import resolve
@@ -53,19 +53,22 @@ def tagger_of(
     return path, load(path, hop, combine.value, precision.value, window_s=window)
 
 
-def _run_by(engine: Engine, path: Path, precision: Precision) -> Path:
+def _run_by(engine: Engine | None, path: Path, precision: Precision) -> Path:
     """The file that the engine runs."""
-    if engine is Engine.pytorch or path.suffix == ".onnx":
+    if engine is Engine.pytorch and path.suffix == ".onnx":
+        raise CommandError(f"{path} is for ONNX Runtime: give --engine pytorch the model file that it was made of")
+    if engine in (None, Engine.pytorch) or path.suffix == ".onnx":
         return path
     if precision is not Precision.float32 and engine is Engine.onnxruntime:
         raise CommandError(f"--engine onnxruntime computes in float32: leave out --precision {precision.value}")
     if engine is Engine.auto and (precision is not Precision.float32 or path.suffix != ".safetensors"):
         return path
-    from psla.export.kept import keep_graph, kept_graph, runtime_is_here
+    from psla.export.kept import graph_here, keep_graph
 
-    if engine is Engine.auto:
-        return graph if runtime_is_here() and (graph := kept_graph(path)).is_file() else path
-    if path.suffix == ".safetensors" and not kept_graph(path).is_file():
+    graph = graph_here(path)
+    if graph is not None or engine is Engine.auto:
+        return graph or path
+    if path.suffix == ".safetensors":
         typer.echo(f"psla: making the graph of {path.name} for ONNX Runtime, once: a minute or less", err=True)
     with stages() as told:
         return keep_graph(path, told)

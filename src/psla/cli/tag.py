@@ -168,7 +168,7 @@ def tag(
         from psla.tagging.output import RowSettings, levels_of
         from psla.tagging.view import Views
 
-        model_path, tagger = tagger_of(choice, hop, combine, precision, window, Engine.pytorch if cluster else engine)
+        model_path, tagger = tagger_of(choice, hop, combine, precision, window, None if cluster else engine)
         own = ruled((threshold or None, release, max_gap, min_length, median), class_rules, tagger)
         rule = replace(own, threshold=threshold) if events or audacity else None
         shown = levels_of(top, threshold, bool(tagger.calibration))

@@ -24,14 +24,17 @@ class EngineError(ValueError):
     """A model that ONNX Runtime is not to run; the sentence says why."""
 
 
-def runtime_is_here() -> bool:
-    """Whether ONNX Runtime is installed: it comes with the extra `onnx`."""
-    return find_spec("onnxruntime") is not None
-
-
 def kept_graph(model_file: Path) -> Path:
     """Where the graph of a model file is kept, by the file's checksum and the version of psla that makes it."""
-    return cache_folder() / "graphs" / f"{sha256_of(model_file)[:32]}-psla{version('psla')}.onnx"
+    return _folder() / f"{sha256_of(model_file)[:32]}-psla{version('psla')}.onnx"
+
+
+def graph_here(model_file: Path) -> Path | None:
+    """The kept graph; None where there is none, or no ONNX Runtime (extra `onnx`) to run it."""
+    if not _folder().is_dir() or find_spec("onnxruntime") is None:  # then no model file is read for its checksum
+        return None
+    graph = kept_graph(model_file)
+    return graph if graph.is_file() else None
 
 
 def keep_graph(model_file: Path, progress: Progress = lambda what, more, total: None) -> Path:
@@ -59,3 +62,7 @@ def keep_graph(model_file: Path, progress: Progress = lambda what, more, total: 
                     f"{MOST_DIFFERENCE:g}: use --engine pytorch"
                 )
     return graph
+
+
+def _folder() -> Path:
+    return cache_folder() / "graphs"
