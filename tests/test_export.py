@@ -236,6 +236,9 @@ def test_the_engine_is_asked_for_once_and_told(
             app, ["tag", *([] if "--model" in more else [str(own)]), str(tmp_path / "a.wav"), *more]
         )
         assert (refused.exit_code, sentence in refused.stderr) == (2, True), refused.output
+    graph.write_bytes(graph.read_bytes()[:1000])  # a disk that was full
+    damaged = CliRunner().invoke(app, ["tag", str(own), str(tmp_path / "a.wav")])
+    assert (damaged.exit_code, f"kept in the cache for {own}: delete it" in damaged.stderr) == (2, True), damaged.output
     own.write_bytes(pair[1].read_bytes())  # not the model of the graph: another graph is looked for
     assert kept_graph(own) != graph
 
@@ -250,7 +253,7 @@ def test_a_graph_that_says_something_else_is_not_kept(
     own = save_model(tmp_path / "own.safetensors", model.network, model.vocabulary, model.card)
     with pytest.raises(kept.EngineError, match="use --engine pytorch"):
         kept.keep_graph(own)
-    assert not kept_graph(own).exists()
+    assert not [each.name for each in kept_graph(own).parent.iterdir() if each.suffix in (".onnx", ".json")]
     with pytest.raises(kept.EngineError, match="only the graph of one model file"):
         kept.keep_graph(tmp_path / "ensemble.json")
 

@@ -275,6 +275,19 @@ def test_the_title_names_the_corpus_or_is_given(tmp_path: Path) -> None:
     assert "<title>Sounds of &lt;our&gt; garden</title>" in (folder / "report.html").read_text()
 
 
+def test_a_lab_at_work_says_what_is_still_to_come(tmp_path: Path) -> None:
+    """Law: a report made while rows have no result names them; a whole one says nothing of the kind."""
+    folder = write_lab(tmp_path / "lab", held_out=40, files=1)
+    call = ("lab", "report", str(folder), "--resamples", "10")
+    assert CliRunner().invoke(app, call).stderr == ""
+    rows = len(Measured(folder).rows)
+    (folder / "results/mixup.json").unlink()
+    told = CliRunner().invoke(app, call)
+    assert told.exit_code == 0
+    assert told.stderr.startswith("psla: no result yet of mixup: ")
+    assert f" of {rows}\n" in (folder / "report.md").read_text()
+
+
 def test_what_is_broken_is_one_sentence(tmp_path: Path) -> None:
     """No lab, a lost file of predictions, a torn result, a table without qualities: one sentence that names it."""
     folder = write_lab(tmp_path / "lab", held_out=40, files=1)

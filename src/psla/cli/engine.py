@@ -50,7 +50,15 @@ def tagger_of(
         found = resolve(choice.model, told)
     path = _run_by(engine, found, precision)
     keep_freed_memory()
-    return path, load(path, hop, combine.value, precision.value, window_s=window)
+    try:
+        return path, load(path, hop, combine.value, precision.value, window_s=window)
+    except ValueError as error:
+        from psla.export.session import ExportedError
+
+        if path == found or not isinstance(error, ExportedError):
+            raise
+        mend = "delete it, and --engine onnxruntime makes it anew"
+        raise CommandError(f"{error}; it is kept in the cache for {found}: {mend}") from error
 
 
 def _run_by(engine: Engine | None, path: Path, precision: Precision) -> Path:

@@ -199,7 +199,11 @@ def report(
     from psla.lab.tables.report import write_report
 
     chosen = None if claims is None else load_claims(claims)
-    rows = sum(row.done for row in Measured(lab).rows.values())
+    measured = Measured(lab)
+    rows = sum(row.done for row in measured.rows.values())
+    if measured.waiting:
+        said = f"no result yet of {', '.join(measured.waiting)}: claims on them are not tested; `psla lab run` goes on"
+        typer.echo(f"psla: {said}", err=True)
     with progress({"rows": max(rows, 1)}, silent=not sys.stderr.isatty()) as tell:
         page, markdown, verdicts = write_report(
             lab, quality, chosen, resamples, title, lambda count: tell("rows", count)

@@ -57,6 +57,7 @@ def keep_graph(model_file: Path, progress: Progress = lambda what, more, total: 
             parity = export(load_model(model_file), graph, progress=progress)
             if not parity.largest <= MOST_DIFFERENCE:
                 graph.unlink()
+                graph.with_suffix(".parity.json").unlink()
                 raise EngineError(
                     f"{model_file}: ONNX Runtime's probabilities differ by {parity.largest:.1e}, more than "
                     f"{MOST_DIFFERENCE:g}: use --engine pytorch"

@@ -277,7 +277,7 @@ class Measured:
     """A lab's results.
 
     Attributes:
-        folder: of the lab. info: what lab.json holds. rows: by name, done or not.
+        folder: of the lab. info: what lab.json holds. rows: by name, done or not run. waiting: asked for, no result.
 
     Raises:
         FileNotFoundError: no lab.json in the folder.
@@ -295,6 +295,7 @@ class Measured:
         order = {name: place for place, name in enumerate(current_name(self.info.rows))}
         found.sort(key=lambda row: (order.get(row.row, len(order)), row.row))
         self.rows = {row.row: row for row in found}
+        self.waiting = [name for name in order if name not in self.rows]
         for row in found:
             for each in row.seeds:
                 if missing := [path for path in each.predictions if not self.path(path).is_file()]:

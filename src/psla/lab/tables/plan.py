@@ -34,7 +34,8 @@ from psla.training.session import build_network
 from psla.training.trainer import Trainer
 
 STEPS = 3  # of a measurement; the first of them warms up and does not count
-BATCH = 4  # at most; the time is taken for a clip
+BATCH = 4  # of the first measurement; the time is taken for a clip
+PATIENCE_S = 20.0  # for a second one with the recipe's own batch, which takes less time for a clip
 HELD_OUT = 2
 
 
@@ -236,7 +237,10 @@ def seconds_of(
         size = _size(job.recipe)
         if size not in measured:
             progress(size)
-            measured[size] = measure(job.recipe, classes, runtime)
+            first = measure(job.recipe, classes, runtime)
+            whole = job.recipe.optimizer.batch_size
+            patient = first[0] * whole * STEPS < PATIENCE_S
+            measured[size] = measure(job.recipe, classes, runtime, whole) if patient and whole > BATCH else first
         training, predicting = measured[size]
         epochs = job.recipe.optimizer.epochs
         found[job.key] = epochs * job.clips * training + (epochs + 1) * held_out * predicting
@@ -251,8 +255,8 @@ def _size(recipe: Recipe) -> str:
     return f"{recipe.backbone.name}, {recipe.pooling.heads} heads, {frames}, {precision}"
 
 
-def measure(recipe: Recipe, classes: int, runtime: Runtime) -> tuple[float, float]:
-    """Seconds for a clip of training and of prediction, on synthetic clips that fill the window."""
+def measure(recipe: Recipe, classes: int, runtime: Runtime, batch: int = BATCH) -> tuple[float, float]:
+    """Seconds for a clip of training, `batch` clips a step at most, and of prediction, on noise that fills a window."""
     plain = {"backbone.pretraining": "none", "backbone.weights": None, "backbone.batch_norm": "device"}
     recipe = changed(recipe, {**plain, "init": None, "classes": None})
     recipe = recipe.at(settled(recipe.optimizer.precision, runtime.accelerator))
@@ -261,7 +265,7 @@ def measure(recipe: Recipe, classes: int, runtime: Runtime) -> tuple[float, floa
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fabric = open_fabric(runtime, recipe.optimizer.precision)
     wrapped, optimizer = fabric.setup(network, torch.optim.Adam(network.parameters(), lr=1e-4))
-    size = min(BATCH, recipe.optimizer.batch_size)
+    size = min(batch, recipe.optimizer.batch_size)
     window, rate = network.window_samples, network.sample_rate
     rng = np.random.default_rng(0)
     ids = [str(index) for index in range(size * STEPS)]

@@ -104,7 +104,7 @@ def _head(lab: Measured) -> list[Part]:
         (f"{info.split} clips", f"{clips.splits.get(info.split, 0):,}"),
         ("classes", str(clips.classes or len(lab.labels.vocabulary))),
         ("seeds", str(len(info.seeds))),
-        ("rows", f"{len(done)} of {len(lab.rows)}"),
+        ("rows", f"{len(done)} of {len(lab.rows) + len(lab.waiting)}"),
         ("hours", f"{_hours(done):.2f}"),
     ]
     changed = ", ".join(f"{key}={value}" for key, value in info.overrides.items()) or "none"
