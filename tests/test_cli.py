@@ -94,6 +94,20 @@ def test_predict_then_evaluate_gives_the_scores_of_the_run(home: Path, run: Path
     assert "mean average precision" in call("evaluate", out, "--clips", clips).stdout
 
 
+def test_truth_is_the_column_of_true_labels(home: Path, run: Path, clips: Path) -> None:
+    """Law: --truth scores as a table whose labels are the true ones would; a table without them is refused."""
+    out, given = home / "predictions.safetensors", Clips.read(clips)
+    call("predict", run / "model.safetensors", clips, "--out", out, "--split", "evaluation")
+    heard = given.frame["labels"].reverse()  # no clip sounds as its labels say
+    Clips(given.frame.with_columns(heard.alias("true_labels")), given.vocabulary).write(home / "both.parquet")
+    Clips(given.frame.with_columns(heard.alias("labels")), given.vocabulary).write(home / "heard.parquet")
+    for command in (("evaluate", out), ("compare", out, out, "--resamples", 5)):
+        told = call(*command, "--clips", home / "both.parquet", "--truth", "--json").stdout
+        assert told == call(*command, "--clips", home / "heard.parquet", "--json").stdout
+        assert told != call(*command, "--clips", home / "both.parquet", "--json").stdout
+        assert "no labels in column 'true_labels'" in refused(*command, "--clips", clips, "--truth")
+
+
 def test_tag_goes_on_after_a_broken_file(home: Path, run: Path) -> None:
     """A broken file is reported with its reason, the others are tagged, and the exit code is 1."""
     good, broken = home / "esc" / "audio" / "0.wav", home / "esc" / "audio" / "11.wav"

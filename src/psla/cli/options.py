@@ -29,6 +29,7 @@ class Combine(StrEnum):
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 LabelledClips = Annotated[Path, typer.Option(help="The table of clips, which has the labels."), ADDRESSED]
+Truth = Annotated[bool, typer.Option("--truth", help="Score against what really sounds: the column true_labels.")]
 OntologyFile = Annotated[Path | None, typer.Option(help="A JSON file like AudioSet's; by default AudioSet's."), FETCHED]
 
 ModelName = Annotated[

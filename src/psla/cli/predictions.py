@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from psla.cli.console import CommandError, answer, part_of, spread_over, table, tell
-from psla.cli.options import Cluster, Json, LabelledClips, ModelName, Precision, WithPrecision
+from psla.cli.options import Cluster, Json, LabelledClips, ModelName, Precision, Truth, WithPrecision
 from psla.cli.places import ADDRESSED, FETCHED, Writes
 from psla.cli.progress import progress
 from psla.files import few
@@ -117,6 +117,7 @@ def evaluate(
     clips: LabelledClips,
     as_json: Json = False,
     out: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file."), Writes("scores")] = None,
+    truth: Truth = False,
 ) -> None:
     """Score predictions against the labels of the same clips."""
     from psla.data.clips import Clips
@@ -125,7 +126,7 @@ def evaluate(
     from psla.metrics.scores import score
 
     found, corpus = Predictions.read(predictions), Clips.read(clips)
-    labels = _labels(corpus, clips, found.vocabulary, predictions)
+    labels = _labels(corpus, clips, found.vocabulary, predictions, truth)
     try:
         scores = score(found, labels)
     except KeyError as error:
@@ -140,14 +141,14 @@ def evaluate(
     answer(as_json, data, table(["score", ""], rows))
 
 
-def _labels(corpus: Clips, clips: Path, vocabulary: Vocabulary, predictions: Path) -> Labels:
+def _labels(corpus: Clips, clips: Path, vocabulary: Vocabulary, predictions: Path, truth: bool = False) -> Labels:
     """Of the clips, for the classes of predictions; refused by both names where the table does not have them."""
     if absent := [each.name for each in vocabulary if each.id not in corpus.vocabulary]:
         raise CommandError(
             f"{predictions} and {clips} do not fit: {len(absent)} of the {len(vocabulary)} classes of the predictions "
             f"are none of the table's {len(corpus.vocabulary)}, by their ids: {few(absent)}"
         )
-    return corpus.labels().part(vocabulary)
+    return corpus.labels("true_labels" if truth else "labels").part(vocabulary)
 
 
 def ensemble(
@@ -217,6 +218,7 @@ def compare(
     unit: Annotated[str, typer.Option(help="What is drawn: clip, or source (all clips of a recording).")] = "clip",
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     confidence: Annotated[float, typer.Option(help="Level of the interval.")] = 0.95,
+    truth: Truth = False,
     as_json: Json = False,
 ) -> None:
     """Say whether B is better than A, with an interval: a paired bootstrap over clips (and pairs of seeds)."""
@@ -232,7 +234,7 @@ def compare(
     sources = None
     if unit == "source":
         sources = dict(zip(corpus.clip_ids, corpus.frame["source"].to_list(), strict=True))
-    labels = _labels(corpus, clips, side_a[0].vocabulary, first)
+    labels = _labels(corpus, clips, side_a[0].vocabulary, first, truth)
     with progress({"compare": resamples}) as report:
         found = run(
             side_a, side_b, labels, resamples, sources, seed, confidence, lambda count: report("compare", count)
