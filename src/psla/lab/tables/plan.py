@@ -252,7 +252,8 @@ def _size(recipe: Recipe) -> str:
     frames = f"{front_end.frames} x {front_end.mel_bins}"
     if recipe.training_frames != front_end.frames:
         frames = f"{frames} ({recipe.training_frames} in training)"
-    return f"{recipe.backbone.name}, {recipe.pooling.heads} heads, {frames}, {precision}"
+    batches = f"batches of {recipe.optimizer.batch_size}"
+    return f"{recipe.backbone.name}, {recipe.pooling.heads} heads, {frames}, {precision}, {batches}"
 
 
 def measure(recipe: Recipe, classes: int, runtime: Runtime, batch: int = BATCH) -> tuple[float, float]:
