@@ -264,6 +264,3 @@ def _entries(labels: pl.Series, vocabulary: Vocabulary) -> tuple[np.ndarray, np.
     keys = keys[np.diff(keys, prepend=-1) > 0]
     counts = np.bincount(keys // max(len(vocabulary), 1), minlength=len(labels))
     return np.concatenate([[0], np.cumsum(counts)]), (keys % max(len(vocabulary), 1)).astype(np.int32)
-
-
-# The rules. All checks are over whole columns: two million clips take about a second.

@@ -14,9 +14,9 @@ from typing import Protocol
 import numpy as np
 
 from psla.audio import addresses
-from psla.audio.addresses import PACK_PREFIX, SOUNDSCAPE_PREFIX
+from psla.audio.addresses import PACK_PREFIX
 from psla.audio.decode import AudioError
-from psla.data.clips import Clips, ClipsError
+from psla.data.clips import Clips
 from psla.data.pack.reading import PackSource as PackSource
 from psla.files import not_a_file
 
@@ -80,15 +80,10 @@ class ArraySource:
 class TableSource:
     """The clips of a table, each read as its path says: a sound file or an address, or a span of it in seconds."""
 
-    _scheme: str | None = None  # with which every path must begin; None: any will do
-
     def __init__(self, clips: Clips, rate: int) -> None:
         self.clip_ids, self.sample_rate = clips.clip_ids, rate
         columns = clips.frame.select("path", "start_s", "end_s").get_columns()
         self._paths, self._starts, self._ends = (column.to_list() for column in columns)
-        for id, path in zip(self.clip_ids, self._paths, strict=True):
-            if self._scheme not in (None, addresses.scheme_of(path)):
-                raise ClipsError(f"clip {id!r} at {path} is not for {type(self).__name__}; open_source reads any table")
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -100,26 +95,6 @@ class TableSource:
         if not addresses.scheme_of(path) and (kind := not_a_file(path)) is not None:
             raise AudioError(path, f"{kind}: nobody knows where it ends")  # opening it would wait for a writer
         return addresses.read(path, self.sample_rate, self._starts[index], self._ends[index])
-
-
-class FileSource(TableSource):
-    """Clips that are sound files, or spans of sound files from `start_s` to `end_s` seconds.
-
-    Raises:
-        ClipsError: a row is an address, not a file.
-    """
-
-    _scheme = ""
-
-
-class SoundscapeSource(TableSource):
-    """Clips that are synthesised when they are read, from paths such as `soundscape://seed/index`.
-
-    Raises:
-        ClipsError: a row is no soundscape.
-    """
-
-    _scheme = SOUNDSCAPE_PREFIX
 
 
 class CachedSource:
