@@ -134,7 +134,7 @@ def long_file(folder: Path, model: str, options: argparse.Namespace) -> None:
 
         def decode() -> list[np.ndarray]:
             for file in read_files([str(path)], pool, rate):
-                file.source_rate()
+                file.info()
                 blocks = list(file.blocks())
             return blocks
 
@@ -189,12 +189,12 @@ def short_files(folder: Path, model: str, options: argparse.Namespace) -> None:
     with decode_pool(CORES) as pool:
         ready = []
         for file in read_files(paths[:different], pool, tagger.sample_rate):
-            file.source_rate()
+            file.info()
             ready.append(np.concatenate(list(file.blocks())))
 
         def decode() -> None:
             for file in read_files(paths, pool, tagger.sample_rate):
-                file.source_rate()
+                file.info()
                 assert sum(len(block) for block in file.blocks())
 
         def network() -> None:
