@@ -20,8 +20,9 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import BinaryIO, Literal
+
+import numpy as np
 
 from psla.audio.sound_file import AudioError, UnknownSound, means_until_the_end
 
@@ -220,12 +221,13 @@ class _Wave:
     def _sniff(self, begin: int, layout: bytes) -> None:
         if int.from_bytes(layout[14:16], self._order) != 16 or layout[:2] not in (b"\1\0", b"\xfe\xff"):
             return
+        # Pairs of words, for they begin at a sample; to look for six patterns of bytes takes two to ten times as long.
         samples = _at(self._file, begin, _SNIFFED)
+        words = np.frombuffer(samples, "<u2", len(samples) // 2).astype(np.uint32)
+        pairs = words[:-1] | words[1:] << 16
         for sync, kind in _CODED.items():
-            if samples.count(sync) < 3:
-                continue
-            places = [match.start() for match in re.finditer(re.escape(sync), samples)]
-            if len({after - before for before, after in pairwise(places)}) == 1:
+            places = np.flatnonzero(pairs == int.from_bytes(sync, "little"))
+            if len(places) >= 3 and len(set(np.diff(places).tolist())) == 1:
                 raise CodedSound(self._name, f"{kind} inside a WAV, which no decoder here reads")
 
 
