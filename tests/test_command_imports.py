@@ -93,3 +93,11 @@ def test_no_module_of_the_package_imports_an_extra_at_its_head(module: str) -> N
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert module not in {name.partition(".")[0] for name in names}, path
+
+
+def test_a_decoding_worker_imports_what_decodes() -> None:
+    """Each job starts workers, one a core: no network, no tables, no ffmpeg and no http before a file
+    asks for one of them."""
+    program = "import sys, psla.audio.worker; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"torch", "polars", "scipy", "av", "http.client", "ssl", "psla.download"} & set(done.stdout.split())

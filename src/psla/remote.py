@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from psla.download import cache_folder, cannot_write, offline
 from psla.extras import needed
 from psla.files import alone, atomic_write
 
@@ -52,6 +51,8 @@ def reached(address: str) -> Iterator[Any]:
     Raises:
         RemoteError: no module for the scheme, no access, no such object, or storage that fails.
     """
+    from psla.download import offline  # which brings all of http: a worker that decodes files knows addresses by name
+
     scheme = address.partition("://")[0]
     if offline() and scheme != "memory":
         raise RemoteError(f"{address}: no server is asked while PSLA_OFFLINE is set; unset it, or copy that here")
@@ -139,6 +140,8 @@ def fetched(address: str, progress: Callable[[int, int | None], None] = lambda r
     Raises:
         RemoteError: it cannot be had. DownloadError: the cache does not take it.
     """
+    from psla.download import cache_folder, cannot_write
+
     with reached(address) as system:
         state = hashlib.sha256(f"{address} {system.ukey(address)}".encode()).hexdigest()[:16]
     target = cache_folder() / "remote" / state / address.rpartition("/")[2]
