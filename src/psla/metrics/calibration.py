@@ -21,7 +21,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit, logit
 
 BINS = 15
@@ -76,6 +75,8 @@ def platt(probability: np.ndarray, truth: np.ndarray) -> Platt:
         >>> (found(np.array([0.01, 0.04])) > 0.5).tolist()
         [False, True]
     """
+    from scipy.optimize import minimize  # takes long to import, and who tags only applies maps
+
     x = log_odds(probability)
     positives = int(truth.sum())
     target = np.where(truth, (positives + 1) / (positives + 2), 1 / (len(truth) - positives + 2))
@@ -99,6 +100,8 @@ def isotonic(probability: np.ndarray, truth: np.ndarray) -> Isotonic:
         >>> [round(y, 3) for y in found.y]
         [0.333, 0.5, 0.5, 0.667]
     """
+    from scipy.optimize import isotonic_regression  # as above
+
     levels, which = np.unique(probability.astype(np.float64), return_inverse=True)
     clips = np.bincount(which.reshape(-1)).astype(np.float64)
     share = np.bincount(which.reshape(-1), truth) / clips
