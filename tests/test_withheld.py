@@ -116,7 +116,7 @@ def test_only_and_without_share_out_the_classes() -> None:
 def test_what_is_excluded_lifts_nothing() -> None:
     """Excluded classes are gone before a roll-up, too."""
     result = result_of(KIN, [[0.25, 0.25, 0.5, 0.75, 0.0]])
-    assert roll_up(result.without("Bark"), GRAPH).clip_probabilities[0] == 0.5
+    assert roll_up(result.without("Bark")).clip_probabilities[0] == 0.5
 
 
 def test_speech_is_dropped_by_its_law() -> None:
@@ -159,7 +159,7 @@ def test_nothing_remains() -> None:
     assert rest.embedding is not None
     assert rest.embedding.steps.shape == (0, 2)
     assert np.isnan(rest.embedding.clip).all()
-    assert roll_up(rest, GRAPH).top(5) == rest.without("Speech").top(5) == []
+    assert roll_up(rest).top(5) == rest.without("Speech").top(5) == []
 
 
 def test_no_event_goes_on_across_dropped_steps() -> None:
@@ -222,7 +222,7 @@ def sounds(tmp_path: Path) -> list[str]:
 def test_nothing_withheld_is_written(sounds: list[str], tmp_path: Path) -> None:
     """Rows, events, CSV, label tracks, journal and embeddings: no class, moment or step of what is withheld."""
     settings = RowSettings(events=EventRule(0.25))
-    withheld = Withheld(tuple(choose_classes(["speech"], Stub.vocabulary, GRAPH)), speech=0.3)
+    withheld = Withheld(tuple(choose_classes(["speech"], Stub.vocabulary)), speech=0.3)
     embeddings = EmbeddingFile(tmp_path / "e.npz")
     stub = Stub()
     with decode_pool(1) as pool, Journal(tmp_path / "j.jsonl") as journal:

@@ -22,7 +22,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from psla.data.annotations import FORMATS, Annotated, Annotation
-from psla.data.ontology import Ontology
 from psla.files import is_text
 from psla.tagging.batch import FileResult
 from psla.tagging.events import EventRule, find_events
@@ -90,7 +89,7 @@ def row_of(file: FileResult, settings: RowSettings, thresholds: Mapping[str, flo
 def looked_at(result: TagResult, settings: RowSettings) -> TagResult:
     """The result that a row is made of: rolled up, and of the chosen classes only, as the settings say."""
     if settings.roll_up:
-        result = roll_up(result, Ontology.audioset())
+        result = roll_up(result)
     return result if settings.classes is None else result.part(settings.classes)
 
 
