@@ -209,9 +209,8 @@ def _deliveries(
     stack: ExitStack,
 ) -> list[Delivery]:
     """Those who are told, each with a queue; closed with the stack, the broker last."""
-    from psla.tagging.live.deliver import Delivery, Message
+    from psla.tagging.live.deliver import Delivery, Message, command, webhook, worth_telling
     from psla.tagging.live.mqtt import Mqtt
-    from psla.tagging.live.targets import command, webhook, worth_telling
 
     def worthy(send: Callable[[Message], None]) -> Callable[[Message], None]:
         return lambda message: send(message) if worth_telling(message) else None
