@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psla.audio.pool import decode_pool
+from psla.data.annotations import FORMATS
 from psla.data.ontology import Ontology
 from psla.data.vocabulary import Vocabulary, VocabularyError
 from psla.files import Journal
 from psla.model.file import ModelCard
 from psla.tagging.events import EventRule, find_events
 from psla.tagging.job import EmbeddingFile, TagJob
-from psla.tagging.output import RowSettings, audacity_labels, csv_lines
+from psla.tagging.output import RowSettings, annotated, csv_lines
 from psla.tagging.privacy import Withheld, drop_speech, speech_classes
 from psla.tagging.recording import Recording
 from psla.tagging.result import Embedding, TagResult, choose_classes, roll_up
@@ -234,7 +235,8 @@ def test_nothing_withheld_is_written(sounds: list[str], tmp_path: Path) -> None:
     assert [[c["id"] for c in row["classes"]] for row in rows] == [[DOG, ANIMAL], [DOG, ANIMAL], []]
     dogs = [[(e["onset_s"], e["offset_s"]) for e in row["events"] if e["id"] == DOG] for row in rows]
     assert dogs == [[(0.0, 0.3), (0.6, 1.0)], [(0.0, 1.0)], []]
-    written = "".join([*csv_lines(rows, True), *map(audacity_labels, rows), json.dumps(rows)])
+    tracks = "".join(FORMATS["audacity"].write([annotated(row)], "") for row in rows)
+    written = "".join([*csv_lines(rows, True), tracks, json.dumps(rows)])
     assert SPEECH not in written
     assert "Speech" not in written
     assert [SPEECH in {c["id"] for c in row["classes"]} for row in plain] == [True] * 3, "asked for, it is told"

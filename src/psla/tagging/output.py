@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from psla.data.annotations import FORMATS, Annotated, Annotation
+from psla.data.annotations import Annotated, Annotation
 from psla.files import is_text
 from psla.tagging.batch import FileResult
 from psla.tagging.events import EventRule, find_events
@@ -195,19 +195,16 @@ def csv_lines(rows: Iterable[Mapping[str, Any]], events: bool) -> Iterator[str]:
 
 
 def annotated(row: Mapping[str, Any]) -> Annotated:
-    """The events of one file, for the formats of `psla.data.annotations`."""
-    events = [Annotation(e["onset_s"], e["offset_s"], e["name"], e["probability"]) for e in row.get("events", ())]
-    return Annotated(row.get("path", ""), events, row.get("duration_s"))
-
-
-def audacity_labels(row: Mapping[str, Any]) -> str:
-    """The events of one file as a label track: onset, offset and name, in Audacity's own form.
+    """The events of one file, for the formats of `psla.data.annotations`.
 
     Example:
-        >>> audacity_labels({"events": [{"onset_s": 0.32, "offset_s": 1.0, "name": "Dog", "probability": 0.75}]})
+        >>> from psla.data.annotations import FORMATS
+        >>> row = {"events": [{"onset_s": 0.32, "offset_s": 1.0, "name": "Dog", "probability": 0.75}]}
+        >>> FORMATS["audacity"].write([annotated(row)], "")
         '0.320000\\t1.000000\\tDog 0.75\\n'
     """
-    return FORMATS["audacity"].write([annotated(row)], "")
+    events = [Annotation(e["onset_s"], e["offset_s"], e["name"], e["probability"]) for e in row.get("events", ())]
+    return Annotated(row.get("path", ""), events, row.get("duration_s"))
 
 
 def label_file_names(paths: Sequence[str], suffix: str = ".txt") -> list[str]:
