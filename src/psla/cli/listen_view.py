@@ -50,12 +50,6 @@ class Lines:
         self._json, self._quiet = as_json, quiet
         self._lock = threading.Lock()
 
-    def __enter__(self) -> Lines:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
     def tell(self, message: Message) -> None:
         """Print it."""
         with self._lock:
