@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -139,7 +138,9 @@ def _print_run(run: Run, profile: bool) -> None:
 
 def demo(out: Annotated[Path, typer.Option(help="The run's folder."), Writes(folder=True)] = Path("runs/demo")) -> None:
     """The whole recipe on the embedded corpus, then a tagged clip."""
-    import_module("psla.lab.demo").run(out)
+    from psla.lab.demo import run
+
+    run(out)
 
 
 @keeps(finished_runs)
