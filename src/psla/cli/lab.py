@@ -34,7 +34,7 @@ from psla.cli.options import (
 )
 from psla.cli.places import ADDRESSED, FETCHED, READ, Updates, Writes
 from psla.cli.progress import progress
-from psla.cli.training import finished_runs
+from psla.cli.training import finished_runs, rounds_of
 
 if TYPE_CHECKING:
     from psla.lab.tables.folder import Lab
@@ -235,8 +235,7 @@ class _Teller:
         typer.echo(sentence, err=True)
 
     def training(self, clips: Mapping[str, int], epochs: int) -> AbstractContextManager[Callable[[str, int], None]]:
-        rounds = {stage: epochs + (stage not in ("train", "teacher")) for stage in clips}
-        return progress(clips, {**rounds, "teacher": 1})
+        return progress(clips, rounds_of(clips, epochs))
 
 
 def _print_outcome(lab: Lab, found: Outcome, shard: tuple[int, int] | None) -> None:
