@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from psla.audio.live import Block
+    from psla.tagging.live.deliver import Message
     from psla.tagging.stream import Stream
 
-Message = dict[str, Any]
 _ROWS = 8  # classes, and events, that are shown
 _PER_SECOND = 8
 

@@ -18,7 +18,7 @@ from psla.cli.engine import Engine, WithEngine, tagger_of
 from psla.cli.options import Cluster, Combine, Decoders, Json, Precision, WithPrecision
 from psla.cli.places import ADDRESSED, FETCHED, Reads, Writes, check_output
 from psla.cli.progress import hearing, progress
-from psla.cli.tag_rows import rows_of, write_rows
+from psla.cli.tag_rows import Row, rows_of, write_rows
 from psla.cli.tag_view import picture_files, write_pictures
 from psla.spread import cores
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from psla.tagging.privacy import Withheld
     from psla.tagging.tagger import Tagger
     from psla.weights.choice import Choice
-
-Row = Mapping[str, Any]
-
 
 Words = Annotated[
     list[str],

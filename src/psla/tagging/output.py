@@ -93,14 +93,16 @@ def looked_at(result: TagResult, settings: RowSettings) -> TagResult:
     return result if settings.classes is None else result.part(settings.classes)
 
 
-_CLASS: dict[str, type | tuple[type, ...]] = {"id": str, "name": str, "probability": (int, float)}
-_EVENT = {**_CLASS, "onset_s": (int, float), "offset_s": (int, float)}
-_EVENT_MORE = {"mean_probability": (int, float)}  # which rows of before do not have
-_NEEDED: dict[str, dict[str, type | tuple[type, ...]]] = {
-    TAGGED: {"path": str, "status": str, "duration_s": (int, float), "windows": int, "flags": list, "classes": list},
+_Fields = Mapping[str, type | tuple[type, ...]]
+_NUMBER = (int, float)
+_CLASS: _Fields = {"id": str, "name": str, "probability": _NUMBER}
+_EVENT: _Fields = {**_CLASS, "onset_s": _NUMBER, "offset_s": _NUMBER}
+_EVENT_MORE: _Fields = {"mean_probability": _NUMBER}  # which rows of before do not have
+_NEEDED: Mapping[str, _Fields] = {
+    TAGGED: {"path": str, "status": str, "duration_s": _NUMBER, "windows": int, "flags": list, "classes": list},
     FAILED: {"path": str, "status": str, "error": str},
 }
-_OPTIONAL: dict[str, type | tuple[type, ...]] = {"events": list, "speech_dropped_s": (int, float)}
+_OPTIONAL: _Fields = {"events": list, "speech_dropped_s": _NUMBER}
 
 
 def levels_of(top: int | None, threshold: float | None, calibrated: bool) -> tuple[int | None, float | None]:
@@ -140,11 +142,7 @@ def check_row(row: Mapping[str, Any]) -> None:
         raise ValueError("its flags are no texts")
 
 
-def _check_fields(
-    row: Mapping[str, Any],
-    needed: Mapping[str, type | tuple[type, ...]],
-    optional: Mapping[str, type | tuple[type, ...]],
-) -> None:
+def _check_fields(row: Mapping[str, Any], needed: _Fields, optional: _Fields) -> None:
     if odd := sorted((needed.keys() - row.keys()) | (row.keys() - needed.keys() - optional.keys())):
         raise ValueError(f"its field {odd[0]!r:.40} is missing or unknown")
     for name, value in row.items():

@@ -222,7 +222,7 @@ def roll_up(result: TagResult) -> TagResult:
     return replace(result, clip_probabilities=rolled[0], frames=rolled[1])
 
 
-def kinds_of(vocabulary: Vocabulary) -> dict[int, list[int]]:
+def kinds_of(vocabulary: Vocabulary) -> Mapping[int, tuple[int, ...]]:
     """For each class that has kinds in the vocabulary their indices, at any depth.
 
     Raises:
@@ -231,7 +231,7 @@ def kinds_of(vocabulary: Vocabulary) -> dict[int, list[int]]:
     kin = _kin(vocabulary)
     if kin is None:
         raise VocabularyError("none of the model's classes is in AudioSet's ontology: there is nothing to roll up")
-    return {index: list(kinds) for index, kinds in kin.items()}
+    return kin
 
 
 @lru_cache(maxsize=8)
