@@ -68,7 +68,7 @@ EXEMPT = {
     "psla.lab.experiment.train_apart": "`trained` in tasks; `cross_validate` calls it",
     "psla.lab.experiment.train_task": "`trained`, and no more",
     "psla.lab.tables.runner.Trainings.train": "`train` or `resume`, and no more; `carry_out` calls it",
-    "psla.tagging.apart.tag_apart": "`TagJob.rows` in tasks, with its journal; `test_spread.py` breaks it off",
+    "psla.tagging.job.tag_apart": "`TagJob.rows` in tasks, with its journal; `test_spread.py` breaks it off",
     "psla.training.trackers.contract.Trackers": "told of trackers that fail, which is no progress",
     "psla.weights.hub.fetched": "what `huggingface_hub` fetches, who goes on by itself; told once, at the end",
     "psla.lab.experiment.trained": "`train` or `resume`, and no more; `teach` and `cross_validate` call it",

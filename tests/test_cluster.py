@@ -21,8 +21,7 @@ from psla.data.pack.write import pack
 from psla.files import sha256_of
 from psla.model.file import load_model
 from psla.spread import Link, Task, Watch, in_turn
-from psla.tagging.apart import TagTask, tag_apart
-from psla.tagging.job import TagJob
+from psla.tagging.job import TagJob, TagTask, tag_apart
 from psla.tagging.output import RowSettings
 from psla.tagging.predicting import PredictJob
 from psla.tagging.tagger import load

@@ -371,7 +371,7 @@ def test_one_door_to_the_network() -> None:
             if doors & {module, *named, *(f"{module}.{each}" for each in named)}:
                 found.append(str(path))
     root = Path(psla.__file__).parent
-    told = {str(root / "serve" / "server.py"), str(root / "tagging" / "live" / "targets.py")}
+    told = {str(root / "serve" / "server.py"), str(root / "tagging" / "live" / "deliver.py")}
     assert set(found) == {download_module.__file__, *told}
 
 

@@ -31,11 +31,10 @@ from psla.cli import app
 from psla.cli.listen import _split
 from psla.cli.listen_view import Screen
 from psla.tagging.events import EventRule, find_events
-from psla.tagging.live.deliver import Delivery, Refused
+from psla.tagging.live.deliver import Delivery, Refused, command, webhook, worth_telling
 from psla.tagging.live.listen import listen
 from psla.tagging.live.mqtt import Mqtt
 from psla.tagging.live.recorder import Recorder
-from psla.tagging.live.targets import command, webhook, worth_telling
 from psla.tagging.stream import Stream
 from psla.tagging.tagger import Tagger
 from tagging_models import CLASSES, noise, tiny_model, tiny_model_file

@@ -31,7 +31,7 @@ from psla.cli import app
 from psla.model.ensemble import EnsembleError
 from psla.serve.answers import Plan, TagQuery
 from psla.serve.app import HEADERS, create_app
-from psla.serve.engine import Engine, Left
+from psla.serve.engine import Engine, Job, Left
 from psla.serve.limits import Limits
 from psla.serve.schema import TagAnswer
 from psla.tagging.tagger import Tagger, load
@@ -502,15 +502,15 @@ def test_an_engine_s_fault_costs_its_batch(tagger: Tagger) -> None:
 
     with Engine(Broken(tagger.model)) as engine:
         with pytest.raises(EnsembleError):
-            engine.job().tag([np.zeros(WINDOW, np.int16)])
-        result = engine.job().tag([noise(3 * WINDOW)])
+            Job(engine).tag([np.zeros(WINDOW, np.int16)])
+        result = Job(engine).tag([noise(3 * WINDOW)])
         assert np.array_equal(result.frames, tagger.tag(noise(3 * WINDOW), tagger.sample_rate).frames)
-        cancelled = engine.job()
+        cancelled = Job(engine)
         cancelled.cancel()
         with pytest.raises(Left):
             cancelled.tag([noise(WINDOW)])
     with pytest.raises(Left):
-        engine.job().tag([noise(WINDOW)])
+        Job(engine).tag([noise(WINDOW)])
 
 
 def test_limits_are_above_nothing() -> None:

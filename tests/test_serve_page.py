@@ -17,11 +17,12 @@ import soundfile
 
 from browser import CHROMIUM, Page
 from pictures import check_drawn
+from psla.data.annotations import FORMATS
 from psla.data.vocabulary import Vocabulary
 from psla.model.file import Model, ModelCard
 from psla.serve.limits import Limits
 from psla.tagging.events import EventRule, find_events
-from psla.tagging.output import audacity_labels, csv_lines
+from psla.tagging.output import annotated, csv_lines
 from psla.tagging.result import TagResult
 from psla.tagging.tagger import Tagger
 from serving import served
@@ -147,7 +148,8 @@ def test_events_are_those_of_python(server: Any, tagger: Tagger, file: Path, thr
         shown = page.evaluate(LIST)
         assert len(shown) == len(events)
         labels = [line.split("\t") for line in saved["txt"].splitlines()]
-        wanted = [line.split("\t", 2) for line in audacity_labels({"events": events[:1]}).splitlines()[:1]]
+        track = FORMATS["audacity"].write([annotated({"events": events[:1]})], "")
+        wanted = [line.split("\t", 2) for line in track.splitlines()[:1]]
         assert labels[0][:2] == wanted[0][:2]
         assert all(len(each) == 3 for each in labels)
         quiet(page, server)

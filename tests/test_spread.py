@@ -22,8 +22,7 @@ from psla.data.vocabulary import Vocabulary
 from psla.files import Journal, sha256_of
 from psla.metrics.parts import part_path
 from psla.spread import Ended, Here, Link, Task, Watch, in_turn
-from psla.tagging.apart import TagTask, tag_apart
-from psla.tagging.job import TagJob
+from psla.tagging.job import TagJob, TagTask, tag_apart
 from psla.tagging.output import RowSettings
 from psla.tagging.predicting import GONE, PredictJob
 from psla.tagging.tagger import load

@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psla.audio.pool import decode_pool
+from psla.data.annotations import FORMATS
 from psla.data.ontology import Ontology
 from psla.data.vocabulary import Vocabulary, VocabularyError
 from psla.files import Journal
 from psla.model.file import ModelCard
 from psla.tagging.events import EventRule, find_events
 from psla.tagging.job import EmbeddingFile, TagJob
-from psla.tagging.output import RowSettings, audacity_labels, csv_lines
+from psla.tagging.output import RowSettings, annotated, csv_lines
 from psla.tagging.privacy import Withheld, drop_speech, speech_classes
 from psla.tagging.recording import Recording
 from psla.tagging.result import Embedding, TagResult, choose_classes, roll_up
@@ -116,7 +117,7 @@ def test_only_and_without_share_out_the_classes() -> None:
 def test_what_is_excluded_lifts_nothing() -> None:
     """Excluded classes are gone before a roll-up, too."""
     result = result_of(KIN, [[0.25, 0.25, 0.5, 0.75, 0.0]])
-    assert roll_up(result.without("Bark"), GRAPH).clip_probabilities[0] == 0.5
+    assert roll_up(result.without("Bark")).clip_probabilities[0] == 0.5
 
 
 def test_speech_is_dropped_by_its_law() -> None:
@@ -159,7 +160,7 @@ def test_nothing_remains() -> None:
     assert rest.embedding is not None
     assert rest.embedding.steps.shape == (0, 2)
     assert np.isnan(rest.embedding.clip).all()
-    assert roll_up(rest, GRAPH).top(5) == rest.without("Speech").top(5) == []
+    assert roll_up(rest).top(5) == rest.without("Speech").top(5) == []
 
 
 def test_no_event_goes_on_across_dropped_steps() -> None:
@@ -222,7 +223,7 @@ def sounds(tmp_path: Path) -> list[str]:
 def test_nothing_withheld_is_written(sounds: list[str], tmp_path: Path) -> None:
     """Rows, events, CSV, label tracks, journal and embeddings: no class, moment or step of what is withheld."""
     settings = RowSettings(events=EventRule(0.25))
-    withheld = Withheld(tuple(choose_classes(["speech"], Stub.vocabulary, GRAPH)), speech=0.3)
+    withheld = Withheld(tuple(choose_classes(["speech"], Stub.vocabulary)), speech=0.3)
     embeddings = EmbeddingFile(tmp_path / "e.npz")
     stub = Stub()
     with decode_pool(1) as pool, Journal(tmp_path / "j.jsonl") as journal:
@@ -234,7 +235,8 @@ def test_nothing_withheld_is_written(sounds: list[str], tmp_path: Path) -> None:
     assert [[c["id"] for c in row["classes"]] for row in rows] == [[DOG, ANIMAL], [DOG, ANIMAL], []]
     dogs = [[(e["onset_s"], e["offset_s"]) for e in row["events"] if e["id"] == DOG] for row in rows]
     assert dogs == [[(0.0, 0.3), (0.6, 1.0)], [(0.0, 1.0)], []]
-    written = "".join([*csv_lines(rows, True), *map(audacity_labels, rows), json.dumps(rows)])
+    tracks = "".join(FORMATS["audacity"].write([annotated(row)], "") for row in rows)
+    written = "".join([*csv_lines(rows, True), tracks, json.dumps(rows)])
     assert SPEECH not in written
     assert "Speech" not in written
     assert [SPEECH in {c["id"] for c in row["classes"]} for row in plain] == [True] * 3, "asked for, it is told"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from psla.cli.console import CommandError, answer, table
-from psla.cli.options import Decoders, Json
+from psla.cli.options import Decoders, HeardCache, Json
 from psla.cli.places import ADDRESSED, FETCHED, Writes
 from psla.cli.progress import stages
 from psla.spread import cores
@@ -36,9 +36,7 @@ def find(
     ] = False,
     top: Annotated[int, typer.Option(min=1, help="How many matches to show.")] = 20,
     near: Annotated[float, typer.Option(min=0, max=1, help="Of near-duplicates: the least similarity.")] = 0.99,
-    cache: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where what was heard is kept."), Writes(folder=True)
-    ] = None,
+    cache: HeardCache = None,
     workers: Decoders = None,
     as_json: Json = False,
     out: Annotated[Path | None, typer.Option(help="Write the matches to this CSV file."), Writes("matches")] = None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from psla.cli.console import answer, spread_over, table, tell, warnings_told
-from psla.cli.options import Cluster, Decoders, Json
+from psla.cli.options import Cluster, Decoders, HeardCache, Json
 from psla.cli.places import ADDRESSED, FETCHED, READ, Writes
 from psla.cli.progress import stages
 from psla.spread import cores
@@ -18,9 +18,6 @@ _SHOWN = 30  # classes whose scores are printed
 
 Background = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Sounds that are of none of the classes."), READ
-]
-Cache = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Where what was heard is kept."), Writes(folder=True)
 ]
 
 
@@ -41,7 +38,7 @@ def fit(
         ADDRESSED,
     ] = None,
     background: Background = None,
-    cache: Cache = None,
+    cache: HeardCache = None,
     keep_classes: Annotated[
         bool, typer.Option("--keep-classes", help="Keep the outputs of the model's own classes beside the new ones.")
     ] = False,

@@ -235,10 +235,6 @@ def _audits(labels: Labels, graph: Ontology, parent: list[str] | None, child: li
     return [audit(labels, graph, id, [c.id for c in children if c.id in below[id]] or None) for id in parents]
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
-
-
 def _counts_text(counts: Counts) -> str:
     several = [f"{number}: {clips:,}" for number, clips in enumerate(counts.labels_per_clip) if clips]
     ranked = counts.ranked
@@ -267,7 +263,7 @@ def _audit_text(audits: list[Audit], asked: bool) -> str:
     shown = audits if asked else audits[:_NAMED]
     rows = []
     for each in shown:
-        share = _share(each.parent_without_child, each.clips)
+        share = f"{100 * each.parent_without_child / each.clips:.1f} %" if each.clips else "-"
         counts = [f"{each.clips:,}", f"{each.parent_without_child:,}", share, f"{each.child_without_parent:,}"]
         rows.append([each.name, *counts])
         if asked:

@@ -122,8 +122,8 @@ def listen(
     stream = Stream(tagger, rule=rule, classes=[id for id in ids if id not in withheld.classes])
     with ExitStack() as stack:
         stopped = stack.enter_context(asked_to_stop(signal.SIGINT, signal.SIGTERM))
-        shown = Screen(stream) if sys.stdout.isatty() and not as_json else Lines(as_json, quiet)
-        stack.enter_context(shown)
+        moves = sys.stdout.isatty() and not as_json
+        shown = stack.enter_context(Screen(stream)) if moves else Lines(as_json, quiet)
         deliveries = _deliveries(run, webhook, mqtt, name, choice.model, stream if classes else None, shown, stack)
         recorder = None
         if record_events is not None:
@@ -209,9 +209,8 @@ def _deliveries(
     stack: ExitStack,
 ) -> list[Delivery]:
     """Those who are told, each with a queue; closed with the stack, the broker last."""
-    from psla.tagging.live.deliver import Delivery, Message
+    from psla.tagging.live.deliver import Delivery, Message, command, webhook, worth_telling
     from psla.tagging.live.mqtt import Mqtt
-    from psla.tagging.live.targets import command, webhook, worth_telling
 
     def worthy(send: Callable[[Message], None]) -> Callable[[Message], None]:
         return lambda message: send(message) if worth_telling(message) else None

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from psla.audio.live import Block
+    from psla.tagging.live.deliver import Message
     from psla.tagging.stream import Stream
 
-Message = dict[str, Any]
 _ROWS = 8  # classes, and events, that are shown
 _PER_SECOND = 8
 
@@ -49,12 +49,6 @@ class Lines:
     def __init__(self, as_json: bool, quiet: bool) -> None:
         self._json, self._quiet = as_json, quiet
         self._lock = threading.Lock()
-
-    def __enter__(self) -> Lines:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
 
     def tell(self, message: Message) -> None:
         """Print it."""

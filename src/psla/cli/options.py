@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from psla.cli.places import ADDRESSED, FETCHED, READ
+from psla.cli.places import ADDRESSED, FETCHED, READ, Writes
 
 
 class Precision(StrEnum):
@@ -50,6 +50,10 @@ Cluster = Annotated[
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value, as in optimizer.epochs=30."), ADDRESSED]
 Types = Annotated[str, typer.Option(help="I (children), II (ancestors) or I,II.")]
 Threshold = Annotated[str, typer.Option(help="mean, median, or a percentile such as 25.")]
+
+HeardCache = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Where what was heard is kept."), Writes(folder=True)
+]
 
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
 _MOST_AT_WORK = 512  # beyond the cores of any machine: it would only be filled with processes that wait

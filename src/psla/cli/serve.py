@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from psla.cli.engine import tagger_of
 from psla.cli.options import Combine, Decoders, Precision, WithPrecision
 from psla.cli.places import ADDRESSED
-from psla.cli.progress import fetching
 from psla.spread import cores
 
 
@@ -40,12 +40,9 @@ def serve(
 
     for module in ("fastapi", "uvicorn", "python_multipart", "websockets", "prometheus_client"):
         needed(module, "serve")
-    from psla.model.host_memory import keep_freed_memory
     from psla.serve.app import create_app
     from psla.serve.limits import Limits
     from psla.serve.server import Server, listen
-    from psla.tagging.tagger import load
-    from psla.weights.catalogue import resolve
     from psla.weights.choice import choose
 
     limits = Limits(
@@ -61,10 +58,8 @@ def serve(
     )
     with listen(host, port) as socket:
         chosen = choose(model)
-        with fetching(chosen.model) as told:
-            path = resolve(chosen.model, told)
-        keep_freed_memory()
-        app = create_app(load(path, hop, combine.value, precision.value), chosen.model, limits, token or None)
+        _, tagger = tagger_of(chosen, hop, combine, precision)
+        app = create_app(tagger, chosen.model, limits, token or None)
         at, there = socket.getsockname()[:2]
         shown = f"[{at}]" if ":" in at else at
         asks = "" if token else "" if at in ("127.0.0.1", "::1") else "; anyone who can reach it may ask: see --token"

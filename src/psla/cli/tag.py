@@ -18,7 +18,7 @@ from psla.cli.engine import Engine, WithEngine, tagger_of
 from psla.cli.options import Cluster, Combine, Decoders, Json, Precision, WithPrecision
 from psla.cli.places import ADDRESSED, FETCHED, Reads, Writes, check_output
 from psla.cli.progress import hearing, progress
-from psla.cli.tag_rows import rows_of, write_rows
+from psla.cli.tag_rows import Row, rows_of, write_rows
 from psla.cli.tag_view import picture_files, write_pictures
 from psla.spread import cores
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from psla.tagging.privacy import Withheld
     from psla.tagging.tagger import Tagger
     from psla.weights.choice import Choice
-
-Row = Mapping[str, Any]
-
 
 Words = Annotated[
     list[str],
@@ -288,15 +285,14 @@ def asked(
     classes: list[str] | None, exclude: list[str] | None, drop: bool, level: float | None, vocabulary: Vocabulary
 ) -> tuple[tuple[str, ...] | None, Withheld]:
     """Ids of the classes that are looked at (None: all), and what is taken out before."""
-    from psla.data.ontology import Ontology
     from psla.tagging.privacy import SPEECH_THRESHOLD, Withheld, speech_classes
     from psla.tagging.result import choose_classes
 
     if drop or level is not None:
         speech_classes(vocabulary)  # refuses a model that knows none, before anything is tagged
         level = SPEECH_THRESHOLD if level is None else level
-    gone = tuple(choose_classes(exclude or (), vocabulary, Ontology.audioset()))
-    chosen = choose_classes(classes or (), vocabulary, Ontology.audioset())
+    gone = tuple(choose_classes(exclude or (), vocabulary))
+    chosen = choose_classes(classes or (), vocabulary)
     return tuple(id for id in chosen if id not in gone) if classes else None, Withheld(gone, level)
 
 

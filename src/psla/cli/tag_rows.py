@@ -90,7 +90,7 @@ def rows_of(
         if cluster is None:
             yield job.rows(paths, pool, written)
             return
-        from psla.tagging.apart import TagTask, tag_apart
+        from psla.tagging.job import TagTask, tag_apart
 
         with spread_over(cluster) as spread:
             assert spread is not None

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,14 +111,19 @@ def train(
         _print_run(run, profile)
 
 
+def rounds_of(stages: Iterable[str], epochs: int, runs: int = 1) -> dict[str, int]:
+    """How often the clips of each stage are gone through: what is held out once more, with the averaged weights; by a
+    teacher that hears the training clips once."""
+    passes = {"train": epochs, "teacher": 1}
+    return {stage: runs * passes.get(stage, epochs + 1) for stage in stages}
+
+
 def _stages(corpus: Clips, recipe: Recipe, runs: int = 1) -> tuple[dict[str, int], dict[str, int]]:
-    """The clips of each stage, and how often they are gone through: what is held out once more, with the averaged
-    weights; by a teacher that hears the training clips once."""
-    counts, epochs = corpus.counts(), recipe.optimizer.epochs
-    rounds = {split: runs * (epochs + (split != "train")) for split in counts}
-    if recipe.distillation.teacher is None:
-        return counts, rounds
-    return {"teacher": counts.get("train", 0), **counts}, {"teacher": runs, **rounds}
+    """The clips of each stage, and how often they are gone through."""
+    clips = corpus.counts()
+    if recipe.distillation.teacher is not None:
+        clips = {"teacher": clips.get("train", 0), **clips}
+    return clips, rounds_of(clips, recipe.optimizer.epochs, runs)
 
 
 def _print_run(run: Run, profile: bool) -> None:
@@ -139,7 +143,9 @@ def _print_run(run: Run, profile: bool) -> None:
 
 def demo(out: Annotated[Path, typer.Option(help="The run's folder."), Writes(folder=True)] = Path("runs/demo")) -> None:
     """The whole recipe on the embedded corpus, then a tagged clip."""
-    import_module("psla.lab.demo").run(out)
+    from psla.lab.demo import run
+
+    run(out)
 
 
 @keeps(finished_runs)

@@ -23,7 +23,6 @@ import numpy as np
 import soundfile
 from pydantic import BaseModel, ConfigDict, Field
 
-from psla.data.ontology import Ontology
 from psla.data.vocabulary import Vocabulary
 from psla.report import drawing
 from psla.report.view import RANGE, hz_marks
@@ -112,9 +111,9 @@ class Plan:
             speech_classes(vocabulary)  # refuses a model that knows none
             level = SPEECH_THRESHOLD if query.speech_threshold is None else query.speech_threshold
         if query.roll_up:
-            kinds_of(vocabulary, Ontology.audioset())  # refuses a model whose classes have no kin
-        gone = tuple(choose_classes(query.exclude, vocabulary, Ontology.audioset()))
-        chosen = choose_classes(query.classes, vocabulary, Ontology.audioset())
+            kinds_of(vocabulary)  # refuses a model whose classes have no kin
+        gone = tuple(choose_classes(query.exclude, vocabulary))
+        chosen = choose_classes(query.classes, vocabulary)
         rule = EventRule(query.threshold or None, query.release, query.max_gap, query.min_length)
         top, threshold = levels_of(query.top, query.threshold, calibrated)
         settings = RowSettings(

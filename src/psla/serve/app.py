@@ -16,6 +16,7 @@ from fastapi import Depends, FastAPI, Query, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,7 +25,6 @@ from psla.serve import schema
 from psla.serve.answers import TagQuery, to_json
 from psla.serve.gate import Refusal
 from psla.serve.limits import Limits
-from psla.serve.metrics import MEDIA_TYPE
 from psla.serve.service import Service, authorization
 from psla.tagging.tagger import Tagger
 
@@ -149,7 +149,7 @@ def _add_tagging(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", **protected, response_class=Response, responses={**text, **schema.problems(401)})
     async def metrics() -> Response:
         """What was counted, in Prometheus' text format."""
-        return Response(service.metrics.text(), media_type=MEDIA_TYPE)
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_page(app: FastAPI) -> None:

@@ -41,7 +41,7 @@ class Engine:
     Example:
         >>> from psla.tagging.tagger import load
         >>> with Engine(load("esc10-lite0")) as engine:
-        ...     result = engine.job().tag([np.zeros(engine.tagger.sample_rate, np.int16)])
+        ...     result = Job(engine).tag([np.zeros(engine.tagger.sample_rate, np.int16)])
         >>> result.windows, result.flags[0]
         (1, 'silent')
     """
@@ -54,14 +54,6 @@ class Engine:
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
-
-    def job(self, embed: bool = False) -> Job:
-        """A recording that is to come."""
-        return Job(self, embed)
-
-    def through(self) -> Through:
-        """The tagger, whose windows go through here: for a `psla.Stream`."""
-        return Through(self)
 
     def waiting(self) -> int:
         """Windows that wait."""
@@ -139,9 +131,9 @@ class Engine:
 
 
 class Job:
-    """One recording; used by one thread, but for `cancel`."""
+    """One recording that is to come; used by one thread, but for `cancel`."""
 
-    def __init__(self, engine: Engine, embed: bool, recording: Recording | None = None) -> None:
+    def __init__(self, engine: Engine, embed: bool = False, recording: Recording | None = None) -> None:
         self.engine, self.embed = engine, embed
         self.recording = recording or engine.tagger.recording()
         self.windows: deque[np.ndarray] = deque()
@@ -187,7 +179,7 @@ class Job:
 
 
 class Through:
-    """A tagger in all but `run`: its windows wait for their turn in the engine."""
+    """A tagger in all but `run`, for a `psla.Stream`: its windows wait for their turn in the engine."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -198,4 +190,4 @@ class Through:
     def run(self, batch: Sequence[tuple[Recording, np.ndarray]]) -> None:
         """As `Tagger.run`; the windows are all of one recording."""
         (recording,) = {id(each): each for each, _ in batch}.values()
-        Job(self._engine, embed=False, recording=recording).run([window for _, window in batch])
+        Job(self._engine, recording=recording).run([window for _, window in batch])

@@ -165,18 +165,18 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return found
 
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_BINARY = {"type": "string", "format": "binary"}
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "A sound file, or with `pcm` raw samples; or a form with one file.",
         "content": {
-            "application/octet-stream": _BINARY,
+            "application/octet-stream": {"schema": _BINARY},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
                     "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
+                    "properties": {"file": _BINARY},
                 }
             },
         },

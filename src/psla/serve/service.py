@@ -124,7 +124,7 @@ class Service:
         except ValueError as error:
             raise Refusal(422, str(error)) from error
         name, data = await _recording(request, query, await read_body(request, held, self.limits))
-        job, turn = self.engine.job(plan.features is not Table.none), asyncio.Event()
+        job, turn = Job(self.engine, plan.features is not Table.none), asyncio.Event()
         work = asyncio.create_task(self._in_turn(turn, partial(self._work, job, name, data, query, plan)))
         gone = asyncio.create_task(left(request))
         try:

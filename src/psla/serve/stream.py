@@ -25,9 +25,8 @@ from fastapi import WebSocket
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.websockets import WebSocketDisconnect
 
-from psla.data.ontology import Ontology
 from psla.serve.answers import SAMPLE_TYPES, Samples
-from psla.serve.engine import Engine, Left
+from psla.serve.engine import Engine, Left, Through
 from psla.serve.gate import Refusal
 from psla.tagging.events import EventRule
 from psla.tagging.result import choose_classes
@@ -73,9 +72,9 @@ class Heard:
 
     def __init__(self, engine: Engine, start: Start) -> None:
         vocabulary = engine.tagger.model.vocabulary
-        classes = choose_classes(start.classes, vocabulary, Ontology.audioset()) if start.classes else None
+        classes = choose_classes(start.classes, vocabulary) if start.classes else None
         rule = EventRule(start.threshold, start.release, start.max_gap, start.min_length)
-        self.stream = Stream(cast(Any, engine.through()), rule=rule, classes=classes)
+        self.stream = Stream(cast(Any, Through(engine)), rule=rule, classes=classes)
         self._type, self._start, self._left = np.dtype(SAMPLE_TYPES[start.pcm]), start, b""
 
     def take(self, message: bytes | Said) -> str | None:

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from psla.data.annotations import FORMATS, Annotated, Annotation
-from psla.data.ontology import Ontology
+from psla.data.annotations import Annotated, Annotation
 from psla.files import is_text
 from psla.tagging.batch import FileResult
 from psla.tagging.events import EventRule, find_events
@@ -90,18 +89,20 @@ def row_of(file: FileResult, settings: RowSettings, thresholds: Mapping[str, flo
 def looked_at(result: TagResult, settings: RowSettings) -> TagResult:
     """The result that a row is made of: rolled up, and of the chosen classes only, as the settings say."""
     if settings.roll_up:
-        result = roll_up(result, Ontology.audioset())
+        result = roll_up(result)
     return result if settings.classes is None else result.part(settings.classes)
 
 
-_CLASS: dict[str, type | tuple[type, ...]] = {"id": str, "name": str, "probability": (int, float)}
-_EVENT = {**_CLASS, "onset_s": (int, float), "offset_s": (int, float)}
-_EVENT_MORE = {"mean_probability": (int, float)}  # which rows of before do not have
-_NEEDED: dict[str, dict[str, type | tuple[type, ...]]] = {
-    TAGGED: {"path": str, "status": str, "duration_s": (int, float), "windows": int, "flags": list, "classes": list},
+_Fields = Mapping[str, type | tuple[type, ...]]
+_NUMBER = (int, float)
+_CLASS: _Fields = {"id": str, "name": str, "probability": _NUMBER}
+_EVENT: _Fields = {**_CLASS, "onset_s": _NUMBER, "offset_s": _NUMBER}
+_EVENT_MORE: _Fields = {"mean_probability": _NUMBER}  # which rows of before do not have
+_NEEDED: Mapping[str, _Fields] = {
+    TAGGED: {"path": str, "status": str, "duration_s": _NUMBER, "windows": int, "flags": list, "classes": list},
     FAILED: {"path": str, "status": str, "error": str},
 }
-_OPTIONAL: dict[str, type | tuple[type, ...]] = {"events": list, "speech_dropped_s": (int, float)}
+_OPTIONAL: _Fields = {"events": list, "speech_dropped_s": _NUMBER}
 
 
 def levels_of(top: int | None, threshold: float | None, calibrated: bool) -> tuple[int | None, float | None]:
@@ -141,11 +142,7 @@ def check_row(row: Mapping[str, Any]) -> None:
         raise ValueError("its flags are no texts")
 
 
-def _check_fields(
-    row: Mapping[str, Any],
-    needed: Mapping[str, type | tuple[type, ...]],
-    optional: Mapping[str, type | tuple[type, ...]],
-) -> None:
+def _check_fields(row: Mapping[str, Any], needed: _Fields, optional: _Fields) -> None:
     if odd := sorted((needed.keys() - row.keys()) | (row.keys() - needed.keys() - optional.keys())):
         raise ValueError(f"its field {odd[0]!r:.40} is missing or unknown")
     for name, value in row.items():
@@ -196,19 +193,16 @@ def csv_lines(rows: Iterable[Mapping[str, Any]], events: bool) -> Iterator[str]:
 
 
 def annotated(row: Mapping[str, Any]) -> Annotated:
-    """The events of one file, for the formats of `psla.data.annotations`."""
-    events = [Annotation(e["onset_s"], e["offset_s"], e["name"], e["probability"]) for e in row.get("events", ())]
-    return Annotated(row.get("path", ""), events, row.get("duration_s"))
-
-
-def audacity_labels(row: Mapping[str, Any]) -> str:
-    """The events of one file as a label track: onset, offset and name, in Audacity's own form.
+    """The events of one file, for the formats of `psla.data.annotations`.
 
     Example:
-        >>> audacity_labels({"events": [{"onset_s": 0.32, "offset_s": 1.0, "name": "Dog", "probability": 0.75}]})
+        >>> from psla.data.annotations import FORMATS
+        >>> row = {"events": [{"onset_s": 0.32, "offset_s": 1.0, "name": "Dog", "probability": 0.75}]}
+        >>> FORMATS["audacity"].write([annotated(row)], "")
         '0.320000\\t1.000000\\tDog 0.75\\n'
     """
-    return FORMATS["audacity"].write([annotated(row)], "")
+    events = [Annotation(e["onset_s"], e["offset_s"], e["name"], e["probability"]) for e in row.get("events", ())]
+    return Annotated(row.get("path", ""), events, row.get("duration_s"))
 
 
 def label_file_names(paths: Sequence[str], suffix: str = ".txt") -> list[str]:

@@ -99,7 +99,7 @@ class TagResult:
         levels = [least.get(id, THRESHOLD) for id in self.vocabulary.ids]
         places = {i: each for i, (each, level) in enumerate(zip(probability, levels, strict=True)) if each >= level}
         if deepest:
-            places = _deepest(places, _kin(self.vocabulary, Ontology.audioset()))
+            places = _deepest(places, _kin(self.vocabulary))
         taken = sorted(places, key=lambda i: (-places[i], i))[: max(0, n)]
         return [(self.vocabulary[i], probability[i]) for i in sorted(taken, key=lambda i: (-probability[i], i))]
 
@@ -122,11 +122,11 @@ class TagResult:
 
     def only(self, *classes: str) -> TagResult:
         """The result for these classes, by name or id, and all kinds of them; as `choose_classes`, errors too."""
-        return self.part(choose_classes(classes, self.vocabulary, Ontology.audioset()))
+        return self.part(choose_classes(classes, self.vocabulary))
 
     def without(self, *classes: str) -> TagResult:
         """The result without these classes, by name or id, and all kinds of them; as `choose_classes`, errors too."""
-        gone = set(choose_classes(classes, self.vocabulary, Ontology.audioset()))
+        gone = set(choose_classes(classes, self.vocabulary))
         return self.part([id for id in self.vocabulary.ids if id not in gone])
 
     def to_dict(self, top: int, threshold: float | Mapping[str, float] = 0.0, deepest: bool = False) -> dict[str, Any]:
@@ -156,10 +156,10 @@ def muted(frames: np.ndarray, unfamiliar: np.ndarray, own: Sequence[int]) -> np.
     return frames
 
 
-def choose_classes(wanted: Iterable[str], vocabulary: Vocabulary, ontology: Ontology) -> list[str]:
+def choose_classes(wanted: Iterable[str], vocabulary: Vocabulary) -> list[str]:
     """Ids of the classes meant by names or ids: each with all that is a kind of it. In the vocabulary's order.
 
-    A name may be that of a class which the vocabulary does not have, but kinds of which it has ("Human voice").
+    A name may be one of AudioSet's that the vocabulary does not have, but kinds of which it has ("Human voice").
 
     Raises:
         VocabularyError: a name that neither the vocabulary nor the ontology knows, that several classes share, or
@@ -167,12 +167,13 @@ def choose_classes(wanted: Iterable[str], vocabulary: Vocabulary, ontology: Onto
 
     Example:
         >>> vocabulary = Vocabulary.audioset()
-        >>> [vocabulary[id].name for id in choose_classes(["rain"], vocabulary, Ontology.audioset())]
+        >>> [vocabulary[id].name for id in choose_classes(["rain"], vocabulary)]
         ['Rain', 'Raindrop', 'Rain on surface']
     """
     chosen: set[str] = set()
+    ontology = Ontology.audioset()
     for text in wanted:
-        id = _find(text, vocabulary, ontology)
+        id = _find(text, vocabulary)
         kinds = {id, *(ontology.descendants(id) if id in ontology else ())} & set(vocabulary.ids)
         if not kinds:
             raise VocabularyError(f"{text!r}: neither this class nor any kind of it is among the model's classes")
@@ -180,13 +181,14 @@ def choose_classes(wanted: Iterable[str], vocabulary: Vocabulary, ontology: Onto
     return [id for id in vocabulary.ids if id in chosen]
 
 
-def _find(text: str, vocabulary: Vocabulary, ontology: Ontology) -> str:
+def _find(text: str, vocabulary: Vocabulary) -> str:
     """The id that a name or id means, of the vocabulary first; whether capital or not does not matter."""
     try:
         return vocabulary.find(text).id
     except VocabularyError as error:
         # A vocabulary of other ids has no use for the ontology's names.
-        names = {id: ontology.name(id) for id in ontology.ids} if _kin(vocabulary, ontology) is not None else {}
+        ontology = Ontology.audioset()
+        names = {id: ontology.name(id) for id in ontology.ids} if _kin(vocabulary) is not None else {}
         known = [*dict.fromkeys([*vocabulary.ids, *names])]
         for called in (lambda id: id, lambda id: names.get(id, "")):
             if len(found := [id for id in known if called(id).casefold() == text.casefold()]) == 1:
@@ -197,7 +199,7 @@ def _find(text: str, vocabulary: Vocabulary, ontology: Ontology) -> str:
         raise VocabularyError(f"{text!r} is not a class of the model's {len(vocabulary)} ({hint})") from error
 
 
-def roll_up(result: TagResult, ontology: Ontology) -> TagResult:
+def roll_up(result: TagResult) -> TagResult:
     """The result with every class at least as probable as each kind of it, in the clip and in every step.
 
     Raises:
@@ -205,14 +207,13 @@ def roll_up(result: TagResult, ontology: Ontology) -> TagResult:
 
     Example:
         >>> import numpy as np
-        >>> family = Ontology({"animal": [], "dog": ["animal"]})
+        >>> family = Vocabulary.audioset().part(["/m/0jbk", "/m/0bt9lr"])  # Animal, Dog
         >>> frames, times = np.float32([[0.1, 0.7]]), np.array([[0.0, 0.3]])
-        >>> result = TagResult(Vocabulary(["animal", "dog"]), frames[0], frames, times, duration_s=0.3, windows=1)
-        >>> roll_up(result, family).clip_probabilities
+        >>> roll_up(TagResult(family, frames[0], frames, times, duration_s=0.3, windows=1)).clip_probabilities
         array([0.7, 0.7], dtype=float32)
     """
     rolled = []
-    kin = kinds_of(result.vocabulary, ontology)
+    kin = kinds_of(result.vocabulary)
     for table in (result.clip_probabilities, result.frames):
         copy = table.copy()
         for index, kinds in kin.items():
@@ -221,21 +222,22 @@ def roll_up(result: TagResult, ontology: Ontology) -> TagResult:
     return replace(result, clip_probabilities=rolled[0], frames=rolled[1])
 
 
-def kinds_of(vocabulary: Vocabulary, ontology: Ontology) -> dict[int, list[int]]:
+def kinds_of(vocabulary: Vocabulary) -> Mapping[int, tuple[int, ...]]:
     """For each class that has kinds in the vocabulary their indices, at any depth.
 
     Raises:
         VocabularyError: no class of the vocabulary is in the ontology.
     """
-    kin = _kin(vocabulary, ontology)
+    kin = _kin(vocabulary)
     if kin is None:
         raise VocabularyError("none of the model's classes is in AudioSet's ontology: there is nothing to roll up")
-    return {index: list(kinds) for index, kinds in kin.items()}
+    return kin
 
 
 @lru_cache(maxsize=8)
-def _kin(vocabulary: Vocabulary, ontology: Ontology) -> Mapping[int, tuple[int, ...]] | None:
+def _kin(vocabulary: Vocabulary) -> Mapping[int, tuple[int, ...]] | None:
     """As `kinds_of`; None where no class of the vocabulary is in the ontology."""
+    ontology = Ontology.audioset()
     below = {c.index: ontology.descendants(c.id) for c in vocabulary if c.id in ontology}
     kin = {i: tuple(sorted(vocabulary.index_of(id) for id in ids if id in vocabulary)) for i, ids in below.items()}
     return {index: kinds for index, kinds in kin.items() if kinds} if below else None

@@ -17,15 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Any
 
 from psla.audio.decode import AudioError
 from psla.audio.live import Block
 from psla.tagging.events import StreamEvent
+from psla.tagging.live.deliver import Message
 from psla.tagging.live.recorder import Recorder
 from psla.tagging.stream import Stream
-
-Message = dict[str, Any]
 
 
 def listen(
