@@ -40,7 +40,7 @@ def calibrate(
     from psla.data.clips import Clips
     from psla.metrics.thresholds import Goal
     from psla.report.drawing import FORMATS
-    from psla.report.reliability import draw
+    from psla.report.figures import reliability
     from psla.training.calibrate import calibrate as run_calibrate
     from psla.weights.catalogue import resolve
 
@@ -54,7 +54,7 @@ def calibrate(
         made = run_calibrate(path, chosen, out, goal, progress=lambda count: report("hear", count))
     found = made.report
     if plot is not None:
-        draw(found["reliability"]["before"], found["reliability"]["after"], plot)
+        reliability(found["reliability"]["before"], found["reliability"]["after"], plot)
     known = "the model does not say which clips it was trained on: see to it"
     if found["training_clips_known"]:
         known = "none of the clips is one that the model lists as trained on; what it was made of may have heard others"

@@ -6,7 +6,6 @@ The averages of weights cost a pass over the held-out clips for each epoch; for 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from psla.data.source import open_source
 from psla.lab.experiment import LabError
 from psla.lab.tables.folder import Lab
 from psla.metrics.predictions import Predictions
-from psla.metrics.scores import average_precisions
+from psla.metrics.resampling import defined_mean
+from psla.metrics.scores import average_precisions, nan_to_none
 from psla.model.file import load_model
 from psla.model.inference import predict
 from psla.sealed import read_json, write_json
@@ -106,8 +106,7 @@ def share_sweep(
 
 
 def _score(predictions: Predictions, labels: Labels) -> float:
-    values = average_precisions(predictions.probabilities, labels.select(predictions.clip_ids))
-    return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
+    return float(defined_mean(average_precisions(predictions.probabilities, labels.select(predictions.clip_ids))))
 
 
 def sweep(lab: Lab, run: Run, device: torch.device | str = "cpu") -> dict[str, list[Any]]:
@@ -134,7 +133,6 @@ def sweep(lab: Lab, run: Run, device: torch.device | str = "cpu") -> dict[str, l
     points = start_sweep(checkpoints, predicted, lab.true_labels.part(model.vocabulary), stored)
     found: dict[str, list[Any]] = {"first_epoch": list(range(1, len(points) + 1))}
     for key in ("weights", "predictions", "alone"):
-        values = [getattr(point, key) for point in points]
-        found[key] = [None if math.isnan(value) else value for value in values]
+        found[key] = nan_to_none([getattr(point, key) for point in points])
     write_json(path, found)
     return found

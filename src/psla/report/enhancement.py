@@ -33,7 +33,8 @@ from psla.data.source import open_source
 from psla.files import atomic_write, write_json_atomic
 from psla.model.frontends.kaldi import FrontEnd, FrontEndConfig
 from psla.report.drawing import heat_png
-from psla.report.page import Card, Cards, Folded, Heading, Numbers, Part, Table, Text, data_address, write_page
+from psla.report.page import Card, Cards, Folded, Heading, Numbers, Part, Table, Text, write_page
+from psla.report.view import address
 from psla.techniques.enhancement import EnhancedClips
 from psla.techniques.labeling import Additions, Enhancement, candidate_labels
 
@@ -172,7 +173,7 @@ def spectrogram_png(waveform: np.ndarray, sample_rate: int) -> str:
     if len(pixels) > WIDTH:
         edges = np.linspace(0, len(pixels), WIDTH + 1).astype(int)
         pixels = np.maximum.reduceat(pixels, edges[:-1], axis=0)  # the loudest frame: short events stay visible
-    return data_address(heat_png(pixels.T, RANGE))
+    return address("image/png", heat_png(pixels.T, RANGE))
 
 
 @cache

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NAMED = 40  # classes; with more, the names would be too small to read
 WORST = 25  # classes that the picture of missing clips names
+Bins = Sequence[Mapping[str, Any]]
 
 
 def curves(
@@ -242,6 +243,27 @@ def class_counts(
         axes.set_xlabel(f"class, most frequent first: {best} … {worst}", fontsize=8, parse_math=False)
     axes.set_title(title or f"{len(rows)} classes", fontsize=FONT, loc="left", parse_math=False)
     figure.legend(loc="outside lower right", frameon=False, ncols=2, markerscale=5.0 / size)
+    drawing.save(figure, path)
+
+
+def reliability(before: Bins, after: Bins, path: str | PathLike[str]) -> None:
+    """How often something is so, by how probable a model says it is; below, how many clips (of each class) that is of.
+
+    Args:
+        before, after: rows of `psla.metrics.calibration.reliability`.
+    """
+    drawing.check(before and after, "a reliability diagram needs bins", path)
+    figure = drawing.figure(WIDTH, 1.3 * WIDTH)
+    shares, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    shares.plot([0, 1], [0, 1], color=drawing.GREY, linestyle=":", linewidth=1)
+    for values, key, label in ((shares, "share", "share that is so"), (counts, "clips", "clips")):
+        for style, (name, bins) in enumerate([("before", before), ("after", after)]):
+            x, y = ([float(row[column]) for row in bins] for column in ("probability", key))
+            line = Curve(name if values is shares else "", x, y, style=style)
+            drawing.plot(values, [line], label, "" if values is shares else "probability that is said")
+    counts.set_yscale("log")
+    shares.set_xlim(0, 1)
+    shares.set_ylim(0, 1)
     drawing.save(figure, path)
 
 

@@ -135,7 +135,7 @@ class Picture:
     @property
     def address(self) -> str:
         """The picture as an address that a page can hold."""
-        return data_address(self.png)
+        return address("image/png", self.png)
 
 
 @dataclass(frozen=True)
@@ -249,16 +249,6 @@ def listed(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], rest:
     """
     more = [Text(f"… and {len(rows) - _SHOWN:,} more{rest}.")] if len(rows) > _SHOWN else []
     return Folded(f"{title}: {len(rows):,}", [Table(head, rows[:_SHOWN], text=range(len(head))), *more])
-
-
-def data_address(png: bytes) -> str:
-    """A PNG as an address that holds it.
-
-    Example:
-        >>> data_address(b"PNG")
-        'data:image/png;base64,UE5H'
-    """
-    return address("image/png", png)
 
 
 def number(value: float | None, digits: int = 4, sign: str = "") -> str:

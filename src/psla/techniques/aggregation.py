@@ -23,7 +23,8 @@ from psla.data.labels import Labels
 from psla.files import sha256_of
 from psla.metrics.predictions import Predictions
 from psla.metrics.predictions import average as average_predictions
-from psla.metrics.scores import average_precisions
+from psla.metrics.resampling import defined_mean
+from psla.metrics.scores import average_precisions, nan_to_none
 from psla.model.clip_ids import hashed
 from psla.model.file import ModelFileError, load_model, read_header, read_tensors, save_model
 from psla.model.tensor_file import first_few
@@ -193,9 +194,8 @@ class Ensemble:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: NaN becomes None."""
-        data = asdict(self)
-        data["members"] = {name: None if np.isnan(value) else value for name, value in self.members.items()}
-        return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in data.items()}
+        data: dict[str, Any] = nan_to_none(asdict(self))
+        return data
 
 
 def ensemble(members: Mapping[str, Callable[[], Predictions]], labels: Labels) -> tuple[Predictions, Ensemble]:
@@ -300,8 +300,7 @@ def _mean_average_precision(predictions: Predictions, labels: Labels) -> float:
         chosen = labels.select(predictions.clip_ids)
     except KeyError as error:
         raise AggregationError(str(error.args[0])) from error
-    values = average_precisions(predictions.probabilities, chosen)
-    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+    return float(defined_mean(average_precisions(predictions.probabilities, chosen)))
 
 
 def _template(path: str | Path) -> Path:
