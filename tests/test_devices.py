@@ -150,7 +150,7 @@ def test_auto_is_bf16_where_the_processor_has_it(
     clips = Clips.from_rows(
         [
             *table(SoundscapeConfig(seconds=0.3, clips=8), "train"),
-            *table(SoundscapeConfig(seconds=0.3), "evaluation", 9),
+            *table(SoundscapeConfig(seconds=0.3, clips=4), "evaluation", 9),
         ],
         vocabulary(),
     )
