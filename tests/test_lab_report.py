@@ -15,7 +15,7 @@ from lab_fixture import ROWS, make_clips, write_lab
 from psla.cli import app
 from psla.data.clips import Clips
 from psla.files import write_json_atomic
-from psla.lab.experiment import LabError
+from psla.lab.experiment import LabError, costs
 from psla.lab.run_page import write_run_report
 from psla.lab.tables.claims import QualityError, load_claims, paper_tables, read_quality
 from psla.lab.tables.folder import Measured, RowResult
@@ -24,7 +24,7 @@ from psla.lab.tables.report_tables import correlation
 from psla.metrics.predictions import Predictions
 from psla.metrics.scores import score
 from psla.training.recipe import Recipe
-from psla.training.run import Run, mean_scores
+from psla.training.run import Run, RunError, mean_scores
 
 PAPER = Path(__file__).parents[2] / "shared/paper/results.yaml"
 FACTS = Path(__file__).with_name("references") / "facts.json"
@@ -379,6 +379,13 @@ def test_a_run_has_its_page(tmp_path: Path) -> None:
         (run.folder / name).unlink()
     write_run_report(Run(run.folder).folder)
     assert "0 of 6 epochs" in read(run.folder / "report.html").text
+
+
+def test_costs_are_of_times_that_were_written(tmp_path: Path) -> None:
+    """Law: what runs have cost is read from times that are numbers; else the file is named, and what to do."""
+    (tmp_path / "timing.csv").write_text("epoch,training_s,total_s\n1,2.50,three\n")
+    with pytest.raises(RunError, match=r"timing\.csv is damaged .*three.* restore it"):
+        costs([Run(tmp_path)])
 
 
 def test_the_table_of_claims_is_that_of_the_reports() -> None:

@@ -6,7 +6,6 @@ a lock keeps two from doing the same. What the folders of the several experiment
 
 from __future__ import annotations
 
-import csv
 import datetime
 import math
 import platform
@@ -27,6 +26,7 @@ from psla.training.devices import Runtime, open_fabric
 from psla.training.keys import flatten, nest
 from psla.training.recipe import Recipe, RecipeError
 from psla.training.run import Run
+from psla.training.run_tables import read_rows
 from psla.training.session import resume, train
 
 T = TypeVar("T")
@@ -208,11 +208,13 @@ def costs(runs: Iterable[Run]) -> Costs:
     """What finished runs have cost, the clips of all over the seconds of all.
 
     From each run's timing.csv. An epoch that was interrupted counts there from where it went on.
+
+    Raises:
+        RunError: a timing.csv that is damaged.
     """
     trained = predicted = training_s = total_s = 0.0
     for run in runs:
-        with (run.folder / "timing.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_rows(run.folder / "timing.csv")
         training_s += sum(float(row["training_s"]) for row in rows)
         total_s += sum(float(row["total_s"]) for row in rows)
         trained += sum(row["clips"] for row in run.read_log())
