@@ -226,8 +226,8 @@ class _Wave:
         words = np.frombuffer(samples, "<u2", len(samples) // 2).astype(np.uint32)
         pairs = words[:-1] | words[1:] << 16
         for sync, kind in _CODED.items():
-            places = np.flatnonzero(pairs == int.from_bytes(sync, "little"))
-            if len(places) >= 3 and len(set(np.diff(places).tolist())) == 1:
+            found = pairs == int.from_bytes(sync, "little")
+            if np.count_nonzero(found) >= 3 and len(set(np.diff(np.flatnonzero(found)).tolist())) == 1:
                 raise CodedSound(self._name, f"{kind} inside a WAV, which no decoder here reads")
 
 

@@ -43,9 +43,8 @@ def open_sound(source: Source, name: str, thorough: bool = True) -> Sound:
         file = sound_file.file_object(source, name)
         return _open(file, file, name, 1, thorough)
     path, track = containers.split_track(name)
-    sound_file.check_path(path)
     with ExitStack() as files:
-        bare = files.enter_context(open(path, "rb"))
+        bare = files.enter_context(sound_file.opened(path))
         found = _open(path, bare, name, track, thorough)
         if found.mended or isinstance(found, JoinedFile):  # it reads on in the file that is open here
             found.kept = files.pop_all()

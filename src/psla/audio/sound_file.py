@@ -153,21 +153,30 @@ _KINDS = {
 }
 
 
-def check_path(name: str) -> None:
-    """Refuse what is not there, is no file (one would wait for a named pipe), empty, or says nothing of its samples."""
+def opened(name: str) -> BinaryIO:
+    """The file of that name, at its beginning.
+
+    Raises:
+        AudioError: it is not there, is no file (one would wait for a named pipe), is empty, or says nothing of its
+            samples.
+    """
     try:
         kind = stat.S_IFMT(os.stat(name).st_mode)
         if kind != stat.S_IFREG:
             empty = "an empty " if kind == stat.S_IFDIR and not os.listdir(name) else "a "
             raise AudioError(name, f"{empty}{_KINDS.get(kind, 'special file')}, not a sound file")
-        with open(name, "rb") as file:
-            if not file.read(1):
-                raise AudioError(name, "an empty file")
+        file = open(name, "rb")  # noqa: SIM115  (closed by the caller)
+        reason = "" if file.read(1) else "an empty file"
+        if not reason and name.lower().endswith(".raw"):
+            reason = "a headerless file does not say what its samples are"
+        if reason:
+            file.close()
+            raise AudioError(name, reason)
+        file.seek(0)
     except OSError as error:
         refusal = PassingError if error.errno in AWAY else AudioError  # of a folder that is gone: `patience`
         raise refusal(name, f"cannot be opened: {error.strerror}") from error
-    if name.lower().endswith(".raw"):
-        raise AudioError(name, "a headerless file does not say what its samples are")
+    return file
 
 
 def file_object(source: bytes | BinaryIO, name: str) -> BinaryIO:
