@@ -165,18 +165,18 @@ def opened(name: str) -> BinaryIO:
         if kind != stat.S_IFREG:
             empty = "an empty " if kind == stat.S_IFDIR and not os.listdir(name) else "a "
             raise AudioError(name, f"{empty}{_KINDS.get(kind, 'special file')}, not a sound file")
-        file = open(name, "rb")  # noqa: SIM115  (closed by the caller)
-        reason = "" if file.read(1) else "an empty file"
-        if not reason and name.lower().endswith(".raw"):
-            reason = "a headerless file does not say what its samples are"
-        if reason:
-            file.close()
-            raise AudioError(name, reason)
-        file.seek(0)
+        with ExitStack() as refused:
+            file = refused.enter_context(open(name, "rb"))
+            if not file.read(1):
+                raise AudioError(name, "an empty file")
+            if name.lower().endswith(".raw"):
+                raise AudioError(name, "a headerless file does not say what its samples are")
+            file.seek(0)
+            refused.pop_all()
+            return file
     except OSError as error:
         refusal = PassingError if error.errno in AWAY else AudioError  # of a folder that is gone: `patience`
         raise refusal(name, f"cannot be opened: {error.strerror}") from error
-    return file
 
 
 def file_object(source: bytes | BinaryIO, name: str) -> BinaryIO:
